@@ -1,0 +1,1 @@
+"""Tokenizer, dynamics, heads, and all of them as one agent."""

@@ -1,0 +1,47 @@
+"""Embedding of actions: each component on its own, summed, on top of a learned base that stands alone where there is no label."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from dreamer_ray.types import Actions, ActionSpace, Binary, Categorical
+
+
+class ActionEmbedding(nn.Module):
+    """``tokens`` action tokens a frame (Dreamer 4, section 3.2): binary and categorical by lookup, continuous by a linear map."""
+
+    def __init__(self, space: ActionSpace, *, tokens: int, width: int):
+        super().__init__()
+        self.space, self.tokens = space, tokens
+        self.base = nn.Parameter(torch.randn(tokens, width) * 0.02)
+        size = tokens * width
+        self.components = nn.ModuleDict()
+        for name, component in space.items():
+            if isinstance(component, Categorical):
+                self.components[name] = nn.Embedding(component.size, size)
+            elif isinstance(component, Binary):
+                self.components[name] = nn.Embedding(2 * component.size, size)
+            else:
+                self.components[name] = nn.Linear(component.size, size)
+
+    def forward(self, actions: Actions, labelled: Bool[Tensor, "b t"]) -> Float[Tensor, "b t s d"]:
+        """Tokens of each frame; the base alone where not ``labelled``."""
+        total = torch.zeros((), device=self.base.device)
+        for name, component in self.space.items():
+            value, module = actions[name], self.components[name]
+            if isinstance(component, Binary):
+                rows = value.long() + 2 * torch.arange(component.size, device=value.device)
+                total = total + module(rows).sum(-2)
+            else:
+                total = total + module(value.long() if isinstance(component, Categorical) else value.to(self.base.dtype))
+        tokens = total.unflatten(-1, (self.tokens, -1))
+        return self.base + torch.where(labelled[..., None, None], tokens, torch.zeros_like(tokens))
+
+
+def previous_actions(actions: Actions, labelled: Bool[Tensor, "b t"]) -> tuple[Actions, Bool[Tensor, "b t"]]:
+    """Shifts by one frame: entry t holds ``a_{t-1}``, the action that led to ``o_t``; entry 0 is not labelled.
+
+    So the agent state ``h_t``, which predicts ``a_t``, never sees it.
+    """
+    shifted = {name: torch.cat([torch.zeros_like(value[:, :1]), value[:, :-1]], dim=1) for name, value in actions.items()}
+    return shifted, torch.cat([torch.zeros_like(labelled[:, :1]), labelled[:, :-1]], dim=1)

@@ -1,0 +1,1 @@
+"""Layers of the block-causal transformer that tokenizer and dynamics share."""

@@ -1,0 +1,158 @@
+"""The block-causal transformer: space layers within a frame, and every few layers a causal, windowed time layer."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from pydantic import Field
+from torch import Tensor, nn
+
+from dreamer_ray.config import Config
+from dreamer_ray.nn.attention import Attention, RingCache, attend
+from dreamer_ray.nn.layers import Rotary, SwiGLU, rotary_code
+
+
+class TransformerConfig(Config):
+    """Sizes of one transformer."""
+
+    width: int = Field(gt=0)
+    layers: int = Field(gt=0)
+    heads: int = Field(gt=0)
+    kv_heads: int = Field(gt=0)
+    """Grouped-query attention where smaller than ``heads``."""
+    mlp_ratio: float = 4.0
+    """Hidden width of the SwiGLU over ``width``."""
+    time_every: int = Field(4, gt=0)
+    """Layers ``time_every - 1``, ``2 time_every - 1``, ... (from 0) attend over time instead of space."""
+    context: int = Field(gt=0)
+    """C: a frame attends to itself and the C - 1 frames before it."""
+    rope: bool = True
+    """Rotary positions in the space layers; the time layers always have them."""
+    soft_cap: float | None = 50.0
+
+
+class Block(nn.Module):
+    """Pre-norm attention over one axis, then a pre-norm SwiGLU."""
+
+    def __init__(self, config: TransformerConfig, axis: str):
+        super().__init__()
+        self.axis = axis
+        self.attention_norm = nn.RMSNorm(config.width, eps=1e-6)
+        self.attention = Attention(config.width, heads=config.heads, kv_heads=config.kv_heads, soft_cap=config.soft_cap)
+        self.mlp_norm = nn.RMSNorm(config.width, eps=1e-6)
+        self.mlp = SwiGLU(config.width, int(config.mlp_ratio * config.width))
+
+    def forward(
+        self, x: Float[Tensor, "b s n d"], rotary: Rotary | None, mask: Tensor | None, cache: "LayerCache | None" = None
+    ) -> Float[Tensor, "b s n d"]:
+        """``x`` is ``[b t n d]`` in a space layer and ``[b n t d]`` in a time layer; the attended axis is the third."""
+        q, k, v = self.attention.project(self.attention_norm(x), rotary)
+        if cache is not None:
+            k, v = cache.exchange(k, v)
+        x = x + self.attention.merge(attend(q, k, v, mask=mask, soft_cap=self.attention.soft_cap))
+        return x + self.mlp(self.mlp_norm(x))
+
+
+@dataclass
+class LayerCache:
+    """A ring cache together with what this pass does to it."""
+
+    ring: RingCache
+    slots: Int[Tensor, "b"] | None
+    """Where a single new frame goes; None while a context is filled in."""
+
+    def exchange(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Stores the new keys and values and returns those to attend to."""
+        if self.slots is None:
+            self.ring.fill(keys, values)
+            return keys, values
+        self.ring.write(keys, values, self.slots)
+        count = keys.shape[1]
+        return self.ring.keys[:, :count], self.ring.values[:, :count]
+
+
+@dataclass
+class TransformerCache:
+    """State of running sequences: a ring of keys and values for each time layer, and each sequence's own clock."""
+
+    rings: list[RingCache]
+    frame: Int[Tensor, "b"]
+    """Index of the frame that the next pass computes."""
+
+    def advance(self) -> None:
+        """Ends the current frame in every sequence."""
+        self.frame += 1
+
+
+class Transformer(nn.Module):
+    """``config.layers`` blocks over tokens ``[b t n d]`` and a final RMSNorm."""
+
+    def __init__(self, config: TransformerConfig):
+        super().__init__()
+        self.config = config
+        axes = ["time" if (i + 1) % config.time_every == 0 else "space" for i in range(config.layers)]
+        self.blocks = nn.ModuleList([Block(config, axis) for axis in axes])
+        self.norm = nn.RMSNorm(config.width, eps=1e-6)
+        for block in self.blocks:
+            for last in (block.attention.output, block.mlp.down):
+                nn.init.normal_(last.weight, std=(2 * config.layers * last.in_features) ** -0.5)
+
+    def new_cache(self, batch: int, tokens: int, device: torch.device | str = "cpu") -> TransformerCache:
+        """An empty cache for ``batch`` sequences: ``2 * time layers * batch * tokens * kv_heads * context * e`` numbers."""
+        weight = self.norm.weight
+        head_width = self.config.width // self.config.heads
+        shape = (batch, tokens, self.config.kv_heads, self.config.context, head_width)
+        rings = [
+            RingCache(torch.zeros(shape, dtype=weight.dtype, device=device), torch.zeros(shape, dtype=weight.dtype, device=device))
+            for block in self.blocks
+            if block.axis == "time"
+        ]
+        return TransformerCache(rings, torch.zeros(batch, dtype=torch.long, device=device))
+
+    def forward(
+        self,
+        x: Float[Tensor, "b t n d"],
+        *,
+        space_mask: Bool[Tensor, "n n"] | None = None,
+        images: Bool[Tensor, "b"] | None = None,
+        cache: TransformerCache | None = None,
+    ) -> Float[Tensor, "b t n d"]:
+        """One pass over whole sequences. Rows marked in ``images`` are separate pictures: their frames do not see each other.
+
+        With a new ``cache`` the pass also fills it (the context of a dream).
+        """
+        length = x.shape[1]
+        frames = torch.arange(length, device=x.device)
+        age = frames.unsqueeze(1) - frames
+        mask = (age >= 0) & (age < self.config.context)
+        if images is not None:
+            mask = mask & (~images.view(-1, 1, 1, 1, 1) | (age == 0))
+        else:
+            mask = mask.view(1, 1, 1, length, length)
+        if cache is not None:
+            cache.frame += length
+        return self._run(x, space_mask, (self._rotary(frames), mask), cache, None)
+
+    def step(
+        self, x: Float[Tensor, "b 1 n d"], cache: TransformerCache, *, space_mask: Bool[Tensor, "n n"] | None = None
+    ) -> Float[Tensor, "b 1 n d"]:
+        """One pass over the current frame of each sequence; running it again overwrites the frame until ``cache.advance()``."""
+        window = self.config.context
+        slots = cache.frame % window
+        age = (slots.unsqueeze(1) - torch.arange(window, device=x.device)) % window
+        mask = (age <= cache.frame.unsqueeze(1)).view(-1, 1, 1, 1, window)
+        return self._run(x, space_mask, (self._rotary(cache.frame.view(-1, 1, 1, 1)), mask), cache, slots)
+
+    def _rotary(self, positions: Tensor) -> Rotary:
+        return rotary_code(positions, self.config.width // self.config.heads)
+
+    def _run(self, x, space_mask, time, cache: TransformerCache | None, slots) -> Tensor:
+        space_rotary = self._rotary(torch.arange(x.shape[2], device=x.device)) if self.config.rope else None
+        rings = iter(cache.rings if cache is not None else ())
+        for block in self.blocks:
+            if block.axis == "space":
+                x = block(x, space_rotary, None if space_mask is None else space_mask.unsqueeze(0))
+            else:
+                layer = None if cache is None else LayerCache(next(rings), slots)
+                x = block(x.transpose(1, 2), *time, layer).transpose(1, 2)
+        return self.norm(x)
