@@ -19,7 +19,3 @@ def lambda_returns(
         returns.append(result)
     return torch.stack(returns[::-1], dim=1)
 
-
-def reach_weights(continues: Float[Tensor, "b t"]) -> Float[Tensor, "b t"]:
-    """Probability that state t is reached: ``c_1 c_2 .. c_t``, 1 for t = 0. Weighs states after the end of an episode down."""
-    return torch.cat([torch.ones_like(continues[:, :1]), continues[:, :-1].cumprod(1)], dim=1)

@@ -1,0 +1,1 @@
+"""Dreams: one frame, whole rollouts, and an acting policy with its caches."""

@@ -1,0 +1,34 @@
+"""What every phase is: a module whose call turns a batch into a loss, so that data parallelism can wrap it from outside."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dreamer_ray.numerics import RunningRMS
+from dreamer_ray.types import Loss
+
+
+class Phase(nn.Module):
+    """Parameters that require gradients are trained; buffers and the rest travel in the checkpoint.
+
+    ``weights`` names the loss terms; with ``normalize`` each is divided by its running RMS before it is weighed.
+    """
+
+    def __init__(self, weights: Mapping[str, float], *, normalize: bool = True):
+        super().__init__()
+        self.weights = dict(weights)
+        self.rms = RunningRMS(list(self.weights)) if normalize else None
+
+    def forward(self, batch: Any, *, generator: torch.Generator, progress: float) -> Loss:
+        """The loss of one batch. ``generator`` (on the CPU) gives all draws, ``progress`` in [0, 1) is the share of steps done."""
+        raise TypeError(f"{type(self).__name__} is a phase without a loss")
+
+    def weigh(self, terms: Mapping[str, Tensor], **figures: Tensor) -> Loss:
+        """The weighted sum of scalar ``terms``, whose names must be those of the weights; ``figures`` only go to the log."""
+        if set(terms) != set(self.weights):
+            raise ValueError(f"{type(self).__name__}: loss terms {sorted(terms)}, weights {sorted(self.weights)}")
+        scaled = dict(terms) if self.rms is None else self.rms(dict(terms))
+        total = torch.stack([self.weights[name] * scaled[name] for name in self.weights]).sum()
+        return Loss(total, {name: value.detach() for name, value in (dict(terms) | figures).items()})
