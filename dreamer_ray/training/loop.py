@@ -1,0 +1,167 @@
+"""The one training loop. Top to bottom: restore, then for each step draw, differentiate, clip, update, average, log, commit."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from dreamer_ray.config import Config
+from dreamer_ray.errors import RunError, UserError
+from dreamer_ray.phases.phase import Phase
+from dreamer_ray.training.checkpoint import Checkpoint, latest_checkpoint, save_checkpoint
+from dreamer_ray.training.metrics import MetricSink
+from dreamer_ray.training.optimizer import OptimizerConfig, learning_rate, make_optimizer
+from dreamer_ray.training.parallel import data_parallel, is_first_rank
+
+
+class FitConfig(Config):
+    """Length and bookkeeping of one phase."""
+
+    steps: int = Field(gt=0)
+    optimizer: OptimizerConfig
+    ema: float = Field(0.999, ge=0, lt=1)
+    """Decay of the moving average of the weights, which the next stage uses; 0 is off."""
+    checkpoint_every: int = Field(100, gt=0)
+    log_every: int = Field(10, gt=0)
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a fit runs: its folder of checkpoints, its device, its rank, and who hears its figures."""
+
+    folder: Path
+    sink: MetricSink
+    device: torch.device = torch.device("cpu")
+    rank: int = 0
+
+
+Batches = Callable[[int], Iterable[Any]]
+"""From the first step that is wanted to the batches of that and all later steps."""
+
+
+def fit(
+    phase: Phase,
+    batches: Batches,
+    config: FitConfig,
+    *,
+    place: Place,
+    made_by: dict[str, Any],
+    after_step: Callable[[int], None] | None = None,
+) -> Checkpoint:
+    """Trains ``phase`` for ``config.steps`` updates and returns the last checkpoint; goes on from the newest one in ``place.folder``.
+
+    Draws of step s on rank r come from a generator seeded with (seed, s, r) and batch s from ``batches``, so a run that was cut
+    and resumed is the uninterrupted run, bitwise on a CPU. ``after_step(s)`` is called after update s (s steps are done).
+    Raises ``RunError`` where loss or gradient is not finite.
+    """
+    phase.to(place.device).train()
+    optimizer = make_optimizer(phase, config.optimizer)
+    average = {n: p.detach().clone() for n, p in phase.named_parameters() if p.requires_grad} if config.ema else {}
+    checkpoint = latest_checkpoint(place.folder)
+    start = 0 if checkpoint is None else _restore(checkpoint, phase, optimizer, average, made_by)
+    call = data_parallel(phase, place.device)
+    clock = _Clock(place.sink, config.log_every)
+    for step, batch in _timed(batches, start, config.steps, clock):
+        generator = torch.Generator().manual_seed(_seed(config.seed, step, place.rank))
+        loss = call(batch.to(place.device), generator=generator, progress=step / config.steps)
+        optimizer.zero_grad(set_to_none=True)
+        loss.total.backward()
+        norm = torch.nn.utils.clip_grad_norm_(phase.parameters(), config.optimizer.clip)
+        _refuse_nonfinite(step, norm, loss.total, loss.metrics, place.folder)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, config.steps, config.optimizer)
+        optimizer.step()
+        _average(average, phase, config.ema, step)
+        done = step + 1
+        clock.record(done, loss.metrics | {"loss": loss.total.detach(), "gradient_norm": norm}, last=done == config.steps)
+        if after_step is not None:
+            after_step(done)
+        if done % config.checkpoint_every == 0 or done == config.steps:
+            checkpoint = _commit(place.folder, done, phase, optimizer, average, made_by)
+    assert checkpoint is not None
+    return checkpoint
+
+
+def _timed(batches: Batches, start: int, steps: int, clock: "_Clock") -> Iterator[tuple[int, Any]]:
+    source = iter(batches(start)) if start < steps else iter(())
+    for step in range(start, steps):
+        before = time.perf_counter()
+        try:
+            batch = next(source)
+        except StopIteration:
+            raise RunError(f"the data ended at step {step} of {steps}") from None
+        clock.waited += time.perf_counter() - before
+        yield step, batch
+
+
+class _Clock:
+    """Collects figures and reports them, with rates, every few steps."""
+
+    def __init__(self, sink: MetricSink, every: int):
+        self.sink, self.every = sink, every
+        self.begun, self.waited, self.count = time.perf_counter(), 0.0, 0
+        self.sums: dict[str, Tensor] = {}
+
+    def record(self, done: int, figures: dict[str, Tensor], *, last: bool) -> None:
+        self.count += 1
+        for name, value in figures.items():
+            self.sums[name] = self.sums.get(name, torch.zeros_like(value)) + value
+        if done % self.every and not last:
+            return
+        seconds = time.perf_counter() - self.begun
+        report = {name: float(value) / self.count for name, value in self.sums.items()}
+        if is_first_rank():
+            self.sink(done, report | {"steps_per_second": self.count / seconds, "data_wait": self.waited / seconds})
+        self.begun, self.waited, self.count, self.sums = time.perf_counter(), 0.0, 0, {}
+
+
+def _seed(seed: int, step: int, rank: int) -> int:
+    return (seed * 1_000_003 + step) * 4_099 + rank
+
+
+def _refuse_nonfinite(step: int, norm: Tensor, total: Tensor, metrics: dict[str, Tensor], folder: Path) -> None:
+    if torch.isfinite(norm) and torch.isfinite(total):
+        return
+    terms = ", ".join(f"{name} {float(value):.4g}" for name, value in metrics.items())
+    raise RunError(
+        f"{folder.parent.name}, step {step}: the loss is {float(total):.4g} and its gradient norm {float(norm):.4g} ({terms}); nothing of this "
+        "step was kept. Lower the stage's optimizer.learning_rate or its optimizer.clip, or look for broken data; the run resumes from the last checkpoint"
+    )
+
+
+@torch.no_grad()
+def _average(average: dict[str, Tensor], phase: Phase, decay: float, step: int) -> None:
+    if not average:
+        return
+    early = min(decay, (1 + step) / (10 + step))
+    current = dict(phase.named_parameters())
+    torch._foreach_lerp_(list(average.values()), [current[name].detach() for name in average], 1 - early)
+
+
+def _commit(folder: Path, step: int, phase: Phase, optimizer, average: dict[str, Tensor], made_by: dict[str, Any]) -> Checkpoint | None:
+    if not is_first_rank():
+        return Checkpoint(folder / f"step-{step:08d}", step, made_by, {})
+    names = {id(p): n for n, p in phase.named_parameters()}
+    moments = {f"{names[id(p)]}|{key}": value for p, state in optimizer.state.items() for key, value in state.items()}
+    tensors = {"weights": phase.state_dict(), "optimizer": moments}
+    return save_checkpoint(folder, step, made_by=made_by, tensors=tensors | ({"ema": average} if average else {}))
+
+
+def _restore(checkpoint: Checkpoint, phase: Phase, optimizer, average: dict[str, Tensor], made_by: dict[str, Any]) -> int:
+    if checkpoint.made_by != made_by:
+        raise UserError(f"checkpoint {checkpoint.path}: made with another configuration or parents; redo the stage with --from")
+    phase.load_state_dict(checkpoint.read("weights"))
+    parameters = dict(phase.named_parameters())
+    for key, value in checkpoint.read("optimizer").items():
+        name, kind = key.rsplit("|", 1)
+        on_cpu = kind == "step" and not parameters[name].is_cuda
+        optimizer.state[parameters[name]][kind] = value if on_cpu else value.to(parameters[name].device)
+    for name, value in (checkpoint.read("ema") if average else {}).items():
+        average[name].copy_(value)
+    return checkpoint.step

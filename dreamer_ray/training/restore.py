@@ -1,0 +1,77 @@
+"""From a checkpoint back to the modules it contains, by the configuration that it carries."""
+
+from typing import Any
+
+from pydantic import TypeAdapter
+from torch import Tensor, nn
+
+from dreamer_ray.config import parse_config
+from dreamer_ray.errors import UserError
+from dreamer_ray.models.agent import Agent, AgentConfig
+from dreamer_ray.models.dynamics import Dynamics, DynamicsConfig
+from dreamer_ray.models.tokenizer import Tokenizer, TokenizerConfig
+from dreamer_ray.training.checkpoint import Checkpoint
+from dreamer_ray.types import ActionSpace
+
+
+def describe_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
+    """The ``made_by`` of a tokenizer's checkpoint."""
+    return {"tokenizer": tokenizer.config.model_dump(mode="json"), "frame_shape": list(tokenizer.frame_shape)}
+
+
+def describe_agent(agent: Agent, tasks: list[str]) -> dict[str, Any]:
+    """The ``made_by`` of a checkpoint of dynamics, agent finetuning or imagination."""
+    dynamics = agent.dynamics
+    return {
+        "dynamics": dynamics.config.model_dump(mode="json"),
+        "agent": agent.config.model_dump(mode="json"),
+        "latent_shape": list(dynamics.latent_mean.shape),
+        "action_space": TypeAdapter(ActionSpace).dump_python(dynamics.actions.space, mode="json"),
+        "tasks": tasks,
+    }
+
+
+def build_agent(made_by: dict[str, Any]) -> Agent:
+    """A new agent of the sizes in ``made_by`` (see ``describe_agent``)."""
+    latents, channels = made_by["latent_shape"]
+    space = TypeAdapter(ActionSpace).validate_python(made_by["action_space"])
+    config = parse_config(DynamicsConfig, made_by["dynamics"], "checkpoint")
+    dynamics = Dynamics(config, latents=latents, channels=channels, action_space=space)
+    return Agent(parse_config(AgentConfig, made_by["agent"], "checkpoint"), dynamics, tasks=len(made_by["tasks"]))
+
+
+def restore_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
+    """The trained tokenizer, frozen, in evaluation mode."""
+    _require(checkpoint, "tokenizer")
+    rows, columns = checkpoint.made_by["frame_shape"]
+    tokenizer = Tokenizer(parse_config(TokenizerConfig, checkpoint.made_by["tokenizer"], str(checkpoint.path)), (rows, columns))
+    _load(tokenizer, checkpoint.weights(), "tokenizer.")
+    return tokenizer.requires_grad_(False).eval()
+
+
+def restore_agent(checkpoint: Checkpoint) -> Agent:
+    """The agent of a checkpoint of dynamics pretraining (its heads new) or agent finetuning, frozen, in evaluation mode."""
+    _require(checkpoint, "dynamics")
+    agent, weights = build_agent(checkpoint.made_by), checkpoint.weights()
+    if any(name.startswith("agent.") for name in weights):
+        _load(agent, weights, "agent.")
+    else:
+        _load(agent.dynamics, weights, "dynamics.")
+    return agent.requires_grad_(False).eval()
+
+
+def load_heads(agent: Agent, checkpoint: Checkpoint) -> Agent:
+    """``agent`` with the policy and value heads of a checkpoint of imagination training."""
+    weights = checkpoint.weights()
+    _load(agent.policy, weights, "policy.")
+    _load(agent.value, weights, "value.")
+    return agent
+
+
+def _load(module: nn.Module, weights: dict[str, Tensor], prefix: str) -> None:
+    module.load_state_dict({name[len(prefix) :]: value for name, value in weights.items() if name.startswith(prefix)})
+
+
+def _require(checkpoint: Checkpoint, part: str) -> None:
+    if part not in checkpoint.made_by:
+        raise UserError(f"checkpoint {checkpoint.path}: holds {sorted(checkpoint.made_by)}, no {part}; name a checkpoint of the right stage")
