@@ -35,13 +35,8 @@ class Agent(nn.Module):
         tokens = self.task(task).unflatten(-1, (self.dynamics.config.agent_tokens, -1))
         return tokens.unsqueeze(1).expand(-1, frames, -1, -1)
 
-    def head_weights(self) -> dict[str, Tensor]:
-        """Those weights that imagination training changes: policy and value, on the CPU and apart from the model's."""
-        parts = {"policy": self.policy, "value": self.value}
-        return {f"{part}.{k}": v.detach().cpu().clone() for part, module in parts.items() for k, v in module.state_dict().items()}
-
     def load_head_weights(self, weights: dict[str, Tensor]) -> None:
-        """Copies weights as given by ``head_weights`` into the heads."""
+        """Copies weights named ``policy.*`` and ``value.*``, those that imagination training changes, into the heads."""
         own = self.state_dict()
         with torch.no_grad():
             for name, value in weights.items():

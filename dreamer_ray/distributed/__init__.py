@@ -1,0 +1,1 @@
+"""The Ray layer: thin actors over the pure core. Only this package and ``serve`` import ray."""

@@ -1,0 +1,72 @@
+"""Ray Data feeds a learner worker: which clips a step takes is known beforehand, so the stream is a map over step numbers.
+
+    step numbers --Ray Data tasks: read, decode, stack--> batches in order --prefetched--> the worker's fit
+
+Each worker streams the rows of its own rank. Waiting is bounded by Ray Data's back-pressure; resuming means starting at a later number.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import ray.data
+import torch
+from ray.data import DataContext, TaskPoolStrategy
+from safetensors.torch import load as unpack_tensors
+from safetensors.torch import save as pack_tensors
+from torch import Tensor
+
+from dreamer_ray.recipe import Recipe
+from dreamer_ray.stages import Feed, feed
+from dreamer_ray.types import Annotations, Clip, LatentClip
+
+STEPS_PER_BLOCK = 16
+LOADER_CPUS = 0.5
+
+
+def stream(stage: str, recipe: Recipe, run: Path, *, steps: int, rank: int, world: int) -> Callable[[int], Iterator[Clip | LatentClip]]:
+    """The batches of ``rank`` from a given step on, loaded by Ray Data tasks."""
+    text = recipe.model_dump_json()
+
+    def batches(start: int) -> Iterator[Clip | LatentClip]:
+        context = DataContext.get_current()
+        context.execution_options.preserve_order = True
+        context.enable_progress_bars = False
+        context.print_on_execution_start = False
+        numbers = ray.data.range(steps - start, override_num_blocks=max(1, -(-(steps - start) // STEPS_PER_BLOCK)))
+
+        def read(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+            torch.set_num_threads(1)
+            source = _feed(stage, text, str(run))
+            loaded = [pack(source.load(start + int(i), rank=rank, world=world)) for i in rows["id"]]
+            return {"batch": np.array(loaded, dtype=object)}
+
+        loaded = numbers.map_batches(read, batch_size=STEPS_PER_BLOCK, compute=TaskPoolStrategy(size=1), num_cpus=LOADER_CPUS)
+        for row in loaded.iter_rows():
+            yield unpack(row["batch"])
+
+    return batches
+
+
+@lru_cache(maxsize=1)
+def _feed(stage: str, recipe: str, run: str) -> Feed:
+    return feed(stage, Recipe.model_validate_json(recipe), Path(run))
+
+
+def pack(batch: Clip | LatentClip) -> bytes:
+    """A batch as safetensors bytes, the form in which it crosses process borders: shapes may differ from step to step."""
+    notes = batch.notes
+    tensors = {f"actions.{name}": value for name, value in notes.actions.items()}
+    tensors |= {name: getattr(notes, name) for name in ("labelled", "rewards", "continues", "task", "relevant")}
+    tensors |= {"frames": batch.frames} if isinstance(batch, Clip) else {"latents": batch.latents}
+    return pack_tensors({name: value.contiguous() for name, value in tensors.items()})
+
+
+def unpack(data: bytes) -> Clip | LatentClip:
+    """The inverse of ``pack``."""
+    tensors: dict[str, Tensor] = unpack_tensors(data)
+    actions = {name.removeprefix("actions."): tensors.pop(name) for name in list(tensors) if name.startswith("actions.")}
+    pictures, codes = tensors.pop("frames", None), tensors.pop("latents", None)
+    notes = Annotations(actions=actions, **tensors)
+    return Clip(pictures, notes) if pictures is not None else LatentClip(codes, notes)

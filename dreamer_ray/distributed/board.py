@@ -1,0 +1,76 @@
+"""The board: one small actor that hears how far a stage is; the driver reads it and prints progress.
+
+    workers --report(done, figures)--> Board <--read-- driver's watcher --> console, run.log
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+
+from dreamer_ray.errors import DreamerError, RunError, UserError
+from dreamer_ray.progress import Progress
+
+
+@ray.remote(num_cpus=0)
+class Board:
+    """The newest state of the running stage."""
+
+    def __init__(self) -> None:
+        self.done, self.figures, self.failure = 0, {}, None
+
+    def report(self, done: int, figures: dict[str, float]) -> None:
+        """Takes the number of finished units and the newest figures."""
+        self.done, self.figures = max(done, self.done), figures
+
+    def fail(self, message: str, exit_code: int) -> None:
+        """Takes an error that no retry can mend; the first one stays."""
+        self.failure = self.failure or (message, exit_code)
+
+    def read(self) -> tuple[int, dict[str, float]]:
+        """How far the stage is."""
+        return self.done, self.figures
+
+    def failed(self) -> tuple[str, int] | None:
+        """The error that ended the stage, if any."""
+        return self.failure
+
+    def __repr__(self) -> str:
+        return "Board"
+
+
+@contextmanager
+def watched(progress: Progress) -> Iterator[ray.actor.ActorHandle]:
+    """A board whose state is shown through ``progress`` every two seconds while the ``with`` lasts."""
+    board = Board.options(name=f"board-{progress.stage}").remote()
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(2):
+            done, _ = ray.wait([state := board.read.remote()], timeout=2)
+            if done:
+                progress.update(*ray.get(state))
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield board
+        progress.update(*ray.get(board.read.remote(), timeout=30))
+    finally:
+        ended.set()
+        watcher.join()
+        ray.kill(board)
+
+
+def raise_failure(board: ray.actor.ActorHandle) -> None:
+    """Raises again here the error that a worker wrote on the board, if any."""
+    failure = ray.get(board.failed.remote(), timeout=30)
+    if failure is not None:
+        message, exit_code = failure
+        raise UserError(message) if exit_code == UserError.exit_code else RunError(message)
+
+
+def note_failure(board: ray.actor.ActorHandle, error: DreamerError) -> None:
+    """Writes an error on the board and waits until it stands there."""
+    ray.get(board.fail.remote(str(error), error.exit_code), timeout=30)

@@ -1,0 +1,76 @@
+"""Joining the cluster of RAY_ADDRESS, or starting a local Ray on the loopback interface.
+
+    driver --init--> [RAY_ADDRESS set: that cluster] | [else: a Ray of its own, ended with the driver]
+"""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+
+from dreamer_ray.errors import UserError
+from dreamer_ray.recipe import ClusterSection
+
+log = logging.getLogger("dreamer_ray")
+
+WORKER_ENVIRONMENT = {"RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": "1", "TOKENIZERS_PARALLELISM": "false"}
+LOOPBACK_ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "disabled"}
+"""A local Ray listens on 127.0.0.1 only, sends no statistics and, so closed, needs no token."""
+
+
+@contextmanager
+def cluster(config: ClusterSection) -> Iterator[None]:
+    """A connected Ray inside the ``with``; shut down or left behind it."""
+    address = os.environ.get("RAY_ADDRESS")
+    if address:
+        _join(address)
+    else:
+        _start(config)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _join(address: str) -> None:
+    try:
+        ray.init(address=address, runtime_env={"env_vars": WORKER_ENVIRONMENT}, log_to_driver=False, logging_level=logging.WARNING)
+    except ConnectionError as error:
+        raise UserError(f"RAY_ADDRESS = {address}: no Ray cluster answers there; start one, or unset RAY_ADDRESS to use this machine") from error
+    log.info("joined the Ray cluster at %s: %s", address, _resources())
+
+
+def _start(config: ClusterSection) -> None:
+    os.environ.update({key: os.environ.get(key, value) for key, value in LOOPBACK_ENVIRONMENT.items()})
+    os.environ.update(WORKER_ENVIRONMENT)
+    free = os.statvfs("/dev/shm")
+    available = free.f_bavail * free.f_frsize // 2**20
+    if available < config.object_store_mb:
+        raise UserError(
+            f"cluster.object_store_mb = {config.object_store_mb}: /dev/shm has {available} MiB free; lower the key (80 is the least) or enlarge /dev/shm"
+        )
+    context = ray.init(
+        address="local",
+        num_cpus=config.cpus or max(8, os.cpu_count() or 1),
+        include_dashboard=config.dashboard,
+        dashboard_host="127.0.0.1",
+        object_store_memory=config.object_store_mb * 2**20,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+    board = f", dashboard http://{context.dashboard_url}" if context.dashboard_url else ""
+    log.info("started a local Ray: %s%s", _resources(), board)
+
+
+def _resources() -> str:
+    total = ray.cluster_resources()
+    return f"{total.get('CPU', 0):g} CPUs, {total.get('GPU', 0):g} GPUs, object store {total.get('object_store_memory', 0) / 2**20:.0f} MiB"
+
+
+def require_cpus(wanted: float, purpose: str) -> None:
+    """Raises ``UserError`` at once where the cluster could never give ``wanted`` CPUs; Ray itself would wait for ever."""
+    there = ray.cluster_resources().get("CPU", 0)
+    if there < wanted:
+        raise UserError(f"{purpose} needs {wanted:g} CPUs, the cluster has {there:g}; raise cluster.cpus or lower cluster.workers and cluster.replicas")

@@ -1,0 +1,101 @@
+"""The learner of imagination training: ``fit`` over the trajectories of the pool, publishing its heads after every update.
+
+    ReplicaPool --Trajectory--> fit(ImaginationTraining) --heads, version = updates done--> WeightStore --> replicas
+"""
+
+import uuid
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from ray.actor import ActorHandle
+from ray.exceptions import RayActorError
+
+from dreamer_ray.distributed.board import note_failure, raise_failure, watched
+from dreamer_ray.distributed.cluster import require_cpus
+from dreamer_ray.distributed.replicas import ReplicaPool, WorldModelReplica
+from dreamer_ray.distributed.weights import Weights, WeightStore
+from dreamer_ray.errors import DreamerError, RunError
+from dreamer_ray.progress import Progress
+from dreamer_ray.recipe import Recipe
+from dreamer_ray.stages import imagination, trained
+from dreamer_ray.training.loop import Place, fit
+from dreamer_ray.training.metrics import FileSink
+from dreamer_ray.training.restore import restore_agent
+
+LEARNER_RESTARTS = 10
+
+
+def imagine_and_learn(recipe: Recipe, run: Path, progress: Progress) -> dict[str, Any]:
+    """The imagination stage: starts store, replicas and learner; a lost learner is replaced and goes on from its last checkpoint."""
+    require_cpus(recipe.cluster.replicas + 1, f"imagination with cluster.replicas = {recipe.cluster.replicas}")
+    checkpoint = trained(run, "agent")
+    text = recipe.model_dump_json()
+    store = WeightStore.options(name="weight-store").remote(restore_agent(checkpoint).state_dict())
+    replicas = [
+        WorldModelReplica.options(name=f"replica-{i}").remote(i, text, str(run), checkpoint.made_by, store)
+        for i in range(recipe.cluster.replicas)
+    ]
+    with watched(progress) as board:
+        figures = _supervise(text, str(run), replicas, store, board)
+        raise_failure(board)
+    for actor in (*replicas, store):
+        ray.kill(actor)
+    return figures | {"checkpoint": trained(run, "imagination").fingerprint}
+
+
+def _supervise(recipe: str, run: str, replicas: list[ActorHandle], store: ActorHandle, board: ActorHandle) -> dict[str, Any]:
+    for restarts in range(LEARNER_RESTARTS + 1):
+        learner = Learner.options(name=f"learner-{restarts}").remote(recipe, run)
+        try:
+            lost = ray.get(learner.run.remote(replicas, store, board))
+            ray.kill(learner)
+            return {"lost_calls": lost, "learner_restarts": restarts}
+        except RayActorError:
+            continue
+    raise RunError(f"imagination: the learner was lost {LEARNER_RESTARTS + 1} times; the run resumes from its last checkpoint")
+
+
+@ray.remote(num_cpus=1)
+class Learner:
+    """Owns the policy and value heads in training."""
+
+    def __init__(self, recipe: str, run: str):
+        torch.set_num_threads(1)
+        self.recipe, self.run_folder = Recipe.model_validate_json(recipe), Path(run)
+        self.phase, self.made_by = imagination(self.recipe, self.run_folder)
+
+    def run(self, replicas: list[ActorHandle], store: ActorHandle, board: ActorHandle) -> int:
+        """Fits to the end; returns how many calls were lost and sent again."""
+        config = self.recipe.imagination
+        session = uuid.uuid4().hex
+        calls = config.contexts.batch_size // config.dreams_per_call
+        pool = ReplicaPool(replicas, calls, config.max_lag, session)
+        files = FileSink(self.run_folder / "imagination")
+
+        def publish(version: int) -> None:
+            ray.get(store.publish.remote(session, version, self._heads()))
+
+        def batches(start: int) -> Any:
+            publish(start)
+            return pool.updates(start, config.fit.steps)
+
+        def sink(done: int, figures: dict[str, float]) -> None:
+            figures = figures | {"lost_calls": float(pool.lost)}
+            files(done, figures)
+            board.report.remote(done, figures)
+
+        place = Place(self.run_folder / "imagination" / "checkpoints", sink)
+        try:
+            fit(self.phase, batches, config.fit, place=place, made_by=self.made_by, after_step=publish)
+        except DreamerError as error:
+            note_failure(board, error)
+        return pool.lost
+
+    def _heads(self) -> Weights:
+        parts = {"policy": self.phase.policy, "value": self.phase.value}
+        return {f"{part}.{k}": v.detach().cpu().clone() for part, module in parts.items() for k, v in module.state_dict().items()}
+
+    def __repr__(self) -> str:
+        return "Learner"

@@ -1,0 +1,83 @@
+"""The supervised phases on Ray Train: every worker runs the same ``fit``; a lost worker restarts the group from the last checkpoint.
+
+    TorchTrainer --starts--> worker ranks: Ray Data stream -> fit -> (rank 0) checkpoints, metrics --report--> Board
+"""
+
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import torch
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer, get_device
+
+from dreamer_ray.distributed.batches import LOADER_CPUS, stream
+from dreamer_ray.distributed.board import note_failure, raise_failure, watched
+from dreamer_ray.distributed.cluster import require_cpus
+from dreamer_ray.errors import DreamerError, RunError
+from dreamer_ray.progress import Progress
+from dreamer_ray.recipe import Recipe
+from dreamer_ray.stages import supervised, trained
+from dreamer_ray.training.loop import Place, fit
+from dreamer_ray.training.metrics import FileSink
+
+WORKER_RESTARTS = 3
+
+
+def train(stage: str, recipe: Recipe, run: Path, progress: Progress) -> dict[str, Any]:
+    """Fits the phase of ``stage``; returns figures for the stage's manifest."""
+    cluster = recipe.cluster
+    require_cpus(cluster.workers * (1 + LOADER_CPUS), f"stage {stage} with cluster.workers = {cluster.workers}")
+    with watched(progress) as board:
+        trainer = TorchTrainer(
+            _worker,
+            train_loop_config={"stage": stage, "recipe": recipe.model_dump_json(), "run": str(run), "board": board},
+            scaling_config=ScalingConfig(
+                num_workers=cluster.workers,
+                use_gpu=cluster.gpus_per_worker > 0,
+                resources_per_worker={"CPU": 1} | ({"GPU": cluster.gpus_per_worker} if cluster.gpus_per_worker else {}),
+            ),
+            run_config=RunConfig(
+                name=stage, storage_path=str((run / "ray_train").absolute()), failure_config=FailureConfig(max_failures=WORKER_RESTARTS)
+            ),
+        )
+        try:
+            trainer.fit()
+        except ray.train.TrainingFailedError as error:
+            raise_failure(board)
+            raise RunError(
+                f"stage {stage}: its workers failed {WORKER_RESTARTS + 1} times, last with: {error}; the run resumes from the last checkpoint"
+            ) from error
+        raise_failure(board)
+    return {"checkpoint": trained(run, stage).fingerprint}
+
+
+def _worker(config: dict[str, Any]) -> None:
+    board = config["board"]
+    if ray.get(board.failed.remote()) is not None:
+        return
+    stage, recipe, run = config["stage"], Recipe.model_validate_json(config["recipe"]), Path(config["run"])
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    torch.set_num_threads(recipe.cluster.threads)
+    try:
+        job = supervised(stage, recipe, run)
+        files = FileSink(run / stage) if rank == 0 else None
+
+        def sink(done: int, figures: dict[str, float]) -> None:
+            assert files is not None
+            files(done, figures)
+            board.report.remote(done, figures)
+
+        fit(
+            job.phase,
+            stream(stage, recipe, run, steps=job.fit.steps, rank=rank, world=world),
+            job.fit,
+            place=Place(run / stage / "checkpoints", sink, get_device(), rank),
+            made_by=job.made_by,
+        )
+    except DreamerError as error:
+        note_failure(board, error)
+        if world > 1:
+            raise

@@ -1,0 +1,36 @@
+"""Where weights live: one small actor owns every reference, so that a killed learner takes none along.
+
+    Learner --publish(session, version, heads)--> WeightStore <--latest / frozen-- WorldModelReplica
+"""
+
+import ray
+from ray import ObjectRef
+from torch import Tensor
+
+Weights = dict[str, Tensor]
+KEPT_VERSIONS = 2
+
+
+@ray.remote(num_cpus=0, max_restarts=-1)
+class WeightStore:
+    """Holds the frozen agent once, and the newest versions of the head weights."""
+
+    def __init__(self, frozen: Weights):
+        self.frozen_ref = ray.put(frozen)
+        self.versions: list[tuple[str, int, ObjectRef]] = []
+
+    def publish(self, session: str, version: int, heads: Weights) -> None:
+        """Takes the heads of one version; ``session`` names the learner's life, since a restarted learner may go back."""
+        self.versions = [*self.versions, (session, version, ray.put(heads))][-KEPT_VERSIONS:]
+
+    def latest(self) -> tuple[str, int, list[ObjectRef]]:
+        """Session, version and (in a list, so that it is not fetched here) the reference of the newest heads."""
+        session, version, reference = self.versions[-1]
+        return session, version, [reference]
+
+    def frozen(self) -> list[ObjectRef]:
+        """The reference of the frozen weights, in a list."""
+        return [self.frozen_ref]
+
+    def __repr__(self) -> str:
+        return f"WeightStore(version={self.versions[-1][1] if self.versions else None})"

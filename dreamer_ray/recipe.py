@@ -1,0 +1,121 @@
+"""A recipe: the configuration of one whole experiment, section by section, as a YAML file holds it."""
+
+from pydantic import Field, model_validator
+
+from dreamer_ray.config import Config
+from dreamer_ray.data.batches import BatchConfig
+from dreamer_ray.data.crafter import RecordConfig
+from dreamer_ray.models.agent import AgentConfig
+from dreamer_ray.models.dynamics import DynamicsConfig
+from dreamer_ray.models.tokenizer import TokenizerConfig
+from dreamer_ray.phases.agent_finetuning import FinetuningConfig
+from dreamer_ray.phases.forcing import ForcingConfig
+from dreamer_ray.phases.imagination_training import ImaginationLossConfig
+from dreamer_ray.training.loop import FitConfig
+
+
+class DataSection(Config):
+    """Where the episodes come from."""
+
+    crafter: RecordConfig
+
+
+class TokenizerSection(Config):
+    """Phase 1a."""
+
+    model: TokenizerConfig
+    batches: BatchConfig
+    fit: FitConfig
+
+
+class DynamicsSection(Config):
+    """Phase 1b."""
+
+    model: DynamicsConfig
+    forcing: ForcingConfig = ForcingConfig()
+    batches: BatchConfig
+    fit: FitConfig
+
+
+class AgentSection(Config):
+    """Phase 2."""
+
+    model: AgentConfig = AgentConfig()
+    finetuning: FinetuningConfig = FinetuningConfig()
+    batches: BatchConfig
+    fit: FitConfig
+    scratch: bool = True
+    """Also train the same agent from random weights instead of the pretrained dynamics, for the comparison in the report."""
+
+
+class ImaginationSection(Config):
+    """Phase 3."""
+
+    contexts: BatchConfig
+    """Dreams start from clips of this length; ``batch_size`` is that of one update."""
+    horizon: int = Field(15, gt=0)
+    """Actions of a dream."""
+    sampling_steps: int = Field(4, gt=0)
+    """K."""
+    dreams_per_call: int = Field(16, gt=0)
+    """Contexts that one replica dreams in one call; divides ``contexts.batch_size``."""
+    max_lag: int = Field(2, ge=0)
+    """Largest age, in updates, of the weights that dreamed what an update uses; 0 is synchronous and reproducible."""
+    loss: ImaginationLossConfig = ImaginationLossConfig()
+    fit: FitConfig
+
+    @model_validator(mode="after")
+    def _whole_calls(self) -> "ImaginationSection":
+        if self.contexts.batch_size % self.dreams_per_call:
+            raise ValueError(f"dreams_per_call = {self.dreams_per_call} does not divide contexts.batch_size = {self.contexts.batch_size}")
+        return self
+
+
+class EvaluationSection(Config):
+    """What is measured at the end."""
+
+    worlds: int = Field(gt=0)
+    """Fresh worlds played by behaviour cloning and by the agent after imagination (the same for both)."""
+    baseline_worlds: int = Field(gt=0)
+    """How many of these random play and the agent from random weights play."""
+    length: int = Field(gt=0)
+    """Step limit of an episode."""
+    worlds_per_call: int = Field(40, gt=0)
+    windows: int = Field(48, gt=0)
+    """Held-out clips on which dreams are compared with the truth."""
+    dream_frames: int = Field(8, gt=0)
+    pictures: int = Field(256, gt=0)
+    """Held-out pictures on which reconstruction is measured."""
+    sampling_steps: int = Field(4, gt=0)
+    seed: int = 1_000_000
+    """Worlds take the seeds from here on; recorded episodes use seeds far below."""
+
+
+class ClusterSection(Config):
+    """How the work is spread. On a cluster that is already there (RAY_ADDRESS) ``cpus`` and ``object_store_mb`` do not apply."""
+
+    cpus: int | None = Field(None, gt=0)
+    """CPUs that a local Ray declares; None is those of the machine, at least 8, since most actors wait most of the time."""
+    object_store_mb: int = Field(300, ge=80)
+    workers: int = Field(1, gt=0)
+    """Data-parallel learner workers of the supervised phases."""
+    gpus_per_worker: float = Field(0, ge=0)
+    threads: int = Field(2, gt=0)
+    """Torch threads of a learner worker."""
+    replicas: int = Field(2, gt=0)
+    """Actors that record, encode, dream and evaluate."""
+    dashboard: bool = True
+
+
+class Recipe(Config):
+    """One experiment."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Results go to ``runs/NAME``."""
+    data: DataSection
+    tokenizer: TokenizerSection
+    dynamics: DynamicsSection
+    agent: AgentSection
+    imagination: ImaginationSection
+    evaluation: EvaluationSection
+    cluster: ClusterSection = ClusterSection()

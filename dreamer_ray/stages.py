@@ -1,0 +1,212 @@
+"""What each stage of a recipe is, without Ray: which phase it trains from which parents, what a replica dreams, what an encoder writes."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dreamer_ray.data.batches import BatchPlan, load
+from dreamer_ray.data.latents import LatentSet, open_latents
+from dreamer_ray.data.shards import ShardSet, open_shards
+from dreamer_ray.envs.crafter import LADDER
+from dreamer_ray.errors import RunError
+from dreamer_ray.imagination.rollout import imagine
+from dreamer_ray.models.agent import Agent
+from dreamer_ray.models.dynamics import Dynamics
+from dreamer_ray.models.tokenizer import Tokenizer
+from dreamer_ray.phases.agent_finetuning import AgentFinetuning
+from dreamer_ray.phases.dynamics_pretraining import DynamicsPretraining
+from dreamer_ray.phases.imagination_training import ImaginationTraining
+from dreamer_ray.phases.phase import Phase
+from dreamer_ray.phases.tokenizer_pretraining import TokenizerPretraining
+from dreamer_ray.recipe import Recipe
+from dreamer_ray.training.checkpoint import Checkpoint, latest_checkpoint
+from dreamer_ray.training.loop import FitConfig
+from dreamer_ray.training.restore import describe_agent, describe_tokenizer, load_heads, restore_agent, restore_tokenizer
+from dreamer_ray.types import Clip, LatentClip, Trajectory
+
+MEAN_FRAME_SAMPLES = 2048
+
+
+@dataclass(frozen=True)
+class Supervised:
+    """One supervised phase, ready to be fitted."""
+
+    phase: Phase
+    made_by: dict[str, Any]
+    fit: FitConfig
+
+
+@dataclass(frozen=True)
+class Feed:
+    """What a supervised stage reads: a set of clips and which of them each step takes."""
+
+    source: ShardSet | LatentSet
+    plan: BatchPlan
+
+    def load(self, step: int, *, rank: int, world: int) -> Clip | LatentClip:
+        """The rows of ``rank`` of the batch of ``step``."""
+        return load(self.source, self.plan, step, rank=rank, world=world)
+
+
+def feed(stage: str, recipe: Recipe, run: Path) -> Feed:
+    """The clips and the plan of a supervised stage or of the contexts of imagination."""
+    section = {"tokenizer": recipe.tokenizer, "dynamics": recipe.dynamics}.get(stage, recipe.agent)
+    source = open_shards(run / "record" / "train") if stage == "tokenizer" else latents(run, "train")
+    if stage == "imagination":
+        return Feed(source, BatchPlan(source, recipe.imagination.contexts, steps=recipe.imagination.fit.steps, tasks=LADDER))
+    return Feed(source, BatchPlan(source, section.batches, steps=section.fit.steps, tasks=LADDER))
+
+
+def trained(run: Path, stage: str) -> Checkpoint:
+    """The last checkpoint of a finished stage of the run in folder ``run``."""
+    checkpoint = latest_checkpoint(run / stage / "checkpoints")
+    if checkpoint is None:
+        raise RunError(f"{run / stage}: holds no checkpoint; run the stage {stage} first (--from {stage})")
+    return checkpoint
+
+
+def latents(run: Path, split: str) -> LatentSet:
+    """The latents of the train or held-out split, refused where another tokenizer made them."""
+    return open_latents(run / "encode" / split, tokenizer_fingerprint=trained(run, "tokenizer").fingerprint)
+
+
+def supervised(stage: str, recipe: Recipe, run: Path) -> Supervised:
+    """The phase of ``stage`` with its initial weights (from its parents' checkpoints or the stage's seed)."""
+    if stage == "tokenizer":
+        return _tokenizer(recipe, run)
+    if stage == "dynamics":
+        return _dynamics(recipe, run)
+    return _agent(recipe, run, scratch=stage == "agent_scratch")
+
+
+def _tokenizer(recipe: Recipe, run: Path) -> Supervised:
+    section, shards = recipe.tokenizer, open_shards(run / "record" / "train")
+    with _seeded(section.fit.seed):
+        tokenizer = Tokenizer(section.model, shards.schema.frame_shape)
+        if section.model.mean_frame:
+            tokenizer.set_mean(mean_frame(shards))
+        phase = TokenizerPretraining(tokenizer)
+    made_by = describe_tokenizer(tokenizer) | {"parents": {"record": shards.fingerprint}}
+    return Supervised(phase, made_by, section.fit)
+
+
+def _new_agent(recipe: Recipe, source: LatentSet, seed: int) -> Agent:
+    with _seeded(seed):
+        count, channels = source.latent_shape
+        dynamics = Dynamics(recipe.dynamics.model, latents=count, channels=channels, action_space=source.schema.action_space)
+        dynamics.set_latent_statistics(source.mean, source.std)
+        return Agent(recipe.agent.model, dynamics, tasks=len(source.schema.tasks))
+
+
+def _dynamics(recipe: Recipe, run: Path) -> Supervised:
+    section, source = recipe.dynamics, latents(run, "train")
+    agent = _new_agent(recipe, source, section.fit.seed)
+    made_by = describe_agent(agent, source.schema.tasks) | {"parents": {"encode": source.fingerprint}}
+    return Supervised(DynamicsPretraining(agent.dynamics, section.forcing), made_by, section.fit)
+
+
+def _agent(recipe: Recipe, run: Path, *, scratch: bool) -> Supervised:
+    section, source = recipe.agent, latents(run, "train")
+    parents = {"encode": source.fingerprint}
+    if scratch:
+        agent = _new_agent(recipe, source, section.fit.seed)
+    else:
+        checkpoint = trained(run, "dynamics")
+        parents["dynamics"] = checkpoint.fingerprint
+        with _seeded(section.fit.seed):
+            agent = restore_agent(checkpoint)
+    agent.requires_grad_(True)
+    made_by = describe_agent(agent, source.schema.tasks) | {"parents": parents}
+    return Supervised(AgentFinetuning(agent, section.finetuning), made_by, section.fit)
+
+
+def imagination(recipe: Recipe, run: Path) -> tuple[ImaginationTraining, dict[str, Any]]:
+    """The phase of the imagination stage and the ``made_by`` of its checkpoints; its heads start from agent finetuning."""
+    checkpoint = trained(run, "agent")
+    with _seeded(recipe.imagination.fit.seed):
+        phase = ImaginationTraining(restore_agent(checkpoint), recipe.imagination.loss)
+    return phase, {"parents": {"agent": checkpoint.fingerprint}}
+
+
+def acting_agent(run: Path, variant: str) -> Agent:
+    """The agent after ``agent``, ``agent_scratch`` or ``imagination``, frozen."""
+    if variant == "imagination":
+        return load_heads(restore_agent(trained(run, "agent")), trained(run, "imagination"))
+    return restore_agent(trained(run, variant))
+
+
+class Dreamer:
+    """Dreams numbered calls: call i starts from the contexts that the plan gives it and has its own seed, whoever dreams it."""
+
+    def __init__(self, recipe: Recipe, run: Path, agent: Agent):
+        self.config, self.agent, self.contexts = recipe.imagination, agent, feed("imagination", recipe, run)
+        self.calls_per_update = self.config.contexts.batch_size // self.config.dreams_per_call
+
+    def dream(self, call: int, version: int) -> Trajectory:
+        """The rollouts of ``call``, by the agent as it is now, whose heads are of ``version``."""
+        update, part = divmod(call, self.calls_per_update)
+        context = self.contexts.load(update, rank=part, world=self.calls_per_update)
+        assert isinstance(context, LatentClip)
+        generator = torch.Generator().manual_seed(self.config.fit.seed * 1_000_003 + call)
+        return imagine(
+            self.agent, context, horizon=self.config.horizon, steps=self.config.sampling_steps, generator=generator, version=version
+        )
+
+
+def join(parts: list[Trajectory]) -> Trajectory:
+    """One batch out of the calls of one update; its version is the oldest of theirs."""
+    return Trajectory(
+        states=torch.cat([part.states for part in parts]),
+        actions={name: torch.cat([part.actions[name] for part in parts]) for name in parts[0].actions},
+        rewards=torch.cat([part.rewards for part in parts]),
+        continues=torch.cat([part.continues for part in parts]),
+        task=torch.cat([part.task for part in parts]),
+        version=min(part.version for part in parts),
+    )
+
+
+@torch.no_grad()
+def encode_episode(tokenizer: Tokenizer, frames: np.ndarray, chunk: int = 128) -> np.ndarray:
+    """Latents float16 ``[T, l, c]`` of the pictures ``[T, y, x, 3]`` of one episode, as one pass over the whole episode would give them.
+
+    A frame sees at most (context - 1) frames back per time layer, so each chunk is encoded with that many frames before it.
+    """
+    transformer = tokenizer.encoder
+    time_layers = sum(block.axis == "time" for block in transformer.blocks)
+    reach = time_layers * (transformer.config.context - 1)
+    parts = []
+    for start in range(0, len(frames), chunk):
+        first = max(0, start - reach)
+        latents = tokenizer.encode(torch.from_numpy(frames[first : start + chunk]).unsqueeze(0))
+        parts.append(latents[0, start - first :].half().numpy())
+    return np.concatenate(parts)
+
+
+def mean_frame(shards: ShardSet, samples: int = MEAN_FRAME_SAMPLES) -> Tensor:
+    """Mean picture ``[y, x, 3]`` in 0 .. 1 over evenly spaced frames of a set."""
+    total, count = torch.zeros(*shards.schema.frame_shape, 3, dtype=torch.float64), 0
+    per_episode = -(-samples // len(shards.episodes))
+    for index in range(len(shards.episodes)):
+        frames = shards.read_episode(index).frames
+        chosen = frames[:: max(1, len(frames) // per_episode)]
+        total += torch.from_numpy(chosen).double().sum(0)
+        count += len(chosen)
+    return (total / (255 * count)).float()
+
+
+class _seeded:
+    """Initial weights from a seed, leaving PyTorch's global generator as it was."""
+
+    def __init__(self, seed: int):
+        self.seed, self.fork = seed, torch.random.fork_rng()
+
+    def __enter__(self) -> None:
+        self.fork.__enter__()
+        torch.manual_seed(self.seed)
+
+    def __exit__(self, *error: Any) -> None:
+        self.fork.__exit__(*error)
