@@ -1,0 +1,68 @@
+"""Closed-loop evaluation: actors play all worlds of a variant in batches, every variant in the same worlds.
+
+    (variant, worlds) --> Evaluator actors (tokenizer + agent + Crafter worlds) --> episode results
+"""
+
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+
+from dreamer_ray.distributed.cluster import require_cpus
+from dreamer_ray.distributed.pool import spread
+from dreamer_ray.envs.crafter import CrafterConfig
+from dreamer_ray.evaluation.episodes import EpisodeResult, RandomPlayer, play
+from dreamer_ray.imagination.session import ActingSession
+from dreamer_ray.progress import Progress
+from dreamer_ray.recipe import Recipe
+from dreamer_ray.stages import acting_agent, trained
+from dreamer_ray.training.restore import restore_tokenizer
+
+RANDOM = "random"
+
+
+def variants(recipe: Recipe) -> dict[str, int]:
+    """Who plays, and in how many worlds."""
+    section = recipe.evaluation
+    scratch = {"agent_scratch": section.baseline_worlds} if recipe.agent.scratch else {}
+    return {RANDOM: section.baseline_worlds} | scratch | {"agent": section.worlds, "imagination": section.worlds}
+
+
+def play_all(recipe: Recipe, run: Path, progress: Progress) -> dict[str, list[EpisodeResult]]:
+    """Episode results by variant, in the order of the worlds' seeds."""
+    section = recipe.evaluation
+    require_cpus(recipe.cluster.replicas, "evaluation")
+    jobs = []
+    for variant, worlds in variants(recipe).items():
+        seeds = range(section.seed, section.seed + worlds)
+        jobs += [(variant, list(seeds[i : i + section.worlds_per_call])) for i in range(0, worlds, section.worlds_per_call)]
+    actors = [Evaluator.options(name=f"evaluator-{i}").remote(recipe.model_dump_json(), str(run)) for i in range(recipe.cluster.replicas)]
+    results: dict[str, list[EpisodeResult]] = {variant: [] for variant in variants(recipe)}
+    for (variant, _), episodes in spread(actors, jobs, lambda actor, job: actor.play.remote(*job)):
+        assert isinstance(episodes, list)
+        results[variant] += episodes
+        progress.update(sum(map(len, results.values())), {})
+    return {variant: sorted(episodes, key=lambda episode: episode.seed) for variant, episodes in results.items()}
+
+
+@ray.remote(num_cpus=1, max_restarts=-1)
+class Evaluator:
+    """Plays batches of worlds as any variant of the agent."""
+
+    def __init__(self, recipe: str, run: str):
+        torch.set_num_threads(1)
+        self.recipe, self.run = Recipe.model_validate_json(recipe), Path(run)
+
+    def play(self, variant: str, seeds: list[int]) -> list[EpisodeResult]:
+        """One episode in each of the worlds ``seeds``."""
+        generator = torch.Generator().manual_seed(seeds[0])
+        config = CrafterConfig(size=self.recipe.data.crafter.size, length=self.recipe.evaluation.length)
+        if variant == RANDOM:
+            return play(RandomPlayer(generator), seeds, config)
+        tokenizer = restore_tokenizer(trained(self.run, "tokenizer"))
+        session = ActingSession(tokenizer, acting_agent(self.run, variant), batch=len(seeds), generator=generator)
+        return play(session, seeds, config)
+
+    def __repr__(self) -> str:
+        return "Evaluator"

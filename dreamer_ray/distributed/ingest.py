@@ -1,0 +1,63 @@
+"""Recording: actors play episodes and write shard files; a file that is there is never made again.
+
+    episode plan, a file's worth at a time --> Recorder actors (world + scripted player) --> Parquet files --> manifest, last
+"""
+
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from dreamer_ray.data.crafter import EpisodePlan, RecordConfig, episode_plan, record_episode, shard_schema
+from dreamer_ray.data.shards import ShardFile, commit_manifest, existing_shard, write_shard
+from dreamer_ray.distributed.cluster import require_cpus
+from dreamer_ray.distributed.pool import spread
+from dreamer_ray.progress import Progress
+from dreamer_ray.recipe import Recipe
+
+EPISODES_PER_FILE = 5
+
+
+def record(recipe: Recipe, run: Path, progress: Progress) -> dict[str, Any]:
+    """Records the train and held-out episodes of the recipe into ``run/record``."""
+    config, folder = recipe.data.crafter, run / "record"
+    require_cpus(recipe.cluster.replicas, "recording")
+    files: dict[str, list[ShardFile]] = {"train": [], "heldout": []}
+    jobs = []
+    for split in files:
+        episodes = [episode for episode in episode_plan(config) if episode.split == split]
+        for start in range(0, len(episodes), EPISODES_PER_FILE):
+            name = f"episodes-{start:06d}.parquet"
+            there = existing_shard(folder / split, name, shard_schema(config))
+            if there is None:
+                jobs.append((split, name, episodes[start : start + EPISODES_PER_FILE]))
+            else:
+                files[split].append(there)
+    frames = sum(file.frames for done in files.values() for file in done)
+    progress.update(sum(len(done) for done in files.values()), {"frames": frames})
+    recorders = [Recorder.options(name=f"recorder-{i}").remote(config.model_dump_json(), str(folder)) for i in range(recipe.cluster.replicas)]
+    for (split, _, _), file in spread(recorders, jobs, lambda actor, job: actor.write.remote(*job)):
+        assert isinstance(file, ShardFile)
+        files[split].append(file)
+        frames += file.frames
+        progress.update(sum(len(done) for done in files.values()), {"frames": frames})
+    for split, done in files.items():
+        ordered = sorted(done, key=lambda file: file.name)
+        commit_manifest(folder / split, shard_schema(config), ordered, made_by=config.model_dump(mode="json"), parents={})
+    return {"frames": frames}
+
+
+@ray.remote(num_cpus=1, max_restarts=-1)
+class Recorder:
+    """Plays episodes with the scripted player and writes them."""
+
+    def __init__(self, config: str, folder: str):
+        self.config, self.folder = RecordConfig.model_validate_json(config), Path(folder)
+
+    def write(self, split: str, name: str, episodes: list[EpisodePlan]) -> ShardFile:
+        """Records ``episodes`` into one file of ``split``."""
+        played = [record_episode(self.config, episode) for episode in episodes]
+        return write_shard(self.folder / split, name, played, shard_schema(self.config))
+
+    def __repr__(self) -> str:
+        return "Recorder"
