@@ -15,20 +15,21 @@ class ActionEmbedding(nn.Module):
         self.space, self.tokens = space, tokens
         self.base = nn.Parameter(torch.randn(tokens, width) * 0.02)
         size = tokens * width
-        self.components = nn.ModuleDict()
-        for name, component in space.items():
+        # A list in the order of the space: names such as "keys" or "arm.x" are not allowed in a ModuleDict.
+        self.components = nn.ModuleList()
+        for component in space.values():
             if isinstance(component, Categorical):
-                self.components[name] = nn.Embedding(component.size, size)
+                self.components.append(nn.Embedding(component.size, size))
             elif isinstance(component, Binary):
-                self.components[name] = nn.Embedding(2 * component.size, size)
+                self.components.append(nn.Embedding(2 * component.size, size))
             else:
-                self.components[name] = nn.Linear(component.size, size)
+                self.components.append(nn.Linear(component.size, size))
 
     def forward(self, actions: Actions, labelled: Bool[Tensor, "b t"]) -> Float[Tensor, "b t s d"]:
         """Tokens of each frame; the base alone where not ``labelled``."""
         total = torch.zeros((), device=self.base.device)
-        for name, component in self.space.items():
-            value, module = actions[name], self.components[name]
+        for (name, component), module in zip(self.space.items(), self.components, strict=True):
+            value = actions[name]
             if isinstance(component, Binary):
                 rows = value.long() + 2 * torch.arange(component.size, device=value.device)
                 total = total + module(rows).sum(-2)
