@@ -28,13 +28,17 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 def transformer_config(**changes) -> TransformerConfig:
-    return TransformerConfig(**({"width": 16, "layers": 4, "heads": 4, "kv_heads": 2, "mlp_ratio": 2.0, "time_every": 2, "context": 4} | changes))
+    return TransformerConfig(
+        **({"width": 16, "layers": 4, "heads": 4, "kv_heads": 2, "mlp_ratio": 2.0, "time_every": 2, "context": 4} | changes)
+    )
 
 
 def make_dynamics(*, space: ActionSpace | None = None, transformer: dict | None = None, **changes) -> Dynamics:
     """Weights are enlarged, so that every path through the model has an effect that a test can see."""
     torch.manual_seed(1)
-    config = DynamicsConfig(**({"transformer": transformer_config(**(transformer or {})), "packing": 2, "registers": 1, "k_max": 8} | changes))
+    config = DynamicsConfig(
+        **({"transformer": transformer_config(**(transformer or {})), "packing": 2, "registers": 1, "k_max": 8} | changes)
+    )
     dynamics = Dynamics(config, latents=LATENTS, channels=CHANNELS, action_space=MIXED if space is None else space)
     with torch.no_grad():
         dynamics.predict.weight.mul_(10)
@@ -44,7 +48,9 @@ def make_dynamics(*, space: ActionSpace | None = None, transformer: dict | None 
 
 def make_agent(*, heads: dict | None = None, **changes) -> Agent:
     dynamics = make_dynamics(**changes)
-    agent = Agent(AgentConfig(heads=HeadsConfig(**({"hidden": 16, "layers": 1, "distance": 2, "bins": 21} | (heads or {})))), dynamics, tasks=TASKS)
+    agent = Agent(
+        AgentConfig(heads=HeadsConfig(**({"hidden": 16, "layers": 1, "distance": 2, "bins": 21} | (heads or {})))), dynamics, tasks=TASKS
+    )
     with torch.no_grad():
         for head in (agent.policy, agent.reward, agent.value, agent.continues):
             head.net.output.weight.normal_(std=0.3)
@@ -53,7 +59,10 @@ def make_agent(*, heads: dict | None = None, **changes) -> Agent:
 
 def make_tokenizer(shape: tuple[int, int] = (8, 8), *, encoder: dict | None = None, decoder: dict | None = None, **changes) -> Tokenizer:
     torch.manual_seed(2)
-    parts = {"encoder": transformer_config(kv_heads=4, **(encoder or {})), "decoder": transformer_config(kv_heads=4, **(decoder or {}))}
+    parts = {
+        "encoder": transformer_config(**({"kv_heads": 4} | (encoder or {}))),
+        "decoder": transformer_config(**({"kv_heads": 4} | (decoder or {}))),
+    }
     config = TokenizerConfig(**({"patch": 4, "latents": LATENTS, "channels": CHANNELS, "perceptual": "none"} | parts | changes))
     tokenizer = Tokenizer(config, shape)
     with torch.no_grad():
