@@ -3,9 +3,10 @@
 import difflib
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -14,17 +15,21 @@ from dreamer_ray.errors import UserError
 
 
 class Config(BaseModel):
-    """Base of all configurations: frozen, no unknown keys, no silent conversion between types."""
+    """Base of all configurations: frozen, no unknown keys, no silent conversion between types, finite numbers."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     def fingerprint(self) -> str:
         """First 16 hex digits of the SHA-256 of the canonical JSON: equal configs have equal fingerprints."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return fingerprint(self.model_dump(mode="json"))
 
 
 C = TypeVar("C", bound=BaseModel)
+
+
+def fingerprint(values: Any) -> str:
+    """First 16 hex digits of the SHA-256 of ``values`` as canonical JSON."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def load_config(model: type[C], path: str | Path, overrides: Sequence[str] = ()) -> C:
@@ -34,9 +39,10 @@ def load_config(model: type[C], path: str | Path, overrides: Sequence[str] = ())
     """
     path = Path(path)
     try:
-        values = yaml.safe_load(path.read_text())
+        values = _read_yaml(path.read_text())
     except OSError as error:
-        raise UserError(f"recipe {path}: cannot be read ({error.strerror}); give the path of a YAML file such as configs/crafter/tiny.yaml") from error
+        remedy = "give the path of a YAML file such as configs/crafter/tiny.yaml"
+        raise UserError(f"recipe {path}: cannot be read ({error.strerror}); {remedy}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"recipe {path}: not valid YAML: {error}") from error
     if not isinstance(values, dict):
@@ -49,12 +55,37 @@ def load_config(model: type[C], path: str | Path, overrides: Sequence[str] = ())
 def parse_config(model: type[C], values: Any, source: str) -> C:
     """Validates ``values`` as ``model``; ``source`` names their origin in the error message."""
     try:
-        return model.model_validate_json(json.dumps(values))
+        text = json.dumps(values)
     except (TypeError, ValueError) as error:
-        if not isinstance(error, ValidationError):
-            raise UserError(f"{source}: holds a value that JSON cannot express ({error})") from error
-        lines = [_explain(model, problem) for problem in error.errors()]
-        raise UserError(f"{source}: " + "; ".join(lines)) from None
+        raise UserError(f"{source}: holds a value that is neither text, number, list nor section ({error})") from error
+    try:
+        return model.model_validate_json(text)
+    except ValidationError as error:
+        raise UserError(f"{source}: " + "; ".join(_explain(model, problem) for problem in error.errors())) from None
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as a recipe needs it: a key that stands twice is an error, and 1e-3 is a number, as everywhere but in YAML 1.1."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # pyright: ignore[reportArgumentType]
+        for (key, _), value in zip(node.value, keys, strict=True):
+            if keys.count(value) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {value} stands twice", key.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def _read_yaml(text: str) -> Any:
+    loader = _Loader(text)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
 
 
 def _apply(values: dict, override: str) -> None:
@@ -67,7 +98,7 @@ def _apply(values: dict, override: str) -> None:
         if not isinstance(values, dict):
             raise UserError(f"override {override!r}: {'.'.join(parents[: depth + 1])} is a value, not a section")
     try:
-        values[leaf] = yaml.safe_load(text)
+        values[leaf] = _read_yaml(text)
     except yaml.YAMLError as error:
         raise UserError(f"override {override!r}: the value is not valid YAML") from error
 
@@ -75,19 +106,36 @@ def _apply(values: dict, override: str) -> None:
 def _explain(model: type[BaseModel], problem: Any) -> str:
     place = ".".join(str(part) for part in problem["loc"]) or "(top level)"
     if problem["type"] == "extra_forbidden":
-        names = list(_keys(model))
-        leaf = place.rsplit(".", 1)[-1]
-        near = difflib.get_close_matches(place, names, 1, 0.6) or [n for n in names if n.rsplit(".", 1)[-1] in difflib.get_close_matches(leaf, [n.rsplit(".", 1)[-1] for n in names], 1, 0.6)]
-        hint = f"; did you mean {near[0]}?" if near else ""
-        return f"unknown key {place}{hint}"
+        near = nearest(place, list(_keys(model)))
+        return f"unknown key {place}" + (f"; did you mean {near}?" if near else "")
     if problem["type"] == "missing":
         return f"missing key {place}"
-    return f"{place} = {problem['input']!r}: {problem['msg'][0].lower() + problem['msg'][1:]}"
+    if problem["type"] == "value_error":
+        return f"{place}: {problem['ctx']['error']}"
+    return f"{place} = {_shortened(repr(problem['input']))}: {problem['msg'][0].lower() + problem['msg'][1:]}"
 
 
-def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    for name, field in model.model_fields.items():
-        yield prefix + name
-        inner = field.annotation
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            yield from _keys(inner, f"{prefix}{name}.")
+def nearest(path: str, known: Sequence[str]) -> str | None:
+    """The dotted path among ``known`` that ``path`` was probably meant to be: first in the same section, then elsewhere."""
+    section, _, leaf = path.rpartition(".")
+    siblings = [name for name in known if name.rpartition(".")[0] == section]
+    for names in (siblings, known):
+        leaves = difflib.get_close_matches(leaf, {name.rpartition(".")[2] for name in names}, 1, 0.6)
+        if found := [name for name in names if name.rpartition(".")[2] in leaves]:
+            return max(found, key=lambda name: difflib.SequenceMatcher(None, path, name).ratio())
+    return None
+
+
+def _keys(annotation: Any, prefix: str = "") -> Iterator[str]:
+    """Dotted paths of all keys below a model, also through ``Model | None`` and ``Annotated``; with a prefix, below that key."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        for name, field in annotation.model_fields.items():
+            yield prefix + name
+            yield from _keys(field.annotation, f"{prefix}{name}.")
+        return
+    for part in get_args(annotation):
+        yield from _keys(part, prefix)
+
+
+def _shortened(text: str, limit: int = 80) -> str:
+    return text if len(text) <= limit else text[:limit] + ".."

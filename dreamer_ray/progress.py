@@ -1,0 +1,55 @@
+"""Progress lines: how far a stage is, how fast it goes, when it ends and its newest figures, at most one line every few seconds."""
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+
+log = logging.getLogger("dreamer_ray")
+
+SECONDS_BETWEEN_LINES = 5.0
+FIGURES_SHOWN = 4
+
+
+class Progress:
+    """Shows a stage of ``total`` units such as "steps", as in ``tokenizer  340/1200 steps  14.2 steps/s  ETA 0:01:00  mse 0.0123``.
+
+    Write-only: nothing reads it back. The first update sets from where the rate is measured, so a resumed stage shows its true rate.
+    """
+
+    def __init__(self, stage: str, total: int, unit: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.stage, self.total, self.unit, self._clock = stage, total, unit, clock
+        self._first: tuple[int, float] | None = None
+        self._shown: tuple[int, float] | None = None
+
+    def update(self, done: int, figures: Mapping[str, float]) -> None:
+        """``done`` units of the total are finished; logs a line unless one was logged just now (the end is always shown, once)."""
+        now = self._clock()
+        self._first = self._first or (done, now)
+        if self._shown is not None:
+            before, moment = self._shown
+            if done == before or (done < self.total and now - moment < SECONDS_BETWEEN_LINES):
+                return
+        self._shown = (done, now)
+        log.info("%s", progress_line(self, done, units_per_second=self._rate(done, now), figures=figures))
+
+    def _rate(self, done: int, now: float) -> float | None:
+        assert self._first is not None
+        start, begun = self._first
+        return (done - start) / (now - begun) if done > start and now > begun else None
+
+
+def progress_line(progress: Progress, done: int, *, units_per_second: float | None, figures: Mapping[str, float]) -> str:
+    """The text of one line; without a rate there is no ETA."""
+    parts = [f"{progress.stage:<13} {done}/{progress.total} {progress.unit}"]
+    if units_per_second:
+        parts.append(f"{units_per_second:.3g} {progress.unit}/s")
+        if done < progress.total:
+            parts.append(f"ETA {duration((progress.total - done) / units_per_second)}")
+    parts += [f"{name} {value:.4g}" for name, value in list(figures.items())[:FIGURES_SHOWN]]
+    return "  ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds, such as ``0:01:07``."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
