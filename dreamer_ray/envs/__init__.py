@@ -1,0 +1,1 @@
+"""Gymnasium environments, and the scripted player that makes a data set out of one."""

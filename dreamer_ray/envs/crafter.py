@@ -1,0 +1,152 @@
+"""Crafter as a Gymnasium environment that repeats exactly: one seed is one world, in any process.
+
+Crafter (Hafner 2021, arXiv:2109.06780) shows a player from above: 9 x 7 tiles of the world and 9 x 2 tiles of inventory.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import crafter
+import gymnasium
+import numpy as np
+from crafter import constants, engine, objects
+from pydantic import Field
+
+from dreamer_ray.config import Config
+from dreamer_ray.errors import UserError
+from dreamer_ray.types import ActionSpace, Categorical
+
+ACTIONS: tuple[str, ...] = tuple(constants.actions)
+"""Names of the 17 actions, by their number."""
+TASKS: tuple[str, ...] = tuple(constants.achievements)
+"""Names of the 22 achievements, by their number."""
+LADDER: tuple[str, ...] = (
+    "collect_wood",
+    "place_table",
+    "make_wood_pickaxe",
+    "collect_stone",
+    "make_stone_pickaxe",
+    "collect_coal",
+    "place_furnace",
+    "collect_iron",
+    "make_iron_pickaxe",
+    "collect_diamond",
+)
+"""The achievements on the way to a diamond, in the order in which they can be reached."""
+ACTION_SPACE: ActionSpace = {"action": Categorical(size=len(ACTIONS))}
+
+CREATURES = ("player", "cow", "zombie", "skeleton", "arrow", "plant")
+TILES: tuple[str, ...] = ("outside", *constants.materials, *CREATURES, "ripe-plant")
+"""Names of the codes in ``CrafterState.tiles``."""
+SEEN = (4, 3)
+"""How many tiles the player sees to each side: columns, rows."""
+
+
+class CrafterConfig(Config):
+    """One episode of Crafter."""
+
+    size: int = Field(72, gt=0, multiple_of=9)
+    """Side of the square picture in pixels; a multiple of 9, so that each of the 9 x 9 tiles has whole pixels."""
+    length: int = Field(400, gt=0)
+    """Step limit, after which an episode is truncated."""
+
+
+@dataclass(frozen=True)
+class CrafterState:
+    """What the simulator knows, for players that may look behind the picture. Positions are (x, y), y downward."""
+
+    tiles: np.ndarray
+    """uint8 ``[x, y]``: indices into ``TILES``; a creature hides the ground below it."""
+    position: tuple[int, int]
+    facing: tuple[int, int]
+    inventory: dict[str, int]
+    sleeping: bool
+
+
+def frame_shape(config: CrafterConfig) -> tuple[int, int]:
+    """Rows and columns of a picture."""
+    return config.size, config.size
+
+
+def ladder_prompt(achievements: dict[str, int]) -> int:
+    """Index into ``TASKS`` of the first task of the ladder that is not achieved yet; of the last one when all are."""
+    missing = [task for task in LADDER if not achievements[task]]
+    return TASKS.index(missing[0] if missing else LADDER[-1])
+
+
+class _Game(crafter.Env):
+    """Crafter without its one source of chance outside the seeded generator.
+
+    Crafter keeps the creatures of a region in a ``set`` of objects, whose order follows their memory addresses, and
+    draws the creature that vanishes by its place in that order.
+    """
+
+    def _balance_chunk(self, chunk: tuple[int, int, int, int], objs: Any) -> None:
+        in_order_of_birth = [creature for creature in self._world.objects if creature in objs]
+        super()._balance_chunk(chunk, in_order_of_birth)
+
+    def restart(self, seed: int) -> np.ndarray:
+        """The first picture of the world of ``seed``, no matter what was played before."""
+        self._seed, self._episode = seed, 0
+        return self.reset()
+
+    @property
+    def world(self) -> engine.World:
+        return self._world
+
+    @property
+    def player(self) -> objects.Player:
+        assert self._player is not None, "reset comes first"
+        return self._player
+
+    def tiles(self) -> np.ndarray:
+        tiles = self._sem_view()
+        for thing in self._world.objects:
+            if isinstance(thing, objects.Plant) and thing.ripe:
+                tiles[tuple(thing.pos)] = TILES.index("ripe-plant")
+        return tiles
+
+
+class CrafterEnv(gymnasium.Env[np.ndarray, int]):
+    """Crafter with pictures uint8 ``[size, size, 3]`` and 17 actions.
+
+    ``terminated`` is death, ``truncated`` the step limit. ``info`` holds ``events``: uint8 ``[22]``, by how much each
+    achievement's counter rose on this step, and ``achievements``: the counters by name. The reward is Crafter's own.
+    """
+
+    def __init__(self, config: CrafterConfig):
+        side = (config.size, config.size)
+        self.config = config
+        self.observation_space = gymnasium.spaces.Box(0, 255, (*side, 3), np.uint8)
+        self.action_space = gymnasium.spaces.Discrete(len(ACTIONS))  # pyright: ignore[reportAttributeAccessIssue]
+        self._game = _Game(size=side, length=config.length, seed=0)
+        self._counts = np.zeros(len(TASKS), np.int64)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        """Starts the world of ``seed``; without one, a world drawn from the generator of the last seed."""
+        super().reset(seed=seed, options=options)
+        if seed is None:
+            seed = int(self.np_random.integers(2**31))
+        frame = self._game.restart(seed)
+        self._counts = np.zeros(len(TASKS), np.int64)
+        return frame, self._info()
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Takes action number ``action``. Raises ``UserError`` for a number outside 0 .. 16."""
+        if not 0 <= action < len(ACTIONS):
+            raise UserError(f"action {action}: Crafter has the actions 0 .. {len(ACTIONS) - 1}")
+        frame, reward, done, details = self._game.step(int(action))
+        terminated = details["discount"] == 0
+        return frame, float(reward), terminated, bool(done) and not terminated, self._info()
+
+    def state(self) -> CrafterState:
+        """The simulator's state now."""
+        player = self._game.player
+        x, y = player.pos.tolist()
+        return CrafterState(self._game.tiles(), (x, y), tuple(player.facing), dict(player.inventory), player.sleeping)
+
+    def _info(self) -> dict[str, Any]:
+        achievements = {task: int(self._game.player.achievements[task]) for task in TASKS}
+        counts = np.array(list(achievements.values()))
+        events, self._counts = (counts - self._counts).astype(np.uint8), counts
+        return {"events": events, "achievements": achievements}
