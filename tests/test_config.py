@@ -120,4 +120,4 @@ def test_the_nearest_name_is_looked_for_in_the_same_section_first():
     known = ["agent", "agent.fit", "agent.fit.steps", "dynamics", "dynamics.fit", "dynamics.fit.steps", "dynamics.width"]
     assert nearest("dynamics.fit.step", known) == "dynamics.fit.steps"
     assert nearest("agent.width", known) == "dynamics.width"
-    assert nearest("nothing.like.it", known) is None
+    assert nearest("dynamics.zzz", known) is None
