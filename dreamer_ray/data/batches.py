@@ -1,0 +1,130 @@
+"""The plan of batches: which clips step s takes is a pure function of the seed and s.
+
+So the position in the data is one number, the step; a resumed run goes on at it, and any number of ranks share the same global batch.
+Uniform rows go through all clips once an epoch; relevant rows are drawn so that every task is trained equally often.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from dreamer_ray.config import Config
+from dreamer_ray.data.clips import ClipRef, read_clip
+from dreamer_ray.data.shards import ShardSet
+from dreamer_ray.errors import UserError
+from dreamer_ray.types import Clip, LatentClip
+
+
+class BatchConfig(Config):
+    """Sizes and mixture of the batches of one phase."""
+
+    batch_size: int = Field(gt=0)
+    length: int = Field(gt=0)
+    """T1, frames of a short batch's clips."""
+    long_length: int | None = Field(None, gt=0)
+    """T2, frames of a long batch's clips; None for short batches only. Should exceed the context C."""
+    long_batch_size: int | None = Field(None, gt=0)
+    long_fraction: float = Field(0.1, ge=0, le=1)
+    """Share of the steps whose batch is long."""
+    final_long: float = Field(0.0, ge=0, le=1)
+    """Last share of the steps, in which every batch is long."""
+    relevant_fraction: float = Field(0.0, ge=0, le=1)
+    """Share of the rows that are clips in which their task's event occurs; the others are drawn uniformly."""
+    label_fraction: float = Field(1.0, ge=0, le=1)
+    """Share of the episodes, in data-set order, whose actions are used; the others count as unlabelled video."""
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "BatchConfig":
+        if (self.long_length is None) != (self.long_batch_size is None):
+            raise ValueError("long_length and long_batch_size go together")
+        if self.relevant_fraction > 0 and self.length < 2:
+            raise ValueError("relevant_fraction > 0 needs length >= 2: the frame before an event must be in the clip")
+        return self
+
+
+class BatchPlan:
+    """The clips of every step of a phase of ``steps`` steps over ``source``; prompts are among ``tasks``.
+
+    Raises ``UserError`` where the set has no episode as long as a clip, or no event of the tasks though relevant rows are asked for.
+    """
+
+    def __init__(self, source: ShardSet, config: BatchConfig, *, steps: int, tasks: Sequence[str]):
+        self.config, self.lengths = config, source.lengths
+        self.labelled_episodes = round(config.label_fraction * len(self.lengths))
+        self.tasks = [source.schema.tasks.index(task) for task in tasks]
+        step = np.arange(steps)
+        share = config.long_fraction if config.long_length else 0.0
+        every = np.floor((step + 1) * share + 1e-9) > np.floor(step * share + 1e-9)
+        self.long = (every | (step >= steps * (1 - config.final_long))) & (config.long_length is not None)
+        self.ordinal = np.where(self.long, np.cumsum(self.long), np.cumsum(~self.long)) - 1
+        self.counts = {length: self.lengths // length for length in {config.length, config.long_length or config.length}}
+        for length, counts in self.counts.items():
+            if counts.sum() == 0:
+                raise UserError(f"data set {source.folder}: no episode has {length} frames (the longest has {self.lengths.max()}); lower batches.length")
+        self.events = self._relevant_events(source) if config.relevant_fraction else {}
+        self._order = lru_cache(maxsize=4)(self._epoch)
+
+    def refs(self, step: int) -> list[ClipRef]:
+        """The global batch of ``step``."""
+        config, long = self.config, bool(self.long[step])
+        size = (config.long_batch_size if long else config.batch_size) or 0
+        length = (config.long_length if long else config.length) or 0
+        edges = np.floor(np.arange(size + 1) * config.relevant_fraction + 1e-9)
+        relevant = edges[1:] > edges[:-1]
+        position = int(self.ordinal[step]) * int((~relevant).sum())
+        rng = np.random.default_rng([config.seed, 1, step])
+        rows = []
+        for is_relevant in relevant:
+            if is_relevant:
+                rows.append(self._relevant(length, rng))
+            else:
+                rows.append(self._uniform(length, position, rng))
+                position += 1
+        return rows
+
+    def _uniform(self, length: int, position: int, rng: np.random.Generator) -> ClipRef:
+        total = int(self.counts[length].sum())
+        epoch, place = divmod(position, total)
+        episodes, starts = self._order(length, epoch)
+        return self._ref(int(episodes[place]), int(starts[place]), length, task=int(rng.choice(self.tasks)), relevant=False)
+
+    def _epoch(self, length: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """All clips of an epoch, shuffled: each episode is cut into whole clips from a random offset, so none overlap."""
+        rng = np.random.default_rng([self.config.seed, 0, length, epoch])
+        counts = self.counts[length]
+        offsets = rng.integers(0, self.lengths - counts * length + 1)
+        episodes = np.repeat(np.arange(len(counts)), counts)
+        within = np.arange(len(episodes)) - np.repeat(np.cumsum(counts) - counts, counts)
+        order = rng.permutation(len(episodes))
+        return episodes[order], (offsets[episodes] + within * length)[order]
+
+    def _relevant(self, length: int, rng: np.random.Generator) -> ClipRef:
+        task = int(rng.choice(list(self.events)))
+        episode, frame = self.events[task][int(rng.integers(len(self.events[task])))]
+        earliest, latest = max(0, frame - length + 1), min(frame - 1, int(self.lengths[episode]) - length)
+        return self._ref(int(episode), int(rng.integers(earliest, latest + 1)), length, task=task, relevant=True)
+
+    def _ref(self, episode: int, start: int, length: int, *, task: int, relevant: bool) -> ClipRef:
+        return ClipRef(episode, start, length, task, relevant, episode < self.labelled_episodes)
+
+    def _relevant_events(self, source: ShardSet) -> dict[int, np.ndarray]:
+        episode, frame, task = source.event_frames()
+        length = max(self.counts)
+        usable = (frame >= 1) & (self.lengths[episode] >= length)
+        events = {t: np.stack([episode, frame], 1)[usable & (task == t)] for t in self.tasks}
+        events = {t: found for t, found in events.items() if len(found)}
+        if not events:
+            raise UserError(f"data set {source.folder}: no clip of {length} frames holds an event of any task; record more or longer episodes")
+        return events
+
+
+def load(source: ShardSet, plan: BatchPlan, step: int, *, rank: int, world: int) -> Clip | LatentClip:
+    """The rows of ``rank`` out of ``world`` of the batch of ``step``. Raises ``UserError`` where the batch cannot be shared equally."""
+    refs = plan.refs(step)
+    if len(refs) % world:
+        raise UserError(f"a batch of {len(refs)} rows cannot be shared by {world} workers; choose a batch size that is a multiple of it")
+    share = len(refs) // world
+    return read_clip(source, refs[rank * share : (rank + 1) * share])

@@ -1,0 +1,53 @@
+"""From a set of episodes to batches of clips."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dreamer_ray.data.shards import Rows, ShardSet, decode_frame
+from dreamer_ray.types import Annotations, Clip, LatentClip
+
+
+@dataclass(frozen=True)
+class ClipRef:
+    """Which frames a row of a batch takes, and under which prompt."""
+
+    episode: int
+    start: int
+    length: int
+    task: int
+    relevant: bool
+    label: bool
+    """Whether the actions may be used."""
+
+
+def read_clip(source: ShardSet, refs: Sequence[ClipRef]) -> Clip | LatentClip:
+    """The frames and annotations that ``refs``, all of one length, point to; latents where the set holds latents."""
+    parts = [(source.rows(ref.episode), ref) for ref in refs]
+    frames = torch.from_numpy(
+        np.stack([[decode_frame(frame, source.schema) for frame in rows.payload[_span(ref)]] for rows, ref in parts])
+    )
+    notes = Annotations(
+        actions={name: _stack(rows.actions[name][_span(ref)] for rows, ref in parts) for name in source.schema.action_space},
+        labelled=_stack(_labelled(rows, ref) for rows, ref in parts),
+        rewards=_stack((rows.events[_span(ref), ref.task] > 0).astype(np.float32) for rows, ref in parts),
+        continues=_stack(rows.continues[_span(ref)] for rows, ref in parts),
+        task=torch.tensor([ref.task for ref in refs]),
+        relevant=torch.tensor([ref.relevant for ref in refs]),
+    )
+    return LatentClip(frames.float(), notes) if source.schema.codec == "float16" else Clip(frames, notes)
+
+
+def _span(ref: ClipRef) -> slice:
+    return slice(ref.start, ref.start + ref.length)
+
+
+def _labelled(rows: Rows, ref: ClipRef) -> np.ndarray:
+    return rows.labelled[_span(ref)] & ref.label
+
+
+def _stack(arrays) -> Tensor:
+    return torch.from_numpy(np.stack(list(arrays)))

@@ -1,0 +1,64 @@
+"""Sets of latents: the files of ``shards.py`` with half-precision latents for frames, bound to the tokenizer that made them."""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dreamer_ray.data.shards import Episode, ShardFile, ShardSchema, ShardSet, commit_manifest, open_shards, write_shard
+from dreamer_ray.errors import UserError
+
+
+class LatentSet(ShardSet):
+    """A committed folder of latents with the mean and deviation of each of their numbers, ``[l, c]``."""
+
+    mean: Tensor
+    std: Tensor
+
+
+def latent_schema(pictures: ShardSchema, latents: int, channels: int) -> ShardSchema:
+    """The schema of the latents of a set of pictures."""
+    return pictures.model_copy(update={"codec": "float16", "frame_shape": (latents, channels)})
+
+
+def write_latents(folder: Path, name: str, episodes: Sequence[Episode], schema: ShardSchema) -> ShardFile:
+    """Like ``write_shard``, and keeps the sums that the statistics of the set are made from."""
+    numbers = np.concatenate([episode.frames for episode in episodes]).astype(np.float64)
+    sums = {"count": len(numbers), "sum": numbers.sum(0).tolist(), "squares": (numbers**2).sum(0).tolist()}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.sums.json").write_text(json.dumps(sums))
+    return write_shard(folder, name, episodes, schema)
+
+
+def commit_latents(
+    folder: Path, schema: ShardSchema, files: Sequence[ShardFile], *, made_by: dict[str, Any], parents: dict[str, str]
+) -> None:
+    """Computes the statistics over all ``files`` and writes the manifest; ``parents["tokenizer"]`` is the tokenizer's fingerprint."""
+    parts = [json.loads((folder / f"{file.name}.sums.json").read_text()) for file in files]
+    count = sum(part["count"] for part in parts)
+    mean = np.sum([part["sum"] for part in parts], axis=0) / count
+    variance = np.sum([part["squares"] for part in parts], axis=0) / count - mean**2
+    statistics = {"mean": mean.tolist(), "std": np.sqrt(np.maximum(variance, 0)).tolist()}
+    commit_manifest(folder, schema, files, made_by=made_by | {"statistics": statistics}, parents=parents)
+
+
+def open_latents(folder: Path, *, tokenizer_fingerprint: str) -> LatentSet:
+    """Opens a committed folder of latents. Raises ``UserError`` where another tokenizer made them."""
+    manifest = open_shards(folder).manifest
+    made_by_tokenizer = manifest.parents.get("tokenizer")
+    if made_by_tokenizer != tokenizer_fingerprint:
+        raise UserError(
+            f"latents {folder}: made by tokenizer {made_by_tokenizer}, but this run's tokenizer is {tokenizer_fingerprint}; "
+            "encode again with --from encode"
+        )
+    latents = LatentSet(folder, manifest)
+    statistics = manifest.made_by["statistics"]
+    latents.mean, latents.std = torch.tensor(statistics["mean"]).float(), torch.tensor(statistics["std"]).float()
+    if not all(math.isfinite(value) for value in latents.std.flatten().tolist()):
+        raise UserError(f"latents {folder}: hold values that are not finite; the tokenizer diverged, train it again with --from tokenizer")
+    return latents
