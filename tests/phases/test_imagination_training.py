@@ -1,0 +1,142 @@
+"""Policy and value on hand-made trajectories: a bandit that needs every time index right, the prior, the warm-up."""
+
+import copy
+
+import pytest
+import torch
+
+from dreamer_ray.phases.imagination_training import ImaginationLossConfig, ImaginationTraining
+from dreamer_ray.types import Categorical, Trajectory
+
+CHOICES, LENGTH, ROWS = 4, 5, 32
+SPACE = {"action": Categorical(size=CHOICES)}
+
+
+@pytest.fixture
+def agent(tiny):
+    agent = tiny.agent(space=SPACE, heads={"bins": 41})
+    with torch.no_grad():
+        for head in (agent.policy, agent.value):
+            head.net.output.weight.zero_()
+    return agent
+
+
+def _episodes(agent, kinds, generator, *, continues):
+    """Trajectories whose states are of ``CHOICES`` kinds; in each kind another action is right, and only now."""
+    which = torch.randint(0, CHOICES, (ROWS, LENGTH + 1), generator=generator)
+    states = kinds[which]
+    with torch.no_grad():
+        actions = agent.policy.now(states[:, :-1]).sample(generator)
+    rewards = (actions["action"] == which[:, :-1]).float()
+    going_on = (torch.rand(ROWS, LENGTH, generator=generator) < continues).float()
+    return Trajectory(states, actions, rewards, going_on, torch.zeros(ROWS, dtype=torch.long), 0)
+
+
+def _learn(agent, *, shift=0, continues=0.0, steps=150, lam=0.95):
+    phase = ImaginationTraining(agent, ImaginationLossConfig(beta=0.05, lam=lam))
+    optimizer = torch.optim.Adam([p for p in phase.parameters() if p.requires_grad], 0.02)
+    generator, kinds = torch.Generator().manual_seed(0), 2 * torch.eye(CHOICES, 16)
+    for _ in range(steps):
+        batch = _episodes(agent, kinds, generator, continues=continues)
+        rewards = batch.rewards.roll(shift, 1)
+        batch = Trajectory(batch.states, batch.actions, rewards, batch.continues, batch.task, 0)
+        loss = phase(batch, generator=generator, progress=0.5)
+        optimizer.zero_grad()
+        loss.total.backward()
+        optimizer.step()
+    with torch.no_grad():
+        right = agent.policy.now(kinds).components["action"].probs.diagonal()
+        return right, agent.value(kinds).mean
+
+
+@pytest.mark.parametrize("continues", [0.0, 0.5])
+def test_a_bandit_where_only_the_action_of_this_step_matters_is_solved(agent, continues):
+    right, value = _learn(agent, continues=continues)
+    assert float(right.min()) > 0.75
+    if continues == 0:
+        assert torch.allclose(value, right, atol=0.2)
+
+
+@pytest.mark.parametrize("shift", [-1, 1])
+def test_rewards_that_arrive_one_step_off_teach_nothing(agent, shift):
+    right, _ = _learn(agent, shift=shift, steps=60)
+    assert float(right.mean()) < 0.45
+    assert float(right.min()) < 0.4
+
+
+def test_values_belong_to_their_own_states(agent):
+    phase = ImaginationTraining(agent, ImaginationLossConfig())
+    optimizer = torch.optim.Adam(phase.value.parameters(), 0.02)
+    generator, kinds = torch.Generator().manual_seed(0), 2 * torch.eye(CHOICES, 16)
+    for _ in range(150):
+        batch = _episodes(agent, kinds, generator, continues=0.0)
+        # What arrives depends on the state that is left, not on the action: 0, 1, 2, 3.
+        rewards = batch.states[:, :-1].argmax(-1).float()
+        batch = Trajectory(batch.states, batch.actions, rewards, batch.continues, batch.task, 0)
+        optimizer.zero_grad()
+        phase(batch, generator=generator, progress=0.0).total.backward()
+        optimizer.step()
+    with torch.no_grad():
+        assert torch.allclose(agent.value(kinds).mean, torch.arange(4.0), atol=0.25)
+
+
+def _batch(agent, seed=0):
+    return _episodes(agent, torch.randn(CHOICES, 16), torch.Generator().manual_seed(seed), continues=0.9)
+
+
+def test_the_kl_is_zero_at_the_prior_and_points_away_from_it(tiny):
+    agent = tiny.agent(space=SPACE)
+    phase = ImaginationTraining(agent, ImaginationLossConfig(beta=0.3))
+    batch = _batch(agent)
+    assert float(phase(batch, generator=tiny.generator(), progress=0.5).metrics["prior"]) == pytest.approx(0, abs=1e-6)
+    before = copy.deepcopy(agent.policy)
+    with torch.no_grad():
+        agent.policy.net.output.weight.add_(torch.randn_like(agent.policy.net.output.weight))
+    found = phase(batch, generator=tiny.generator(), progress=0.5).metrics["prior"]
+    now, then = (p.now(batch.states[:, :-1]).components["action"].logits for p in (agent.policy, before))
+    expected = 0.3 * (now.exp() * (now - then)).sum(-1).mean()
+    assert float(found) == pytest.approx(float(expected), rel=1e-4)
+    assert float(expected) > 0.01
+
+
+def test_only_policy_and_value_are_trained(tiny):
+    agent = tiny.agent(space=SPACE).requires_grad_(False)
+    phase = ImaginationTraining(agent, ImaginationLossConfig())
+    trained = {name.split(".")[0] for name, p in phase.named_parameters() if p.requires_grad}
+    assert trained == {"policy", "value"}
+    assert {name.split(".")[0] for name, _ in phase.named_parameters()} == {"policy", "value", "prior"}
+    phase(_batch(agent), generator=tiny.generator(), progress=0.5).total.backward()
+    assert all(p.grad is None for p in phase.prior.parameters())
+
+
+def test_while_the_value_warms_up_the_policy_stands_still(tiny):
+    agent = tiny.agent(space=SPACE)
+    phase = ImaginationTraining(agent, ImaginationLossConfig(value_warmup=0.5))
+    for progress, moves in ((0.49, False), (0.5, True)):
+        phase.zero_grad()
+        phase(_batch(agent), generator=tiny.generator(), progress=progress).total.backward()
+        assert (float(sum(p.grad.abs().sum() for p in agent.policy.parameters())) > 0) is moves
+        assert float(agent.value.net.output.weight.grad.abs().sum()) > 0
+
+
+def test_the_policys_gradient_does_not_know_the_size_of_the_advantage(tiny):
+    agent = tiny.agent(space=SPACE)
+    with torch.no_grad():
+        agent.value.net.output.weight.zero_()
+    phase, batch, gradients = ImaginationTraining(agent, ImaginationLossConfig()), _batch(agent), []
+    signs = torch.where(batch.rewards > 0, 1.0, -1.0)
+    for factor in (1.0, 250.0):
+        scaled = Trajectory(batch.states, batch.actions, factor * signs, batch.continues, batch.task, 0)
+        phase.zero_grad()
+        phase(scaled, generator=tiny.generator(), progress=0.5).total.backward()
+        gradients.append(agent.policy.net.output.weight.grad.clone())
+    assert torch.equal(*gradients)
+
+
+def test_only_the_first_distance_of_the_policy_is_moved(tiny):
+    agent = tiny.agent(space=SPACE)
+    phase = ImaginationTraining(agent, ImaginationLossConfig())
+    phase(_batch(agent), generator=tiny.generator(), progress=0.5).total.backward()
+    by_distance = agent.policy.net.output.weight.grad.unflatten(0, (3, CHOICES)).abs().sum((1, 2))
+    assert by_distance[0] > 0
+    assert by_distance[1:].tolist() == [0.0, 0.0]
