@@ -37,9 +37,9 @@ class Checkpoint:
         """The tensors of ``name``.safetensors, verified against the manifest."""
         path = self.path / f"{name}.safetensors"
         try:
-            found = _checksum(path)
-            if found != self.checksums[path.name]:
-                raise UserError(f"checkpoint {path}: SHA-256 {found[:12]}.. but its manifest says {self.checksums[path.name][:12]}..; {_REMEDY}")
+            found, expected = _checksum(path), self.checksums.get(path.name, "none")
+            if found != expected:
+                raise UserError(f"checkpoint {path}: SHA-256 {found[:12]}.. but its manifest says {expected[:12]}..; {_REMEDY}")
             return load_file(path)
         except (OSError, SafetensorError) as error:
             raise UserError(f"checkpoint {path}: cannot be read ({error}); {_REMEDY}") from error
@@ -98,7 +98,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
         manifest = json.loads((path / "manifest.json").read_text())
         if manifest["format"] != FORMAT:
             raise UserError(f"checkpoint {path}: format {manifest['format']}, this version reads {FORMAT}; use the version that wrote it")
-        return Checkpoint(path, int(manifest["step"]), manifest["made_by"], manifest["checksums"])
+        return Checkpoint(path, int(manifest["step"]), manifest["made_by"], dict(manifest["checksums"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"checkpoint {path}: its manifest.json cannot be read ({error!r}); {_REMEDY}") from error
 

@@ -16,6 +16,10 @@ class FileSink:
     def __init__(self, folder: Path):
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / "metrics.jsonl"
+        if self.path.exists() and not self.path.read_bytes().endswith(b"\n"):
+            # A crash cut the last line; the next record must not become part of it.
+            with self.path.open("a") as file:
+                file.write("\n")
         self.board = SummaryWriter(str(folder / "tensorboard"))
 
     def __call__(self, step: int, figures: dict[str, float]) -> None:
