@@ -28,7 +28,7 @@ def record(recipe: Recipe, run: Path, progress: Progress) -> dict[str, Any]:
         episodes = [episode for episode in episode_plan(config) if episode.split == split]
         for start in range(0, len(episodes), EPISODES_PER_FILE):
             name = f"episodes-{start:06d}.parquet"
-            there = existing_shard(folder / split, name, shard_schema(config))
+            there = existing_shard(folder / split, name, shard_schema(config), [e.name for e in episodes[start : start + EPISODES_PER_FILE]])
             if there is None:
                 jobs.append((split, name, episodes[start : start + EPISODES_PER_FILE]))
             else:

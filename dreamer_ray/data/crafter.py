@@ -1,0 +1,75 @@
+"""Recorded play of Crafter: which episodes there are, and one episode by the scripted player."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+
+from dreamer_ray.config import Config
+from dreamer_ray.data.shards import Episode, ShardSchema
+from dreamer_ray.envs.crafter import ACTION_SPACE, TASKS, CrafterConfig, CrafterEnv, frame_shape
+from dreamer_ray.envs.crafter_player import ScriptedPlayer
+
+HELDOUT_SEEDS = 500_000
+"""Worlds of held-out episodes have their seeds from here on; those of training episodes start at 0."""
+CRAFTER_FPS = 20.0
+
+
+class RecordConfig(Config):
+    """The data set that the scripted player makes."""
+
+    size: int = Field(72, gt=0, multiple_of=9)
+    """Side of a picture in pixels."""
+    episodes: int = Field(gt=0)
+    holdout_episodes: int = Field(gt=0)
+    length: int = Field(400, gt=1)
+    """Step limit of an episode."""
+    noise: tuple[float, ...] = (0.0, 0.05, 0.15, 0.3, 0.6)
+    """Shares of random actions; episodes take them in turn, so that the data holds failures as well as successes."""
+    seed: int = Field(0, ge=0, lt=1000)
+
+
+@dataclass(frozen=True)
+class EpisodePlan:
+    """One episode to record."""
+
+    name: str
+    split: Literal["train", "heldout"]
+    seed: int
+    noise: float
+
+
+def episode_plan(config: RecordConfig) -> list[EpisodePlan]:
+    """All episodes of the data set; no seed is shared between the splits."""
+
+    def planned(split: Literal["train", "heldout"], count: int, first: int) -> list[EpisodePlan]:
+        return [EpisodePlan(f"{split}-{i:06d}", split, first + i, config.noise[i % len(config.noise)]) for i in range(count)]
+
+    base = config.seed * 1_000_000
+    return planned("train", config.episodes, base) + planned("heldout", config.holdout_episodes, base + HELDOUT_SEEDS)
+
+
+def shard_schema(config: RecordConfig) -> ShardSchema:
+    """The schema of the recorded sets."""
+    shape = frame_shape(CrafterConfig(size=config.size, length=config.length))
+    return ShardSchema(codec="png", frame_shape=shape, action_space=ACTION_SPACE, tasks=TASKS, fps=CRAFTER_FPS)
+
+
+def record_episode(config: RecordConfig, plan: EpisodePlan) -> Episode:
+    """Plays one episode to its end; the same plan gives the same episode in any process."""
+    env = CrafterEnv(CrafterConfig(size=config.size, length=config.length))
+    player = ScriptedPlayer(np.random.default_rng(plan.seed), plan.noise)
+    frame, info = env.reset(seed=plan.seed)
+    frames, events, actions, died, ended = [frame], [info["events"]], [], False, False
+    while not ended:
+        actions.append(player.act(env))
+        frame, _, died, truncated, info = env.step(actions[-1])
+        frames.append(frame)
+        events.append(info["events"])
+        ended = died or truncated
+    continues = np.ones(len(frames), np.float32)
+    continues[-1] = 0.0 if died else 1.0
+    labelled = np.arange(len(frames)) < len(actions)
+    details: dict[str, float | int | str] = {"seed": plan.seed, "noise": plan.noise}
+    return Episode(plan.name, np.stack(frames), {"action": np.array([*actions, 0])}, labelled, np.stack(events), continues, details)

@@ -1,0 +1,66 @@
+"""Executes the stages of a recipe on Ray.
+
+    run.execute --stage by stage--> record | train | encode | imagine_and_learn | evaluate (all on Ray) | report (here)
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import ray
+from safetensors.torch import save_file
+
+from dreamer_ray.distributed.encode import encode
+from dreamer_ray.distributed.evaluate import play_all, variants
+from dreamer_ray.distributed.ingest import record
+from dreamer_ray.distributed.learner import imagine_and_learn
+from dreamer_ray.distributed.train import train
+from dreamer_ray.measure import Measurements, measure
+from dreamer_ray.progress import Progress
+from dreamer_ray.recipe import Recipe
+from dreamer_ray.report import report
+from dreamer_ray.run import StageContext
+
+Executor = Callable[[StageContext], dict[str, Any]]
+
+
+def ray_executors() -> dict[str, Executor]:
+    """One executor a stage; each returns figures for the stage's manifest."""
+    trained = {stage: _train for stage in ("tokenizer", "dynamics", "agent", "agent_scratch")}
+    return trained | {"record": _record, "encode": _encode, "imagination": _imagination, "evaluate": _evaluate, "report": report}
+
+
+def _record(context: StageContext) -> dict[str, Any]:
+    config = context.recipe.data.crafter
+    return record(context.recipe, context.run, Progress("record", config.episodes + config.holdout_episodes, "episodes"))
+
+
+def _train(context: StageContext) -> dict[str, Any]:
+    section = {"tokenizer": context.recipe.tokenizer, "dynamics": context.recipe.dynamics}.get(context.stage, context.recipe.agent)
+    return train(context.stage, context.recipe, context.run, Progress(context.stage, section.fit.steps, "steps"))
+
+
+def _encode(context: StageContext) -> dict[str, Any]:
+    return encode(context.recipe, context.run)
+
+
+def _imagination(context: StageContext) -> dict[str, Any]:
+    return imagine_and_learn(context.recipe, context.run, Progress("imagination", context.recipe.imagination.fit.steps, "updates"))
+
+
+def _evaluate(context: StageContext) -> dict[str, Any]:
+    recipe, run = context.recipe, context.run
+    measured = _measure.remote(recipe.model_dump_json(), str(run))
+    results = play_all(recipe, run, Progress("evaluate", sum(variants(recipe).values()), "episodes"))
+    found: Measurements = ray.get(measured)
+    save_file(found.arrays, context.folder / "arrays.safetensors")
+    episodes = {variant: [asdict(episode) for episode in played] for variant, played in results.items()}
+    (context.folder / "episodes.json").write_text(json.dumps(episodes))
+    return found.figures
+
+
+@ray.remote(num_cpus=1)
+def _measure(recipe: str, run: str) -> Measurements:
+    return measure(Recipe.model_validate_json(recipe), Path(run))
