@@ -73,7 +73,7 @@ def fit(
         optimizer.zero_grad(set_to_none=True)
         loss.total.backward()
         norm = torch.nn.utils.clip_grad_norm_(phase.parameters(), config.optimizer.clip)
-        _refuse_nonfinite(step, norm, loss.total, loss.metrics, place.folder)
+        _refuse_nonfinite(step, norm, loss.total.detach(), loss.metrics, place.folder)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, config.steps, config.optimizer)
         optimizer.step()

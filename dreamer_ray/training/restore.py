@@ -1,5 +1,7 @@
 """From a checkpoint back to the modules it contains, by the configuration that it carries."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -43,29 +45,47 @@ def build_agent(made_by: dict[str, Any]) -> Agent:
 def restore_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
     """The trained tokenizer, frozen, in evaluation mode."""
     _require(checkpoint, "tokenizer")
-    rows, columns = checkpoint.made_by["frame_shape"]
-    tokenizer = Tokenizer(parse_config(TokenizerConfig, checkpoint.made_by["tokenizer"], str(checkpoint.path)), (rows, columns))
-    _load(tokenizer, checkpoint.weights(), "tokenizer.")
+    with _edited(checkpoint):
+        rows, columns = checkpoint.made_by["frame_shape"]
+        tokenizer = Tokenizer(parse_config(TokenizerConfig, checkpoint.made_by["tokenizer"], str(checkpoint.path)), (rows, columns))
+        _load(tokenizer, checkpoint.weights(), "tokenizer.")
     return tokenizer.requires_grad_(False).eval()
 
 
 def restore_agent(checkpoint: Checkpoint) -> Agent:
     """The agent of a checkpoint of dynamics pretraining (its heads new) or agent finetuning, frozen, in evaluation mode."""
     _require(checkpoint, "dynamics")
-    agent, weights = build_agent(checkpoint.made_by), checkpoint.weights()
-    if any(name.startswith("agent.") for name in weights):
-        _load(agent, weights, "agent.")
-    else:
-        _load(agent.dynamics, weights, "dynamics.")
+    with _edited(checkpoint):
+        agent, weights = build_agent(checkpoint.made_by), checkpoint.weights()
+        if any(name.startswith("agent.") for name in weights):
+            _load(agent, weights, "agent.")
+        else:
+            _load(agent.dynamics, weights, "dynamics.")
     return agent.requires_grad_(False).eval()
 
 
 def load_heads(agent: Agent, checkpoint: Checkpoint) -> Agent:
     """``agent`` with the policy and value heads of a checkpoint of imagination training."""
     weights = checkpoint.weights()
-    _load(agent.policy, weights, "policy.")
-    _load(agent.value, weights, "value.")
+    with _edited(checkpoint):
+        _load(agent.policy, weights, "policy.")
+        _load(agent.value, weights, "value.")
     return agent
+
+
+@contextmanager
+def _edited(checkpoint: Checkpoint) -> Iterator[None]:
+    """Says which checkpoint it is whose configuration cannot be built or does not fit its weights."""
+    try:
+        yield
+    except UserError as error:
+        raise error if str(checkpoint.path) in str(error) else UserError(f"checkpoint {checkpoint.path}: {error}") from error
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split()[:40])
+        raise UserError(
+            f"checkpoint {checkpoint.path}: the configuration in its manifest.json and its weights do not fit "
+            f"({type(error).__name__}: {reason}); redo the stage with --from"
+        ) from error
 
 
 def _load(module: nn.Module, weights: dict[str, Tensor], prefix: str) -> None:
