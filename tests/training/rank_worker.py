@@ -1,0 +1,147 @@
+"""One rank of test_parallel.py: python rank_worker.py FOLDER RANK WORLD. Rank 0 of 1 takes the whole batch.
+
+Writes gradients and statistics to FOLDER/WORLD-RANK.safetensors.
+"""
+
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import save_file
+
+from dreamer_ray.models.agent import Agent, AgentConfig
+from dreamer_ray.models.dynamics import Dynamics, DynamicsConfig
+from dreamer_ray.models.heads import HeadsConfig
+from dreamer_ray.nn.transformer import TransformerConfig
+from dreamer_ray.numerics import masked_mean, reduce_sum
+from dreamer_ray.phases.agent_finetuning import AgentFinetuning, FinetuningConfig
+from dreamer_ray.phases.imagination_training import ImaginationLossConfig, ImaginationTraining
+from dreamer_ray.phases.phase import Phase
+from dreamer_ray.training.loop import FitConfig, Place, fit
+from dreamer_ray.training.optimizer import OptimizerConfig
+from dreamer_ray.training.parallel import data_parallel
+from dreamer_ray.types import Annotations, Categorical, LatentClip, Trajectory
+
+SHARES = (2, 6)
+"""Rows of rank 0 and rank 1; unequal on purpose. The first rank's advantages are nearly all positive, the second's nearly all negative."""
+ROWS, FRAMES, WIDTH, CHOICES = sum(SHARES), 5, 16, 4
+CPU = torch.device("cpu")
+
+
+def _agent() -> Agent:
+    torch.manual_seed(0)
+    transformer = TransformerConfig(width=WIDTH, layers=2, heads=2, kv_heads=1, time_every=2, context=3)
+    config = DynamicsConfig(transformer=transformer, k_max=8)
+    dynamics = Dynamics(config, latents=4, channels=2, action_space={"action": Categorical(size=CHOICES)})
+    agent = Agent(AgentConfig(heads=HeadsConfig(hidden=16, layers=1, distance=2, bins=21)), dynamics, tasks=3)
+    with torch.no_grad():
+        for head in (agent.policy, agent.reward, agent.value, agent.continues):
+            head.net.output.weight.normal_(std=0.3)
+    return agent
+
+
+def _rows(rank: int, world: int) -> slice:
+    if world == 1:
+        return slice(0, ROWS)
+    start = sum(SHARES[:rank])
+    return slice(start, start + SHARES[rank])
+
+
+def _trajectory() -> Trajectory:
+    draw = torch.Generator().manual_seed(1)
+    rewards = torch.full((ROWS, FRAMES), -50.0)
+    rewards[: SHARES[0]] = 50.0
+    rewards[0, 0], rewards[-1, -1] = -500.0, 50.0
+    return Trajectory(
+        torch.randn(ROWS, FRAMES + 1, WIDTH, generator=draw),
+        {"action": torch.randint(0, CHOICES, (ROWS, FRAMES), generator=draw)},
+        rewards,
+        torch.zeros(ROWS, FRAMES),
+        torch.zeros(ROWS, dtype=torch.long),
+        0,
+    )
+
+
+def _clip() -> LatentClip:
+    draw = torch.Generator().manual_seed(2)
+    labelled = torch.rand(ROWS, FRAMES, generator=draw) < 0.6
+    relevant = torch.zeros(ROWS, dtype=torch.bool)
+    relevant[[0, 3, 4, 5, 7]] = True
+    notes = Annotations(
+        {"action": torch.randint(0, CHOICES, (ROWS, FRAMES), generator=draw)},
+        labelled,
+        torch.rand(ROWS, FRAMES, generator=draw),
+        (torch.rand(ROWS, FRAMES, generator=draw) < 0.8).float(),
+        torch.randint(0, 3, (ROWS,), generator=draw),
+        relevant,
+    )
+    return LatentClip(torch.rand(ROWS, FRAMES, 4, 2, generator=draw) * 2 - 1, notes)
+
+
+class Cloning(Phase):
+    """The masked heads of agent finetuning on given states: no noise is drawn, so that ranks and one process see the same."""
+
+    def __init__(self, agent: Agent):
+        super().__init__({"policy": 1.0, "reward": 1.0, "continue": 1.0})
+        self.inner = AgentFinetuning(agent, FinetuningConfig())
+
+    def forward(self, batch, *, generator, progress):
+        states = torch.tanh(batch.latents.flatten(2).repeat(1, 1, 2))
+        return self.weigh(self.inner._heads(batch, states))
+
+
+def _gradients(phase: Phase, batch, out: dict, name: str) -> None:
+    call = data_parallel(phase, CPU)
+    for _ in range(2):
+        phase.zero_grad()
+        loss = call(batch, generator=torch.Generator().manual_seed(0), progress=0.5)
+        loss.total.backward()
+    for key, parameter in phase.named_parameters():
+        if parameter.grad is not None:
+            out[f"{name}|{key}"] = parameter.grad.clone()
+    if phase.rms is not None:
+        out[f"{name}|square"], out[f"{name}|weight"] = phase.rms.square.clone(), phase.rms.weight.clone()
+
+
+def _fitted(folder: Path, rank: int, world: int, out: dict) -> None:
+    """Two steps of the loop, then a third after a resume: weights on all ranks, written by the first."""
+    records = []
+    for steps in (2, 3):
+        phase = ImaginationTraining(_agent(), ImaginationLossConfig())
+        fit(
+            phase,
+            lambda start: iter([_trajectory().rows(_rows(rank, world))] * (9 - start)),
+            FitConfig(steps=steps, optimizer=OptimizerConfig(learning_rate=0.01), checkpoint_every=1),
+            place=Place(folder / f"fit-{world}", lambda step, _: records.append(step), rank=rank),
+            made_by={},
+        )
+        if world > 1:
+            dist.barrier()
+    out |= {f"fit|{key}": value.detach().clone() for key, value in phase.state_dict().items()}
+    out["records"] = torch.tensor(records, dtype=torch.long)
+
+
+def main(folder: Path, rank: int, world: int) -> None:
+    torch.set_num_threads(1)
+    if world > 1:
+        dist.init_process_group(
+            "gloo", init_method=f"file://{folder / 'rendezvous'}", rank=rank, world_size=world, timeout=timedelta(seconds=60)
+        )
+    rows, out = _rows(rank, world), {}
+    _gradients(ImaginationTraining(_agent(), ImaginationLossConfig()), _trajectory().rows(rows), out, "imagination")
+    _gradients(Cloning(_agent()), _clip().rows(rows), out, "cloning")
+    mask = _trajectory().rewards[rows] > 0
+    out["good"] = mask.sum()
+    terms = torch.arange(float(ROWS * FRAMES)).view(ROWS, FRAMES)[rows]
+    out["mean"] = reduce_sum(masked_mean(terms, mask) / world)[0]
+    out["empty"] = masked_mean(terms, torch.zeros_like(mask))
+    _fitted(folder, rank, world, out)
+    save_file(out, folder / f"{world}-{rank}.safetensors")
+    if world > 1:
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))

@@ -1,0 +1,96 @@
+"""Several ranks give the gradients, statistics and weights of one process on the whole batch, though their shares are unequal."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from dreamer_ray.training.parallel import data_parallel, is_first_rank
+
+WORKER = Path(__file__).with_name("rank_worker.py")
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """What one process found on the whole batch, and what each of two ranks found on its share."""
+    folder = tmp_path_factory.mktemp("ranks")
+    environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+    workers = [
+        subprocess.Popen(
+            [sys.executable, str(WORKER), str(folder), str(rank), str(world)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank, world in ((0, 1), (0, 2), (1, 2))
+    ]
+    try:
+        for worker in workers:
+            words, _ = worker.communicate(timeout=120)
+            assert worker.returncode == 0, words[-3000:]
+    finally:
+        for worker in workers:
+            worker.kill()
+    one, *ranks = (load_file(folder / f"{name}.safetensors") for name in ("1-0", "2-0", "2-1"))
+    return one, ranks
+
+
+@pytest.mark.timeout(200)
+def test_shares_of_good_actions_are_unequal(results):
+    one, ranks = results
+    good = [int(rank["good"]) for rank in ranks]
+    assert sum(good) == int(one["good"])
+    assert good[0] > 5 * good[1] > 0
+
+
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize("phase", ["imagination", "cloning"])
+def test_gradients_of_two_ranks_are_those_of_one_process(results, phase):
+    one, ranks = results
+    names = [name for name in one if name.startswith(f"{phase}|")]
+    assert len(names) > 6
+    for rank in ranks:
+        assert {name for name in rank if name.startswith(f"{phase}|")} == set(names)
+        for name in names:
+            assert torch.allclose(rank[name], one[name], rtol=1e-4, atol=1e-6), name
+    assert any(one[name].abs().max() > 1e-3 for name in names)
+
+
+@pytest.mark.timeout(200)
+def test_running_rms_is_that_of_the_whole_batch_on_every_rank(results):
+    one, ranks = results
+    assert one["cloning|weight"].min() > 0
+    for rank in ranks:
+        assert torch.allclose(rank["cloning|square"], one["cloning|square"], rtol=1e-5)
+        assert torch.equal(rank["cloning|square"], ranks[0]["cloning|square"])
+
+
+@pytest.mark.timeout(200)
+def test_masked_means_count_over_all_ranks(results):
+    one, ranks = results
+    for rank in ranks:
+        assert torch.allclose(rank["mean"], one["mean"])
+        assert rank["empty"] == 0
+
+
+@pytest.mark.timeout(200)
+def test_the_loop_ends_with_the_same_weights_and_only_the_first_rank_writes(results):
+    one, ranks = results
+    names = [name for name in one if name.startswith("fit|")]
+    for rank in ranks:
+        assert all(torch.allclose(rank[name], one[name], rtol=1e-3, atol=1e-5) for name in names)
+        assert all(torch.equal(rank[name], ranks[0][name]) for name in names)
+    assert ranks[0]["records"].tolist() == [2, 3]
+    assert ranks[1]["records"].tolist() == []
+
+
+def test_one_process_is_left_alone():
+    module = nn.Linear(2, 2)
+    assert data_parallel(module, torch.device("cpu")) is module
+    assert is_first_rank()
