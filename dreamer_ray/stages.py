@@ -96,7 +96,7 @@ def _tokenizer(recipe: Recipe, run: Path) -> Supervised:
 
 def _new_agent(recipe: Recipe, source: LatentSet, seed: int) -> Agent:
     with _seeded(seed):
-        count, channels = source.latent_shape
+        count, channels = source.schema.frame_shape
         dynamics = Dynamics(recipe.dynamics.model, latents=count, channels=channels, action_space=source.schema.action_space)
         dynamics.set_latent_statistics(source.mean, source.std)
         return Agent(recipe.agent.model, dynamics, tasks=len(source.schema.tasks))
@@ -105,7 +105,7 @@ def _new_agent(recipe: Recipe, source: LatentSet, seed: int) -> Agent:
 def _dynamics(recipe: Recipe, run: Path) -> Supervised:
     section, source = recipe.dynamics, latents(run, "train")
     agent = _new_agent(recipe, source, section.fit.seed)
-    made_by = describe_agent(agent, source.schema.tasks) | {"parents": {"encode": source.fingerprint}}
+    made_by = describe_agent(agent, list(source.schema.tasks)) | {"parents": {"encode": source.fingerprint}}
     return Supervised(DynamicsPretraining(agent.dynamics, section.forcing), made_by, section.fit)
 
 
@@ -120,7 +120,7 @@ def _agent(recipe: Recipe, run: Path, *, scratch: bool) -> Supervised:
         with _seeded(section.fit.seed):
             agent = restore_agent(checkpoint)
     agent.requires_grad_(True)
-    made_by = describe_agent(agent, source.schema.tasks) | {"parents": parents}
+    made_by = describe_agent(agent, list(source.schema.tasks)) | {"parents": parents}
     return Supervised(AgentFinetuning(agent, section.finetuning), made_by, section.fit)
 
 

@@ -26,13 +26,13 @@ def encode(recipe: Recipe, run: Path) -> dict[str, Any]:
     """Encodes both splits of ``run/record`` into ``run/encode``; returns figures for the stage's manifest."""
     require_cpus(recipe.cluster.replicas + 1, "encoding")
     sources = {split: open_shards(run / "record" / split) for split in SPLITS}
-    rows = [{"split": split, "file": number} for split in SPLITS for number in range(len(sources[split].files))]
+    rows = [{"run": str(run), "split": split, "file": number} for split in SPLITS for number in range(len(sources[split].files))]
     progress = Progress("encode", sum(int(source.lengths.sum()) for source in sources.values()), "frames")
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     encoded = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-        Encoder, fn_constructor_args=(str(run),), compute=ActorPoolStrategy(size=recipe.cluster.replicas), num_cpus=1
+        Encoder, compute=ActorPoolStrategy(size=recipe.cluster.replicas), num_cpus=1
     )
     files: dict[str, list[ShardFile]] = {split: [] for split in SPLITS}
     frames = 0
@@ -56,15 +56,21 @@ def encode(recipe: Recipe, run: Path) -> dict[str, Any]:
 class Encoder:
     """Encodes one file of episodes a call; Ray Data keeps a pool of these."""
 
-    def __init__(self, run: str):
+    def __init__(self) -> None:
         torch.set_num_threads(1)
-        self.run = Path(run)
-        checkpoint = trained(self.run, "tokenizer")
-        self.tokenizer, self.fingerprint = restore_tokenizer(checkpoint), checkpoint.fingerprint
-        self.sources = {split: open_shards(self.run / "record" / split) for split in SPLITS}
+        self.run: Path | None = None
+
+    def _open(self, run: Path) -> None:
+        checkpoint = trained(run, "tokenizer")
+        self.run, self.fingerprint = run, checkpoint.fingerprint
+        self.tokenizer = restore_tokenizer(checkpoint)
+        self.sources = {split: open_shards(run / "record" / split) for split in SPLITS}
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Writes the latents of file number ``row["file"]`` of ``row["split"]`` unless they are there."""
+        if self.run is None:
+            self._open(Path(row["run"]))
+        assert self.run is not None
         split, source = row["split"], self.sources[row["split"]]
         file = source.files[row["file"]]
         folder = self.run / "encode" / split
