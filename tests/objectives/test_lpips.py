@@ -78,6 +78,11 @@ def test_flat_and_equal_pictures_have_finite_gradients(lite0, level):
     assert gradient.isfinite().all()
 
 
+def test_vanishing_features_have_a_finite_gradient():
+    x = torch.zeros(1, 4, 2, 2, requires_grad=True)
+    assert torch.autograd.grad(lpips._unit(x).sum(), x)[0].isfinite().all()
+
+
 def test_nothing_of_it_is_trained_or_saved(lite0):
     assert not list(lite0.parameters())
     assert not lite0.state_dict()
