@@ -134,7 +134,7 @@ def test_distances_and_the_end_of_the_clip(tiny, agent, fixed_states):
 def test_continue_is_that_of_the_same_frame(tiny, agent, fixed_states):
     batch = tiny.clip(ROWS, FRAMES)
     p, c = agent.continues.probability(fixed_states), batch.notes.continues
-    expected = -(c * p.log() + (1 - c) * (1 - p).log()).mean()
+    expected = -(c * p.log() + (1 - c) * (1 - p).log()).mean().detach()
     assert _metrics(agent, batch, tiny)["continue"] == pytest.approx(float(expected), rel=1e-4)
 
 
