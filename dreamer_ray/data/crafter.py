@@ -13,6 +13,8 @@ from dreamer_ray.envs.crafter_player import ScriptedPlayer
 
 HELDOUT_SEEDS = 500_000
 """Worlds of held-out episodes have their seeds from here on; those of training episodes start at 0."""
+SEEDS_A_SET = 10_000_000
+"""Distance between the seeds of two data sets; the gap leaves evaluation worlds (from 1,000,000 on) that no set uses."""
 CRAFTER_FPS = 20.0
 
 
@@ -21,8 +23,8 @@ class RecordConfig(Config):
 
     size: int = Field(72, gt=0, multiple_of=9)
     """Side of a picture in pixels."""
-    episodes: int = Field(gt=0)
-    holdout_episodes: int = Field(gt=0)
+    episodes: int = Field(gt=0, le=HELDOUT_SEEDS)
+    holdout_episodes: int = Field(gt=0, le=HELDOUT_SEEDS)
     length: int = Field(400, gt=1)
     """Step limit of an episode."""
     noise: tuple[float, ...] = (0.0, 0.05, 0.15, 0.3, 0.6)
@@ -46,7 +48,7 @@ def episode_plan(config: RecordConfig) -> list[EpisodePlan]:
     def planned(split: Literal["train", "heldout"], count: int, first: int) -> list[EpisodePlan]:
         return [EpisodePlan(f"{split}-{i:06d}", split, first + i, config.noise[i % len(config.noise)]) for i in range(count)]
 
-    base = config.seed * 1_000_000
+    base = config.seed * SEEDS_A_SET
     return planned("train", config.episodes, base) + planned("heldout", config.holdout_episodes, base + HELDOUT_SEEDS)
 
 

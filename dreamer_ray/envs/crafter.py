@@ -16,9 +16,10 @@ from dreamer_ray.config import Config
 from dreamer_ray.errors import UserError
 from dreamer_ray.types import ActionSpace, Categorical
 
-ACTIONS: tuple[str, ...] = tuple(constants.actions)
+NAMES: dict[str, list[str]] = vars(constants)  # Crafter fills this module from a YAML file, so no checker sees its attributes
+ACTIONS: tuple[str, ...] = tuple(NAMES["actions"])
 """Names of the 17 actions, by their number."""
-TASKS: tuple[str, ...] = tuple(constants.achievements)
+TASKS: tuple[str, ...] = tuple(NAMES["achievements"])
 """Names of the 22 achievements, by their number."""
 LADDER: tuple[str, ...] = (
     "collect_wood",
@@ -36,7 +37,7 @@ LADDER: tuple[str, ...] = (
 ACTION_SPACE: ActionSpace = {"action": Categorical(size=len(ACTIONS))}
 
 CREATURES = ("player", "cow", "zombie", "skeleton", "arrow", "plant")
-TILES: tuple[str, ...] = ("outside", *constants.materials, *CREATURES, "ripe-plant")
+TILES: tuple[str, ...] = ("outside", *NAMES["materials"], *CREATURES, "ripe-plant")
 """Names of the codes in ``CrafterState.tiles``."""
 SEEN = (4, 3)
 """How many tiles the player sees to each side: columns, rows."""
@@ -61,6 +62,8 @@ class CrafterState:
     facing: tuple[int, int]
     inventory: dict[str, int]
     sleeping: bool
+    daylight: float
+    """0 in the middle of the night, 1 at noon."""
 
 
 def frame_shape(config: CrafterConfig) -> tuple[int, int]:
@@ -142,8 +145,9 @@ class CrafterEnv(gymnasium.Env[np.ndarray, int]):
     def state(self) -> CrafterState:
         """The simulator's state now."""
         player = self._game.player
-        x, y = player.pos.tolist()
-        return CrafterState(self._game.tiles(), (x, y), tuple(player.facing), dict(player.inventory), player.sleeping)
+        (x, y), (dx, dy) = player.pos.tolist(), player.facing
+        daylight = float(self._game.world.daylight)
+        return CrafterState(self._game.tiles(), (x, y), (dx, dy), dict(player.inventory), player.sleeping, daylight)
 
     def _info(self) -> dict[str, Any]:
         achievements = {task: int(self._game.player.achievements[task]) for task in TASKS}

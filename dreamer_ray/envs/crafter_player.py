@@ -8,114 +8,17 @@ from collections.abc import Callable
 
 import numpy as np
 
-from dreamer_ray.envs.crafter import ACTIONS, SEEN, TILES, CrafterEnv, CrafterState
-from dreamer_ray.envs.crafter_paths import DIRECTIONS, Route, route
-
-Step = tuple[int, int]
-MOVES: dict[Step, str] = dict(zip(DIRECTIONS, ("move_left", "move_right", "move_up", "move_down"), strict=True))
-GROUND = ("grass", "sand", "path")
-HARD = ("outside", "water", "stone", "tree", "coal", "iron", "diamond", "table", "furnace", "plant")
-"""What keeps creatures out."""
-BESIDE_LAVA = 6
-"""Added cost of a tile beside lava, where one random action can kill."""
-FAR = 30
-"""Above this cost of the way back to table and furnace, new ones are built."""
-
-
-class Scene:
-    """The state at one moment, with what the goals ask of it."""
-
-    def __init__(self, state: CrafterState):
-        self.tiles, self.position, self.facing, self.sleeping = state.tiles, state.position, state.facing, state.sleeping
-        self.have = state.inventory
-        self.ahead = self.at(self.facing)
-        x, y = self.position
-        self.window = (slice(max(x - SEEN[0], 0), x + SEEN[0] + 1), slice(max(y - SEEN[1], 0), y + SEEN[1] + 1))
-
-    def at(self, *steps: Step) -> str:
-        """Name of the tile that many steps away."""
-        x, y = self.position[0] + sum(step[0] for step in steps), self.position[1] + sum(step[1] for step in steps)
-        inside = 0 <= x < self.tiles.shape[0] and 0 <= y < self.tiles.shape[1]
-        return TILES[self.tiles[x, y]] if inside else "outside"
-
-    def where(self, *names: str) -> np.ndarray:
-        """bool ``[x, y]``: the tiles of these names."""
-        return np.isin(self.tiles, [TILES.index(name) for name in names])
-
-    def sees(self, *names: str) -> bool:
-        """Whether such a tile is in the picture."""
-        return bool(self.where(*names)[self.window].any())
-
-    def near(self, name: str) -> bool:
-        """Whether such a tile is among the 3 x 3 around the player: near enough to craft."""
-        x, y = self.position
-        return TILES.index(name) in self.tiles[max(x - 1, 0) : x + 2, max(y - 1, 0) : y + 2]
-
-    def mines(self) -> list[str]:
-        """Names of what can be taken away with the tools at hand."""
-        names = ["tree"]
-        names += ["stone", "coal"] if self.have["wood_pickaxe"] else []
-        names += ["iron"] if self.have["stone_pickaxe"] else []
-        names += ["diamond"] if self.have["iron_pickaxe"] else []
-        return names
-
-    def costs(self) -> np.ndarray:
-        """int ``[x, y]``: about how many actions it takes to enter a tile; 0 where that is impossible."""
-        table = np.zeros(len(TILES), np.int64)
-        table[[TILES.index(name) for name in GROUND]] = 1
-        table[[TILES.index(name) for name in self.mines()]] = 3
-        if self.have["stone"] and self.have["wood_pickaxe"]:
-            table[TILES.index("water")] = 5
-        costs = table[self.tiles]
-        lava = np.pad(self.where("lava"), 1)
-        beside = lava[:-2, 1:-1] | lava[2:, 1:-1] | lava[1:-1, :-2] | lava[1:-1, 2:]
-        return np.where(beside & (costs > 0), costs + BESIDE_LAVA, costs)
-
-    def way(self, goals: np.ndarray, *, anywhere: bool) -> Route | None:
-        """The cheapest way inside the picture to one of ``goals``; over the whole map where there is none and ``anywhere``."""
-        costs, (columns, rows) = self.costs(), self.window
-        if goals[self.window].any():
-            start = (self.position[0] - columns.start, self.position[1] - rows.start)
-            found = route(costs[self.window], start, goals[self.window])
-            if found is not None:
-                return found
-        return route(costs, self.position, goals) if anywhere else None
-
+from dreamer_ray.envs.crafter import ACTIONS, CrafterEnv
+from dreamer_ray.envs.crafter_paths import DIRECTIONS, Route
+from dreamer_ray.envs.crafter_scene import GROUND, MOVES, Scene, Step, approach, around, go, put
 
 Goal = Callable[[Scene], str | None]
-
-
-def _go(scene: Scene, way: Route | None) -> str | None:
-    """The next action on a way: walk, or turn towards what is in the way and take it (or bridge the water)."""
-    if way is None:
-        return None
-    there = scene.at(way.step)
-    if there in GROUND or scene.facing != way.step:
-        return MOVES[way.step]
-    return "place_stone" if there == "water" and not way.arrives else "do"
-
-
-def _approach(scene: Scene, *names: str, anywhere: bool = False) -> str | None:
-    """Goes to the nearest tile of these names and acts on it."""
-    return _go(scene, scene.way(scene.where(*names), anywhere=anywhere))
-
-
-def _put(scene: Scene, action: str, keep_near: str | None = None) -> str | None:
-    """Places something on the tile ahead, or turns to a tile where that works, never leaving the tile ``keep_near``."""
-    if scene.ahead in GROUND:
-        return action
-    for step in DIRECTIONS:
-        if scene.at(step) in GROUND and (keep_near is None or _still_near(scene, step, keep_near)):
-            return MOVES[step]
-    for step in DIRECTIONS:
-        if scene.at(step) in scene.mines():
-            return "do" if step == scene.facing else MOVES[step]
-    return None
-
-
-def _still_near(scene: Scene, step: Step, name: str) -> bool:
-    around = [(x, y) for x in (-1, 0, 1) for y in (-1, 0, 1)]
-    return any(scene.at(step, offset) == name for offset in around)
+HARD = ("outside", "water", "stone", "tree", "coal", "iron", "diamond", "table", "furnace", "plant")
+"""What keeps creatures out."""
+FAR = 30
+"""Above this cost of the way back to table and furnace, new ones are built."""
+TIRED, HURT, HEALED = 3, 3, 7
+"""Rest begins at this energy or health; a hurt player stays in its shelter until this health."""
 
 
 def stay_asleep(scene: Scene) -> str | None:
@@ -141,27 +44,23 @@ def drink(scene: Scene) -> str | None:
     level = scene.have["drink"]
     if level < 9 and scene.ahead == "water":
         return "do"
-    return _approach(scene, "water", anywhere=level <= 3) if level <= 6 else None
+    return approach(scene, "water", anywhere=level <= 3) if level <= 6 else None
 
 
 def eat(scene: Scene) -> str | None:
     """Eats a cow or a ripe plant, early where one is in sight, in time where it must be searched."""
     level = scene.have["food"]
-    return _approach(scene, "cow", "ripe-plant", anywhere=level <= 3) if level <= 6 else None
+    return approach(scene, "cow", "ripe-plant", anywhere=level <= 3) if level <= 6 else None
 
 
 def rest(scene: Scene) -> str | None:
-    """When tired, digs in where the player has a pickaxe, and sleeps; at the end of its strength anywhere."""
-    energy, have = scene.have["energy"], scene.have
-    if energy > 3:
+    """When tired or hurt, digs in and sleeps until day and health are back; at the end of its strength sleeps anywhere."""
+    have = scene.have
+    if _walled_in(scene) and (have["energy"] <= TIRED or have["health"] < HEALED or scene.dark):
+        return "sleep" if have["energy"] < 9 else "noop"
+    if have["energy"] > TIRED and have["health"] > HURT:
         return None
-    if _walled_in(scene):
-        return "sleep"
-    if have["wood_pickaxe"] and have["stone"]:
-        action = _dig_in(scene)
-        if action is not None:
-            return action
-    return "sleep" if energy <= 1 and not scene.sees("zombie", "skeleton") else None
+    return _dig_in(scene) or ("sleep" if have["energy"] <= 1 and not scene.sees("zombie", "skeleton") else None)
 
 
 def _walled_in(scene: Scene) -> bool:
@@ -176,7 +75,9 @@ def _walled_in(scene: Scene) -> bool:
 
 
 def _dig_in(scene: Scene) -> str | None:
-    """Digs two tiles straight into the rock, steps back by one and closes the entrance behind."""
+    """With a pickaxe and a stone, digs two tiles straight into the rock, steps back by one and closes the entrance behind."""
+    if not scene.have["wood_pickaxe"] or not scene.have["stone"]:
+        return None
     holes = {step: _holes(scene, step) for step in DIRECTIONS}
     here = np.array(scene.position)
 
@@ -187,25 +88,24 @@ def _dig_in(scene: Scene) -> str | None:
     for step in DIRECTIONS:
         back = (-step[0], -step[1])
         if outside(step, 1):
-            return "place_stone" if scene.facing == back else _go(scene, Route(step, 1, arrives=True))
+            return "place_stone" if scene.facing == back else go(scene, Route(step, 1, arrives=True))
     for step in DIRECTIONS:
         if outside(step, 2):
             return MOVES[(-step[0], -step[1])]
     for step in DIRECTIONS:
         if outside(step, 0):
-            return _go(scene, Route(step, 1, arrives=True))
-    return _go(scene, scene.way(np.any(list(holes.values()), axis=0), anywhere=True))
+            return go(scene, Route(step, 1, arrives=True))
+    return go(scene, scene.way(np.any(list(holes.values()), axis=0), anywhere=True))
 
 
 def _holes(scene: Scene, step: Step) -> np.ndarray:
     """bool ``[x, y]``: tiles of ground from which two tiles in direction ``step`` can be dug that have no other opening."""
     ground, hard = scene.where(*GROUND), scene.where(*HARD)
-    soft = scene.where("stone", "coal", "path") if scene.have["wood_pickaxe"] else scene.where("path")
+    soft = scene.where("stone", "coal", "path")
 
     def shifted(mask: np.ndarray, along: int, across: int) -> np.ndarray:
         x, y = along * step[0] + across * step[1], along * step[1] + across * step[0]
-        moved = np.pad(mask, 3)[3 + x : 3 + x + mask.shape[0], 3 + y : 3 + y + mask.shape[1]]
-        return moved
+        return np.pad(mask, 3)[3 + x : 3 + x + mask.shape[0], 3 + y : 3 + y + mask.shape[1]]
 
     sides = [shifted(hard, along, across) for along in (1, 2) for across in (-1, 1)]
     return np.all([ground, shifted(soft, 1, 0), shifted(soft, 2, 0), shifted(hard, 3, 0), *sides], axis=0)
@@ -218,29 +118,27 @@ def plant(scene: Scene) -> str | None:
 
 def craft(scene: Scene) -> str | None:
     """Makes the next pickaxe, or a sword where material is left, near the table (and furnace) that it needs."""
-    have = scene.have
-    if not scene.near("table") or not have["wood"]:
+    have, wood = scene.have, scene.have["wood"]
+    if not scene.near("table") or not wood:
         return None
-    smelting = scene.near("furnace") and have["coal"] and have["iron"]
-    if not have["wood_pickaxe"]:
-        return "make_wood_pickaxe"
-    if not have["stone_pickaxe"]:
-        return "make_stone_pickaxe" if have["stone"] else None
-    if smelting and not have["iron_pickaxe"]:
-        return "make_iron_pickaxe"
-    if smelting and not have["iron_sword"]:
-        return "make_iron_sword"
-    if not have["stone_sword"] and have["stone"] and have["wood"] > 1:
-        return "make_stone_sword"
-    return "make_wood_sword" if not have["wood_sword"] and have["wood"] > 2 else None
+    stone, smelts = have["stone"], scene.near("furnace") and have["coal"] and have["iron"]
+    recipes = {
+        "wood_pickaxe": True,
+        "stone_pickaxe": have["wood_pickaxe"] and stone,
+        "iron_pickaxe": have["stone_pickaxe"] and smelts,
+        "iron_sword": have["iron_pickaxe"] and smelts,
+        "stone_sword": have["stone_pickaxe"] and stone and wood > 1,
+        "wood_sword": have["stone_pickaxe"] and wood > 2,
+    }
+    return next((f"make_{item}" for item, possible in recipes.items() if possible and not have[item]), None)
 
 
 def build_furnace(scene: Scene) -> str | None:
     """Places a furnace beside the table."""
-    wanted = scene.have["stone_pickaxe"] and not scene.have["iron_pickaxe"] and scene.have["stone"] >= 4
+    wanted = scene.have["stone_pickaxe"] and not scene.have["iron_sword"] and scene.have["stone"] >= 4
     if not wanted or not scene.near("table") or scene.near("furnace"):
         return None
-    return _put(scene, "place_furnace", keep_near="table")
+    return put(scene, "place_furnace", keep_near="table")
 
 
 def reach_table(scene: Scene) -> str | None:
@@ -253,52 +151,47 @@ def reach_table(scene: Scene) -> str | None:
     if not ready or scene.near("table"):
         return None
     if scene.sees("table"):
-        return _approach(scene, "table", anywhere=True)
-    return _put(scene, "place_table") if have["wood"] >= 3 else _approach(scene, "table", "tree", anywhere=True)
+        return approach(scene, "table", anywhere=True)
+    return put(scene, "place_table") if have["wood"] >= 3 else approach(scene, "table", "tree", anywhere=True)
 
 
 def reach_forge(scene: Scene) -> str | None:
     """With coal, iron and wood goes to where a table and a furnace stand together, or builds them anew."""
     have = scene.have
-    if have["iron_pickaxe"] or not have["stone_pickaxe"] or not (have["wood"] and have["coal"] and have["iron"]):
+    if have["iron_sword"] or not have["stone_pickaxe"] or not (have["wood"] and have["coal"] and have["iron"]):
         return None
     if scene.near("table") and not scene.near("furnace"):
-        return _approach(scene, "stone", anywhere=True)
-    forges = _around(scene.where("table")) & _around(scene.where("furnace")) & (scene.costs() > 0)
+        return approach(scene, "stone", anywhere=True)
+    forges = around(scene.where("table")) & around(scene.where("furnace")) & (scene.costs() > 0)
     way = scene.way(forges, anywhere=True)
     if way is not None and (way.cost <= FAR or have["wood"] < 3):
-        return _go(scene, way)
+        return go(scene, way)
     if have["stone"] < 4:
-        return _approach(scene, "stone", anywhere=True)
-    return _put(scene, "place_table") if have["wood"] >= 3 else _approach(scene, "table", "tree", anywhere=True)
-
-
-def _around(mask: np.ndarray) -> np.ndarray:
-    """The mask grown by one tile to all eight sides."""
-    padded = np.pad(mask, 1)
-    views = np.lib.stride_tricks.sliding_window_view(padded, (3, 3))
-    return views.any(axis=(2, 3))
+        return approach(scene, "stone", anywhere=True)
+    return put(scene, "place_table") if have["wood"] >= 3 else approach(scene, "table", "tree", anywhere=True)
 
 
 def gather(scene: Scene) -> str | None:
     """Collects what the next steps need: first what is in sight, then the nearest anywhere."""
     have = scene.have
     if not have["wood_pickaxe"]:
-        return _approach(scene, "tree", anywhere=True)
+        return approach(scene, "tree", anywhere=True)
     if have["iron_pickaxe"]:
-        return _approach(scene, "diamond", anywhere=True)
+        lacking = [name for name in ("wood", "coal", "iron") if have["diamond"] and not have["iron_sword"] and not have[name]]
+        names = ["tree" if name == "wood" else name for name in lacking]
+        return approach(scene, *(names or ["diamond"]), anywhere=True)
     targets = {"coal": have["coal"] < 1, "tree": have["wood"] < 5, "stone": have["stone"] < 5}
     lacking = [name for name, lack in (("tree", have["wood"] < 1), ("stone", have["stone"] < 5)) if lack]
     if have["stone_pickaxe"]:
         targets = {"iron": have["iron"] < 1, "coal": have["coal"] < 1, "tree": have["wood"] < 3, "stone": have["stone"] < 5}
         lacking = [name for name in ("iron", "coal") if have[name] < 1] + (["tree"] if have["wood"] < 1 else [])
-    action = _approach(scene, *(name for name, lack in targets.items() if lack))
-    return action or (_approach(scene, *lacking, anywhere=True) if lacking else None)
+    action = approach(scene, *(name for name, lack in targets.items() if lack))
+    return action or (approach(scene, *lacking, anywhere=True) if lacking else None)
 
 
-def wander(scene: Scene) -> str | None:
-    """Looks for grass to stand on when there is nothing left to do."""
-    return _approach(scene, "grass", anywhere=True) or "noop"
+def settle(scene: Scene) -> str | None:
+    """Digs in and waits when there is nothing left to do."""
+    return "noop" if _walled_in(scene) else _dig_in(scene) or "noop"
 
 
 GOALS: tuple[Goal, ...] = (
@@ -314,7 +207,7 @@ GOALS: tuple[Goal, ...] = (
     reach_table,
     reach_forge,
     gather,
-    wander,
+    settle,
 )
 
 
