@@ -68,23 +68,24 @@ def test_cached_equals_uncached_over_several_windows(tiny, agent, prefill):
         _close(committed, replace(whole, latents=whole.latents[:, now], states=whole.states[:, now]))
 
 
-def test_a_row_that_begins_anew_is_a_sequence_of_its_own(tiny, agent):
+def test_rows_that_begin_anew_are_sequences_of_their_own(tiny, agent):
     dynamics, inputs = agent.dynamics, _inputs(tiny, agent)
-    cache, start = dynamics.new_cache(ROWS), 9
+    cache, starts = dynamics.new_cache(ROWS), {1: 5, 2: 9, 0: 11}
     outputs = []
     for t in range(FRAMES):
-        if t == start:
-            cache.frame[1] = 0
+        for row, start in starts.items():
+            if t == start:
+                cache.frame[row] = 0
         outputs.append(dynamics.step(*_at(*inputs, slice(t, t + 1)), cache=cache))
         cache.advance()
     latents, states = torch.cat([o.latents for o in outputs], 1), torch.cat([o.states for o in outputs], 1)
-    whole, anew = dynamics(*inputs), dynamics(*_at(*inputs, slice(start, None)))
-    others = torch.tensor([0, 2])
-    assert torch.allclose(states[others], whole.states[others], atol=1e-11)
-    assert torch.allclose(states[1, :start], whole.states[1, :start], atol=1e-11)
-    assert torch.allclose(states[1, start:], anew.states[1], atol=1e-11)
-    assert torch.allclose(latents[1, start:], anew.latents[1], atol=2e-6, rtol=1e-6)
-    assert not torch.allclose(states[1, start:], whole.states[1, start:], atol=1e-3)
+    whole = dynamics(*inputs)
+    for row, start in starts.items():
+        anew = dynamics(*_at(*inputs, slice(start, None)))
+        assert torch.allclose(states[row, :start], whole.states[row, :start], atol=1e-11)
+        assert torch.allclose(states[row, start:], anew.states[row], atol=1e-11)
+        assert torch.allclose(latents[row, start:], anew.latents[row], atol=2e-6, rtol=1e-6)
+        assert not torch.allclose(states[row, start:], whole.states[row, start:], atol=1e-3)
 
 
 def _moved(before, after):

@@ -110,19 +110,18 @@ def test_a_frame_may_be_run_again_before_the_clock_moves(tiny):
 
 def test_rows_have_their_own_clocks(tiny):
     model, x = _transformer(tiny), _x(rows=3)
+    starts = {1: 7, 2: 9, 0: 11}
     cache = model.new_cache(3, TOKENS)
     outputs = []
     for t in range(FRAMES):
-        if t == 7:
-            cache.frame[1] = 0
-        if t == 9:
-            cache.frame[2] = 0
+        for row, start in starts.items():
+            if t == start:
+                cache.frame[row] = 0
         outputs.append(_step(model, x[:, t : t + 1], cache))
     y = torch.cat(outputs, 1)
-    assert torch.allclose(y[:1], model(x[:1]), atol=1e-12)
-    for row, start in ((1, 7), (2, 9)):
-        assert torch.allclose(y[row : row + 1, :start], model(x[row : row + 1, :start]), atol=1e-12)
-        assert torch.allclose(y[row : row + 1, start:], model(x[row : row + 1, start:]), atol=1e-12)
+    for row, start in starts.items():
+        for part in (slice(0, start), slice(start, None)):
+            assert torch.allclose(y[row : row + 1, part], model(x[row : row + 1, part]), atol=1e-12)
 
 
 def test_the_clock_may_run_for_a_million_frames(tiny):

@@ -94,9 +94,31 @@ def test_the_kl_is_zero_at_the_prior_and_points_away_from_it(tiny):
         agent.policy.net.output.weight.add_(torch.randn_like(agent.policy.net.output.weight))
     found = phase(batch, generator=tiny.generator(), progress=0.5).metrics["prior"]
     now, then = (p.now(batch.states[:, :-1]).components["action"].logits for p in (agent.policy, before))
-    expected = 0.3 * (now.exp() * (now - then)).sum(-1).mean()
+    expected = 0.3 * (now.exp() * (now - then)).sum(-1).mean().detach()
     assert float(found) == pytest.approx(float(expected), rel=1e-4)
     assert float(expected) > 0.01
+
+
+def test_the_terms_are_those_of_lambda_returns_and_pmpo_on_matching_states(tiny):
+    agent = tiny.agent(space=SPACE)
+    phase, batch = ImaginationTraining(agent, ImaginationLossConfig(gamma=0.9, lam=0.5, alpha=0.3)), _batch(agent)
+    with torch.no_grad():
+        value = agent.value(batch.states).mean
+        log_prob = agent.policy.now(batch.states[:, :-1]).log_prob(batch.actions)
+        advantage, returns = torch.zeros(ROWS, LENGTH), value[:, LENGTH]
+        surprise = torch.zeros(ROWS, LENGTH)
+        for t in reversed(range(LENGTH)):
+            ahead = 0.5 * value[:, t + 1] + 0.5 * returns
+            returns = batch.rewards[:, t] + 0.9 * batch.continues[:, t] * ahead
+            advantage[:, t] = returns - value[:, t]
+            surprise[:, t] = agent.value(batch.states[:, t]).cross_entropy(returns)
+        good = advantage >= 0
+        found = phase(batch, generator=tiny.generator(), progress=0.5).metrics
+    assert 0.1 < float(good.float().mean()) < 0.9
+    assert float(found["positive"]) == pytest.approx(-0.3 * float(log_prob[good].mean()), rel=1e-4)
+    assert float(found["negative"]) == pytest.approx(0.7 * float(log_prob[~good].mean()), rel=1e-4)
+    assert float(found["value"]) == pytest.approx(float(surprise.mean()), rel=1e-4)
+    assert float(found["positive_share"]) == pytest.approx(float(good.float().mean()))
 
 
 def test_only_policy_and_value_are_trained(tiny):
