@@ -1,0 +1,79 @@
+"""``dreamer-ray run``: does the stages of a recipe, skipping what is done and resuming what was cut off."""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dreamer_ray.cli import console
+
+if TYPE_CHECKING:
+    from dreamer_ray.run import Plan
+
+log = logging.getLogger("dreamer_ray")
+
+
+def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Adds the verb ``run`` and its options."""
+    parser = verbs.add_parser("run", help="do the stages of a recipe", description=__doc__)
+    parser.add_argument("recipe", metavar="RECIPE", type=Path, help="a YAML file such as configs/crafter/tiny.yaml")
+    parser.add_argument(
+        "overrides", metavar="path=value", nargs="*", help="values to use instead of the recipe's, such as dynamics.fit.steps=100"
+    )
+    parser.add_argument("--only", metavar="STAGE", help="do this stage alone")
+    parser.add_argument("--from", metavar="STAGE", dest="start", help="do this stage and all that follow from it again")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be done and what it needs, and do nothing")
+    parser.add_argument("--debug", action="store_true", help="show debug messages and tracebacks")
+    parser.add_argument("--runs", metavar="DIR", type=Path, default=Path("runs"), help="where the results go: DIR/NAME (default: runs)")
+    parser.set_defaults(act=act)
+
+
+def act(options: argparse.Namespace) -> None:
+    """Runs the recipe that ``options`` name."""
+    from dreamer_ray.config import load_config
+    from dreamer_ray.recipe import Recipe
+    from dreamer_ray.run import execute, plan, recipe_stages
+    from dreamer_ray.run_folder import locked
+
+    recipe = load_config(Recipe, options.recipe, options.overrides)
+    folder = (options.runs / recipe.name).absolute()
+
+    def decide() -> "Plan":
+        return plan(recipe_stages(recipe), recipe, folder, only=options.only, start=options.start)
+
+    if options.dry_run:
+        sys.stdout.write(overview(decide()))
+        return
+    with locked(folder):
+        console.copy_to(folder / "run.log")
+        log.info("%s -> %s", options.recipe, folder)
+        if not (decided := decide()).work:
+            log.info("all done already; --from STAGE does a stage and what follows from it again")
+            return
+        from dreamer_ray.distributed.cluster import cluster
+        from dreamer_ray.distributed.run import ray_executors
+
+        with cluster(recipe.cluster):
+            console.stop_on_sigterm()
+            execute(decided, ray_executors())
+    log.info("finished: %s", folder)
+
+
+def overview(plan: "Plan") -> str:
+    """A table of the stages: what is to be done and, by rough estimate, what it needs on this machine."""
+    from dreamer_ray.estimate import estimate
+    from dreamer_ray.progress import duration
+
+    needs = estimate(plan.recipe)
+    lines = [f"{plan.folder}", f"{'stage':<14}{'plan':<8}{'parameters':>12}{'memory':>10}{'time':>10}  size; why"]
+    for decision in plan.decisions:
+        need, note = needs.get(decision.stage.name), decision.reason
+        figures = f"{'-':>12}{'-':>10}{'-':>10}"
+        if need:
+            figures = f"{need.parameters or '-':>12}{need.memory_mb / 1024:>7.1f} GB{duration(need.seconds):>10}"
+            note = f"{need.size}; {note}"
+        lines.append(f"{decision.stage.name:<14}{decision.action:<8}{figures}  {note}")
+    total = sum(needs[decision.stage.name].seconds for decision in plan.work if decision.stage.name in needs)
+    lines.append(f"about {duration(total)} of work on this machine (a rough estimate; a GPU or a cluster is faster)")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,171 @@
+"""What a recipe needs before it is run: sizes, parameters, and rough memory and time on this machine, stage by stage.
+
+Time is operations over the speed of a matrix product measured here: 2 per parameter and token forward, 6 with the backward pass.
+"""
+
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from dreamer_ray.data.batches import BatchConfig
+from dreamer_ray.envs.crafter import ACTION_SPACE, TASKS
+from dreamer_ray.models.agent import Agent
+from dreamer_ray.models.dynamics import Dynamics
+from dreamer_ray.models.tokenizer import Tokenizer
+from dreamer_ray.recipe import Recipe
+
+SHARE_OF_PEAK = 0.5
+"""Share of the speed of a big matrix product that training reaches."""
+FRAMES_RECORDED_PER_SECOND = 300.0
+"""Of the scripted player and the world, by one actor on one core."""
+FRAMES_PLAYED_PER_SECOND = 1000.0
+"""Of the world alone."""
+PROCESS_MB = 400.0
+"""Resident size of a process that has imported PyTorch."""
+RAY_MB = 700.0
+"""Resident size of Ray's own processes."""
+NUMBERS_KEPT_PER_WIDTH = 30
+"""Activations kept for the backward pass, per token, layer and unit of width."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """What one stage takes."""
+
+    size: str
+    parameters: int
+    """Trained ones."""
+    memory_mb: float
+    """Of all processes of the stage together with Ray and its object store."""
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """The models of a recipe without memory for their weights, and how fast this machine is."""
+
+    tokenizer: Tokenizer
+    agent: Agent
+    operations_per_second: float
+
+
+def estimate(recipe: Recipe, operations_per_second: float | None = None) -> dict[str, Need]:
+    """Needs by stage name; the speed of this machine is measured where it is not given."""
+    sizes = _sizes(recipe, operations_per_second or matrix_product_speed())
+    return _data_needs(recipe, sizes) | _training_needs(recipe, sizes) | _acting_needs(recipe, sizes)
+
+
+def matrix_product_speed(width: int = 1024, seconds: float = 0.2) -> float:
+    """Floating point operations a second of products of square matrices, on the threads that PyTorch uses here."""
+    matrix, count = torch.rand(width, width), 0
+    torch.mm(matrix, matrix)
+    begun = time.perf_counter()
+    while (taken := time.perf_counter() - begun) < seconds:
+        torch.mm(matrix, matrix)
+        count += 1
+    return 2 * width**3 * count / taken
+
+
+def _sizes(recipe: Recipe, speed: float) -> _Sizes:
+    side = recipe.data.crafter.size
+    with torch.device("meta"):
+        tokenizer = Tokenizer(recipe.tokenizer.model, (side, side))
+        latents, channels = recipe.tokenizer.model.latents, recipe.tokenizer.model.channels
+        dynamics = Dynamics(recipe.dynamics.model, latents=latents, channels=channels, action_space=ACTION_SPACE)
+        agent = Agent(recipe.agent.model, dynamics, tasks=len(TASKS))
+    return _Sizes(tokenizer, agent, speed * SHARE_OF_PEAK)
+
+
+def _data_needs(recipe: Recipe, sizes: _Sizes) -> dict[str, Need]:
+    config, actors = recipe.data.crafter, recipe.cluster.replicas
+    frames = (config.episodes + config.holdout_episodes) * config.length
+    tokenizer = sizes.tokenizer
+    encoding = 2 * _parameters(tokenizer.encoder) * tokenizer.layout.total
+    latents = f"{tokenizer.config.latents} x {tokenizer.config.channels} numbers a frame"
+    return {
+        "record": Need(
+            f"{config.episodes} + {config.holdout_episodes} episodes, up to {frames:,} frames",
+            0,
+            _memory_mb(recipe, actors),
+            frames / FRAMES_RECORDED_PER_SECOND / actors,
+        ),
+        "encode": Need(latents, 0, _memory_mb(recipe, actors), frames * encoding / sizes.operations_per_second),
+    }
+
+
+def _training_needs(recipe: Recipe, sizes: _Sizes) -> dict[str, Need]:
+    tokenizer, dynamics = sizes.tokenizer, sizes.agent.dynamics
+    encoder, decoder = recipe.tokenizer.model.encoder, recipe.tokenizer.model.decoder
+    passes = 6 + 2 * 2 * recipe.dynamics.forcing.bootstrap_fraction * (1 - recipe.dynamics.forcing.bootstrap_after)
+    agent_passes = 6 + 2 * 2 * recipe.agent.finetuning.bootstrap_fraction * (1 - recipe.agent.finetuning.bootstrap_after)
+    transformer = recipe.dynamics.model.transformer
+    jobs = {
+        "tokenizer": (recipe.tokenizer, tokenizer, tokenizer.layout.total, 6.0, (encoder, decoder)),
+        "dynamics": (recipe.dynamics, dynamics, dynamics.world_tokens, passes, (transformer,)),
+        "agent": (recipe.agent, sizes.agent, dynamics.layout.total, agent_passes, (transformer,)),
+    }
+    needs = {}
+    for stage, (section, model, tokens, operations, transformers) in jobs.items():
+        frames, largest = _frames(section.batches, section.fit.steps)
+        heads = _parameters(model) - _parameters(dynamics) if stage == "agent" else 0
+        work = operations * ((_parameters(model) - heads) * tokens + heads) * frames
+        kept = largest * tokens * sum(t.layers * t.width for t in transformers) * NUMBERS_KEPT_PER_WIDTH * 4
+        needs[stage] = Need(
+            f"{section.fit.steps:,} steps, {largest:,} frames x {tokens} tokens at most a step",
+            _parameters(model),
+            _memory_mb(recipe, 1 + recipe.cluster.workers) + recipe.cluster.workers * (_training_mb(model) + kept / 2**20),
+            work / sizes.operations_per_second,
+        )
+    if recipe.agent.scratch:
+        needs["agent_scratch"] = needs["agent"]
+    return needs
+
+
+def _acting_needs(recipe: Recipe, sizes: _Sizes) -> dict[str, Need]:
+    agent, tokenizer, dream, played = sizes.agent, sizes.tokenizer, recipe.imagination, recipe.evaluation
+    dynamics = 2 * _parameters(agent.dynamics) * agent.dynamics.layout.total
+    dreamed = dream.contexts.length + dream.horizon * (dream.sampling_steps + 1)
+    heads = _parameters(agent.policy) + _parameters(agent.value)
+    rollouts = dream.fit.steps * dream.contexts.batch_size
+    worlds = 2 * played.worlds + played.baseline_worlds * (2 if recipe.agent.scratch else 1)
+    a_frame = (2 * _parameters(tokenizer.encoder) * tokenizer.layout.total + 2 * dynamics) / sizes.operations_per_second
+    replica = _memory_mb(recipe, recipe.cluster.replicas) + recipe.cluster.replicas * _parameters(agent) * 4 / 2**20
+    return {
+        "imagination": Need(
+            f"{dream.fit.steps:,} updates, {dream.contexts.batch_size} dreams of {dream.horizon} actions each",
+            heads,
+            replica + PROCESS_MB + _training_mb(agent.policy) + _training_mb(agent.value),
+            rollouts * (dreamed * dynamics + 6 * heads * dream.horizon) / sizes.operations_per_second,
+        ),
+        "evaluate": Need(
+            f"{worlds} worlds of up to {played.length} steps, {played.windows} dreams, {played.pictures} pictures",
+            0,
+            replica + PROCESS_MB,
+            worlds * played.length * (a_frame + 1 / FRAMES_PLAYED_PER_SECOND / recipe.cluster.replicas),
+        ),
+    }
+
+
+def _parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _frames(batches: BatchConfig, steps: int) -> tuple[float, int]:
+    """Frames of all steps together, and of the largest batch."""
+    short = batches.batch_size * batches.length
+    if batches.long_length is None or batches.long_batch_size is None:
+        return float(steps * short), short
+    long = batches.long_length * batches.long_batch_size
+    share = batches.final_long + (1 - batches.final_long) * batches.long_fraction
+    return steps * (share * long + (1 - share) * short), max(short, long)
+
+
+def _training_mb(model: nn.Module) -> float:
+    """Weights, gradients, two moments and the moving average, in single precision."""
+    return 5 * 4 * _parameters(model) / 2**20
+
+
+def _memory_mb(recipe: Recipe, processes: int) -> float:
+    return RAY_MB + recipe.cluster.object_store_mb + processes * PROCESS_MB
