@@ -1,0 +1,59 @@
+"""Picture figures against hand-made cases and an independent implementation; trivial predictors against their definition."""
+
+import math
+
+import pytest
+import torch
+
+from dreamer_ray.evaluation.metrics import block_averages, changed_tiles, psnr, ssim
+from dreamer_ray.objectives.lpips import import_torchvision
+
+
+def pictures(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand(*shape, 3, generator=torch.Generator().manual_seed(seed))
+
+
+def test_psnr_is_of_the_whole_set_not_the_mean_of_each():
+    truth = torch.zeros(2, 4, 4, 3)
+    wrong = truth.clone()
+    wrong[0] += 0.1
+    assert psnr(wrong[:1], truth[:1]) == pytest.approx(20, abs=1e-5)
+    assert psnr(wrong, truth) == pytest.approx(20 + 10 * math.log10(2), abs=1e-5)
+    assert psnr(truth, truth) == math.inf
+
+
+def test_ssim_agrees_with_torchmetrics():
+    import_torchvision()  # torchmetrics imports it
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    truth = pictures(3, 24, 40)
+    for noise in (0.02, 0.1, 0.5):
+        other = (truth + noise * (pictures(3, 24, 40, seed=1) - 0.5)).clamp(0, 1)
+        channels_first = (other.permute(0, 3, 1, 2), truth.permute(0, 3, 1, 2))
+        _, everywhere = structural_similarity_index_measure(*channels_first, data_range=1.0, return_full_image=True)
+        inside = everywhere[..., 5:-5, 5:-5]  # it mirrors the picture at its border, ours keeps the window inside
+        assert ssim(other, truth) == pytest.approx(float(inside.mean()), abs=1e-5)
+    assert ssim(truth, truth) == pytest.approx(1)
+    with pytest.raises(ValueError, match="11 x 11"):
+        ssim(truth[:, :8], truth[:, :8])
+
+
+@pytest.mark.parametrize(("numbers", "cells"), [(256, 9), (242, 8), (243, 9), (432, 12), (3, 1), (1, 1), (10**6, 72)])
+def test_block_averages_hold_at_most_the_given_numbers(numbers, cells):
+    truth = pictures(2, 72, 72)
+    blocks = block_averages(truth, numbers)
+    assert blocks.shape == truth.shape
+    side = 72 // cells
+    assert torch.equal(blocks, blocks[:, ::side, ::side].repeat_interleave(side, 1).repeat_interleave(side, 2))
+    assert len(blocks[0].reshape(-1, 3).unique(dim=0)) == cells**2
+    torch.testing.assert_close(blocks[1, :side, -side:].mean((0, 1)), truth[1, :side, -side:].mean((0, 1)))
+
+
+def test_a_tile_counts_as_changed_by_any_pixel_of_any_colour():
+    before = pictures(2, 5, 16, 24)
+    after = before.clone()
+    after[1, 3, 15, 8, 2] += 0.01
+    mask = changed_tiles(before, after)
+    expected = torch.zeros(2, 5, 16, 24, 1, dtype=torch.bool)
+    expected[1, 3, 8:, 8:16] = True
+    assert torch.equal(mask, expected)
