@@ -159,7 +159,8 @@ class ShardSet:
         """Raises ``UserError`` where a file differs from its checksum."""
         for file in self.files:
             if (found := _checksum(self.folder / file.name)) != file.sha256:
-                raise UserError(f"shard {self.folder / file.name}: SHA-256 {found[:12]}.., its manifest says {file.sha256[:12]}..; {_REMEDY}")
+                place = f"shard {self.folder / file.name}"
+                raise UserError(f"{place}: SHA-256 {found[:12]}.., its manifest says {file.sha256[:12]}..; {_REMEDY}")
 
 
 _REMEDY = "redo the stage that made it with --from"
@@ -182,10 +183,13 @@ def write_shard(folder: Path, name: str, episodes: Sequence[Episode], schema: Sh
 def existing_shard(folder: Path, name: str, schema: ShardSchema, episodes: Sequence[str]) -> ShardFile | None:
     """The entry of ``folder/name`` where an interrupted stage has already written it with this schema and these episodes."""
     path = folder / name
-    if not path.exists():
+    try:
+        notes = json.loads((pq.read_schema(path).metadata or {})[b"dreamer_ray"])
+    except (OSError, ValueError, KeyError):  # not there, cut short (ArrowInvalid is a ValueError), or not one of ours
         return None
-    notes = json.loads((pq.read_schema(path).metadata or {}).get(b"dreamer_ray", b"{}"))
-    if notes.get("schema") != schema.model_dump(mode="json") or [e["name"] for e in notes["episodes"]] != list(episodes):
+    if not isinstance(notes, dict) or notes.get("schema") != schema.model_dump(mode="json"):
+        return None
+    if [entry["name"] for entry in notes["episodes"]] != list(episodes):
         return None
     entries = tuple(parse_config(EpisodeEntry, entry, str(path)) for entry in notes["episodes"])
     return ShardFile(name=name, sha256=_checksum(path), episodes=entries)
@@ -202,7 +206,7 @@ def commit_manifest(
 
 
 def open_shards(folder: Path) -> ShardSet:
-    """Opens a committed folder. Raises ``UserError`` where it is unfinished, empty, of another format, or names files that are not there."""
+    """Opens a committed folder. Raises ``UserError`` where it is unfinished, empty, of another format, or lacks files."""
     return ShardSet(folder, read_manifest(folder))
 
 
@@ -278,7 +282,7 @@ def _from_table(table: pa.Table, schema: ShardSchema) -> Rows:
 def _replace(partial: Path, target: Path) -> None:
     with partial.open("rb") as file:
         os.fsync(file.fileno())
-    os.replace(partial, target)
+    partial.replace(target)
 
 
 def _checksum(path: Path) -> str:
