@@ -1,0 +1,192 @@
+"""Sets on disk: what is written is read again, bit for bit, and a set that is not whole is refused."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from dreamer_ray.data import shards
+from dreamer_ray.data.shards import ShardSchema, ShardSet, commit_manifest, existing_shard, open_shards, write_shard
+from dreamer_ray.types import Binary, Categorical, Continuous
+
+FEW = settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def assert_same(one, other):
+    assert (one.name, one.info) == (other.name, other.info)
+    assert {key: type(value) for key, value in one.info.items()} == {key: type(value) for key, value in other.info.items()}
+    for field in ("frames", "labelled", "events", "continues"):
+        a, b = getattr(one, field), getattr(other, field)
+        assert a.dtype == b.dtype, field
+        np.testing.assert_array_equal(a, b, err_msg=field)
+    assert list(one.actions) == list(other.actions)
+    for name in one.actions:
+        assert one.actions[name].dtype == other.actions[name].dtype, name
+        np.testing.assert_array_equal(one.actions[name], other.actions[name], err_msg=name)
+
+
+@FEW
+@given(
+    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=4),
+    keys=st.integers(1, 4),
+    arm=st.integers(1, 3),
+    shape=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    tasks=st.integers(1, 4),
+    codec=st.sampled_from(["png", "float16"]),
+    seed=st.integers(0, 99),
+)
+def test_what_is_written_is_read_again(tmp_path_factory, sets, lengths, keys, arm, shape, tasks, codec, seed):
+    rng, folder = np.random.default_rng(seed), tmp_path_factory.mktemp("set")
+    space = {"keys": Binary(size=keys), "mouse": Categorical(size=7), "arm": Continuous(size=arm)}
+    schema = ShardSchema(codec=codec, frame_shape=shape, action_space=space, tasks=tuple("abcd"[:tasks]), fps=20.0)
+
+    def episode(i, length):
+        pictures = rng.integers(0, 256, (length, *shape, 3), np.uint8)
+        actions = {"keys": rng.integers(0, 2, (length, keys)), "mouse": rng.integers(0, 7, length)}
+        return replace(
+            sets.episode(f"e-{i}", length),
+            frames=pictures if codec == "png" else rng.normal(size=(length, *shape)).astype(np.float16),
+            actions=actions | {"arm": rng.normal(size=(length, arm)).astype(np.float32)},
+            labelled=rng.random(length) < 0.5,
+            events=rng.integers(0, 256, (length, tasks), np.uint8),
+            continues=rng.integers(0, 2, length).astype(np.float32),
+            info={"count": 3, "share": 1.0, "who": "somebody"},
+        )
+
+    episodes = [episode(i, length) for i, length in enumerate(lengths)]
+    files = [write_shard(folder, "a.parquet", episodes[:2], schema)]
+    files += [write_shard(folder, "b.parquet", episodes[2:], schema)] if episodes[2:] else []
+    commit_manifest(folder, schema, files, made_by={}, parents={})
+    found = open_shards(folder)
+    assert found.lengths.tolist() == lengths
+    assert found.schema == schema
+    for i, written in enumerate(episodes):
+        assert_same(found.read_episode(i), written)
+    found.verify()
+
+
+def test_every_episode_is_its_own_row_group(tmp_path, sets):
+    sets.make(tmp_path, [5, 3, 4])
+    groups = [shards.pq.ParquetFile(tmp_path / name).metadata for name in ("part-000.parquet", "part-001.parquet")]
+    assert [[g.row_group(i).num_rows for i in range(g.num_row_groups)] for g in groups] == [[5, 3], [4]]
+
+
+def test_the_cache_keeps_to_its_bound_and_forgets_the_oldest_first(tmp_path, sets):
+    made = sets.make(tmp_path, [10] * 8)
+    one = made.rows(0).bytes
+    small = ShardSet(tmp_path, made.manifest, cache_bytes=3 * one + one // 2)
+    for index in [0, 1, 2, 0, 3, 4, 5, 6, 7, 1, 0]:
+        first = small.rows(index)
+        held = sum(rows.bytes for rows in small._cache.values())
+        assert held == small._cached
+        assert held <= small._cache_bytes
+        assert small.rows(index) is first
+    assert len(small._cache) == 3
+    assert list(small._cache) == [7, 1, 0]
+
+
+def test_reading_again_moves_an_episode_to_the_end_of_the_queue(tmp_path, sets):
+    made = sets.make(tmp_path, [10] * 4)
+    small = ShardSet(tmp_path, made.manifest, cache_bytes=2 * made.rows(0).bytes + 100)
+    kept = small.rows(0)
+    small.rows(1), small.rows(0), small.rows(2)
+    assert small.rows(0) is kept
+    assert 1 not in small._cache
+
+
+def test_an_episode_larger_than_the_cache_is_still_read(tmp_path, sets):
+    small = ShardSet(tmp_path, sets.make(tmp_path, [10, 10]).manifest, cache_bytes=1)
+    assert [len(small.read_episode(i).frames) for i in (0, 1, 0)] == [10, 10, 10]
+    assert len(small._cache) == 1
+
+
+def test_event_frames_are_those_of_the_episodes(tmp_path, sets):
+    events = {0: [(0, 1), (4, 0)], 2: [(1, 2), (1, 0)], 3: [(5, 2), (5, 2)]}
+    made = sets.make(tmp_path, [5, 7, 2, 6], events=events)
+    found = set(zip(*(column.tolist() for column in made.event_frames()), strict=True))
+    assert found == {(i, frame, task) for i, pairs in events.items() for frame, task in pairs}
+
+
+def test_the_fingerprint_is_that_of_the_contents(tmp_path, sets):
+    a, again, b = sets.make(tmp_path / "a", [3, 4]), sets.make(tmp_path / "again", [3, 4]), sets.make(tmp_path / "b", [3, 4], died=[1])
+    assert a.fingerprint == again.fingerprint == open_shards(tmp_path / "a").fingerprint
+    assert a.fingerprint != b.fingerprint
+
+
+def test_existing_shard_gives_the_entry_that_writing_gave(tmp_path, sets):
+    episodes = [sets.episode("a", 3), sets.episode("b", 4, first=3)]
+    written = write_shard(tmp_path, "x.parquet", episodes, sets.schema)
+    found = existing_shard(tmp_path, "x.parquet", sets.schema, ["a", "b"])
+    assert found == written
+    assert found.model_dump_json() == written.model_dump_json()
+
+
+@pytest.mark.parametrize("names", [["a"], ["b", "a"], ["a", "c"], ["a", "b", "c"], []])
+def test_existing_shard_wants_the_same_episodes(tmp_path, sets, names):
+    write_shard(tmp_path, "x.parquet", [sets.episode("a", 3), sets.episode("b", 4)], sets.schema)
+    assert existing_shard(tmp_path, "x.parquet", sets.schema, names) is None
+
+
+@pytest.mark.parametrize("change", [{"fps": 10.0}, {"frame_shape": (6, 4)}, {"tasks": ("chop", "dig", "fly")}])
+def test_existing_shard_wants_the_same_schema(tmp_path, sets, change):
+    write_shard(tmp_path, "x.parquet", [sets.episode("a", 3)], sets.schema)
+    assert existing_shard(tmp_path, "x.parquet", sets.schema.model_copy(update=change), ["a"]) is None
+    assert existing_shard(tmp_path, "other.parquet", sets.schema, ["a"]) is None
+
+
+@pytest.mark.parametrize("keep", [0, 3, 0.3, 0.9, -1])
+def test_a_file_cut_short_is_not_taken_for_a_finished_one(tmp_path, sets, keep):
+    path = tmp_path / "x.parquet"
+    write_shard(tmp_path, "x.parquet", [sets.episode("a", 30)], sets.schema)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * keep) if isinstance(keep, float) else keep])
+    assert existing_shard(tmp_path, "x.parquet", sets.schema, ["a"]) is None
+
+
+def test_a_file_of_somebody_else_is_not_taken_for_a_finished_one(tmp_path, sets):
+    for name, metadata in (("none", {}), ("odd", {"dreamer_ray": "{"}), ("list", {"dreamer_ray": "[]"})):
+        table = shards.pa.table({"a": [1]}).replace_schema_metadata(metadata)
+        shards.pq.write_table(table, tmp_path / name)
+        assert existing_shard(tmp_path, name, sets.schema, []) is None, name
+
+
+class Crash(BaseException):
+    """Ends a writer at once, as a kill does."""
+
+
+def crash(*_):
+    raise Crash
+
+
+def test_a_crash_before_the_rename_leaves_no_file(tmp_path, sets, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", crash)
+        with pytest.raises(Crash):
+            write_shard(tmp_path, "x.parquet", [sets.episode("a", 3)], sets.schema)
+    assert not (tmp_path / "x.parquet").exists()
+    assert existing_shard(tmp_path, "x.parquet", sets.schema, ["a"]) is None
+    entry = write_shard(tmp_path, "x.parquet", [sets.episode("a", 3)], sets.schema)
+    assert existing_shard(tmp_path, "x.parquet", sets.schema, ["a"]) == entry
+    assert [path.name for path in tmp_path.iterdir()] == ["x.parquet"]
+
+
+def test_a_crash_while_writing_keeps_the_file_that_was_there(tmp_path, sets, monkeypatch):
+    entry = write_shard(tmp_path, "x.parquet", [sets.episode("a", 3)], sets.schema)
+    with monkeypatch.context() as patch:
+        patch.setattr(shards, "_encode_frame", crash)
+        with pytest.raises(Crash):
+            write_shard(tmp_path, "x.parquet", [sets.episode("b", 5)], sets.schema)
+    assert existing_shard(tmp_path, "x.parquet", sets.schema, ["a"]) == entry
+
+
+def test_a_crash_before_the_manifest_stands_leaves_the_set_unfinished(tmp_path, sets, monkeypatch):
+    files = sets.files(tmp_path, [3, 4])
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", crash)
+        with pytest.raises(Crash):
+            commit_manifest(tmp_path, sets.schema, files, made_by={}, parents={})
+    with pytest.raises(shards.UserError, match=r"no manifest.json.*run it first"):
+        open_shards(tmp_path)
