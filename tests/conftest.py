@@ -1,10 +1,24 @@
-"""Tiny models and batches for all tests: one thread, sizes of a few thousand numbers, every draw seeded."""
+"""Tiny models and batches for all tests: one thread, sizes of a few thousand numbers, every draw seeded.
 
+Before anything else: a Ray that listens on the loopback interface only, and shapes in signatures checked at run time.
+"""
+
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
 import torch
+from jaxtyping import install_import_hook
+
+os.environ |= {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_AUTH_MODE": "disabled",
+    "TORCHDYNAMO_DISABLE": "1",
+}
+os.environ.pop("RAY_ADDRESS", None)
+install_import_hook([f"dreamer_ray.{room}" for room in ("models", "imagination")], "beartype.beartype")
 
 from dreamer_ray.models.agent import Agent, AgentConfig
 from dreamer_ray.models.dynamics import Dynamics, DynamicsConfig
