@@ -1,5 +1,7 @@
 """Small layers: SwiGLU, the MLP of the heads, rotary and sine position codes. RMSNorm is torch.nn.RMSNorm."""
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -25,9 +27,7 @@ class MLP(nn.Module):
     def __init__(self, width: int, output: int, *, hidden: int, layers: int, output_scale: float = 1.0):
         super().__init__()
         sizes = [width] + [hidden] * layers
-        self.hidden = nn.Sequential(
-            *(nn.Sequential(nn.Linear(a, b, bias=False), nn.RMSNorm(b), nn.SiLU()) for a, b in zip(sizes, sizes[1:], strict=False))
-        )
+        self.hidden = nn.Sequential(*(nn.Sequential(nn.Linear(a, b, bias=False), nn.RMSNorm(b), nn.SiLU()) for a, b in pairwise(sizes)))
         self.output = nn.Linear(sizes[-1], output)
         nn.init.zeros_(self.output.bias)
         with torch.no_grad():

@@ -62,7 +62,7 @@ def test_other_rows_are_at_the_finest_step_only():
 
 
 def test_ramp():
-    assert torch.allclose(ramp_weight(torch.tensor([0.0, 0.5, 1.0])), torch.tensor([0.1, 0.55, 1.0]))
+    assert torch.allclose(ramp_weight(torch.tensor([[0.0, 0.5, 1.0]])), torch.tensor([[0.1, 0.55, 1.0]]))
 
 
 def test_flow_term_is_zero_for_the_true_predictor_and_ramped_otherwise():
