@@ -20,7 +20,7 @@ LINES_OF_A_FILE = 300
 CLOSURES = {"objectives": 600, "models": 1500, "phases": 3000}
 FORBIDDEN_ROOMS = {"utils", "util", "common", "misc", "helpers", "helper", "tools"}
 PRIVATE = re.compile(
-    r"(?<![\w.])/(?:work|root|home|opt|Users|mnt)/\w|http://(?!localhost|127\.0\.0\.1|www\.w3\.org|www\.apache\.org|\{)[\w-]"
+    r"(?<![\w.])/(?:work|root|home|opt|Users|mnt)/\w|http://(?!localhost|127\.0\.0\.1|www\\?\.w3|www\.apache\.org|\{)[\w-]"
 )
 """Paths of some machine, and addresses without TLS other than this machine's and those that are only names."""
 
