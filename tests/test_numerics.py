@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dreamer_ray.models.distributions import TwoHot
@@ -14,11 +14,13 @@ BINS = symexp_bins(255)
 reals = st.floats(-4e8, 4e8, width=32)
 
 
+@settings(deadline=None)
 @given(st.floats(-20, 20))
 def test_symlog_inverts_symexp(x):
     assert float(symlog(symexp(torch.tensor(x, dtype=torch.float64)))) == pytest.approx(x, abs=1e-12)
 
 
+@settings(deadline=None)
 @given(st.floats(-1e8, 1e8))
 def test_symexp_inverts_symlog(x):
     assert float(symexp(symlog(torch.tensor(x, dtype=torch.float64)))) == pytest.approx(x, rel=1e-12, abs=1e-12)
@@ -45,6 +47,7 @@ def test_bins_refuse_even_counts(count):
         symexp_bins(count)
 
 
+@settings(deadline=None)
 @given(st.lists(reals, min_size=1, max_size=8))
 def test_twohot_mean_of_encode_is_the_number(values):
     x = torch.tensor(values)
@@ -54,6 +57,7 @@ def test_twohot_mean_of_encode_is_the_number(values):
     assert bool((code >= 0).all())
 
 
+@settings(deadline=None)
 @given(reals)
 def test_twohot_touches_two_neighbouring_bins(value):
     used = twohot_encode(torch.tensor([value]), BINS)[0].nonzero().squeeze(1)

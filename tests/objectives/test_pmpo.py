@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dreamer_ray.objectives.pmpo import pmpo
@@ -21,6 +21,7 @@ def test_an_example_by_hand():
     assert float(terms["prior"]) == pytest.approx(0.6)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-5, 5, width=32), min_size=2, max_size=9), st.floats(2**-10, 2**20, width=32))
 def test_the_size_of_advantages_has_no_influence(advantage, factor):
     advantage = torch.tensor(advantage)

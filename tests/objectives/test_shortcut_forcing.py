@@ -24,7 +24,7 @@ def test_corrupt_is_noise_at_zero_and_data_at_one():
     assert torch.allclose(corrupt(clean, noise, tau)[1, 1], 0.25 * noise[1, 1] + 0.75 * clean[1, 1])
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(st.integers(1, 8), st.integers(0, 10_000))
 def test_every_tau_is_a_multiple_of_its_d_and_less_than_one(power, seed):
     k_max = 2**power

@@ -10,7 +10,7 @@ def test_total_is_the_weighted_sum_and_figures_only_go_to_the_log():
     phase = Phase({"a": 2.0, "b": 0.5}, normalize=False)
     x = torch.tensor(3.0, requires_grad=True)
     loss = phase.weigh({"a": x, "b": torch.tensor(4.0)}, seen=torch.tensor(7.0))
-    assert float(loss.total) == 8.0
+    assert float(loss.total.detach()) == 8.0
     assert {name: float(value) for name, value in loss.metrics.items()} == {"a": 3.0, "b": 4.0, "seen": 7.0}
     assert not any(value.requires_grad for value in loss.metrics.values())
     loss.total.backward()
