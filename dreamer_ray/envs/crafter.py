@@ -16,7 +16,7 @@ from dreamer_ray.config import Config
 from dreamer_ray.errors import UserError
 from dreamer_ray.types import ActionSpace, Categorical
 
-NAMES: dict[str, list[str]] = vars(constants)  # Crafter fills this module from a YAML file, so no checker sees its attributes
+NAMES = vars(constants)  # Crafter fills this module from a YAML file, so no checker sees its attributes
 ACTIONS: tuple[str, ...] = tuple(NAMES["actions"])
 """Names of the 17 actions, by their number."""
 TASKS: tuple[str, ...] = tuple(NAMES["achievements"])
@@ -46,9 +46,9 @@ SEEN = (4, 3)
 class CrafterConfig(Config):
     """One episode of Crafter."""
 
-    size: int = Field(72, gt=0, multiple_of=9)
+    size: int = Field(default=72, gt=0, multiple_of=9)
     """Side of the square picture in pixels; a multiple of 9, so that each of the 9 x 9 tiles has whole pixels."""
-    length: int = Field(400, gt=0)
+    length: int = Field(default=400, gt=0)
     """Step limit, after which an episode is truncated."""
 
 

@@ -86,14 +86,13 @@ def _dig_in(scene: Scene) -> str | None:
         return 0 <= x < scene.tiles.shape[0] and 0 <= y < scene.tiles.shape[1] and bool(holes[step][x, y])
 
     for step in DIRECTIONS:
-        back = (-step[0], -step[1])
-        if outside(step, 1):
-            return "place_stone" if scene.facing == back else go(scene, Route(step, 1, arrives=True))
+        if outside(step, 1) and scene.facing == (-step[0], -step[1]):
+            return "place_stone"
     for step in DIRECTIONS:
         if outside(step, 2):
             return MOVES[(-step[0], -step[1])]
     for step in DIRECTIONS:
-        if outside(step, 0):
+        if outside(step, 1) or outside(step, 0):
             return go(scene, Route(step, 1, arrives=True))
     return go(scene, scene.way(np.any(list(holes.values()), axis=0), anywhere=True))
 

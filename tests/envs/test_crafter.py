@@ -1,0 +1,127 @@
+import hashlib
+import subprocess
+import sys
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+
+from dreamer_ray.config import parse_config
+from dreamer_ray.envs.crafter import ACTION_SPACE, ACTIONS, LADDER, TASKS, CrafterConfig, CrafterEnv, frame_shape, ladder_prompt
+from dreamer_ray.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def env() -> CrafterEnv:
+    return CrafterEnv(CrafterConfig(length=60))
+
+
+def fingerprint(seeds: list[int], steps: int) -> str:
+    env, digest = CrafterEnv(CrafterConfig(length=steps)), hashlib.sha256()
+    for seed in seeds:
+        actions = np.random.default_rng(seed)
+        digest.update(env.reset(seed=seed)[0].tobytes())
+        for _ in range(steps):
+            frame, _, died, _, info = env.step(int(actions.integers(5)))
+            digest.update(frame.tobytes() + info["events"].tobytes())
+            if died:
+                break
+    return digest.hexdigest()
+
+
+def test_another_process_plays_the_same():
+    program = (
+        "import sys, importlib.util; junk = [object() for _ in range(77777)];"
+        "spec = importlib.util.spec_from_file_location('worlds', sys.argv[1]); module = importlib.util.module_from_spec(spec);"
+        "spec.loader.exec_module(module); print(module.fingerprint([0, 1], 150))"
+    )
+    other = subprocess.run([sys.executable, "-c", program, __file__], capture_output=True, text=True, timeout=120, check=True)
+    assert other.stdout.strip() == fingerprint([0, 1], 150)
+
+
+def test_a_seed_is_a_world_whatever_was_played_before(env):
+    one, _ = env.reset(seed=5)
+    for action in range(10):
+        env.step(action)
+    other, _ = env.reset(seed=6)
+    again, _ = env.reset(seed=5)
+    assert np.array_equal(one, again)
+    assert not np.array_equal(one, other)
+
+
+def test_reset_without_seed_goes_on_with_the_generator_of_the_last_seed(env):
+    env.reset(seed=5)
+    one, two = env.reset()[0], env.reset()[0]
+    env.reset(seed=5)
+    assert np.array_equal(one, env.reset()[0])
+    assert not np.array_equal(one, two)
+
+
+@pytest.mark.filterwarnings("ignore:.*:UserWarning")
+def test_gymnasium_accepts_the_environment(env):
+    check_env(env, skip_render_check=True)
+    assert isinstance(env.action_space, gymnasium.spaces.Discrete)
+    assert env.action_space.n == ACTION_SPACE["action"].size == 17
+    assert len(TASKS) == 22
+
+
+def test_tiles_are_whole_in_the_picture(env):
+    frame, _ = env.reset(seed=3)
+    assert frame.shape == (*frame_shape(env.config), 3)
+    assert frame.dtype == np.uint8
+    tiles = frame.reshape(9, 8, 9, 8, 3).transpose(0, 2, 1, 3, 4)[:7].reshape(63, -1)
+    x, y = env.state().position
+    names = env.state().tiles[x - 4 : x + 5, y - 3 : y + 4].T.ravel()
+    for name in np.unique(names):
+        assert len(np.unique(tiles[names == name], axis=0)) == 1, "the same thing looks the same on every tile by day"
+
+
+def test_events_are_the_rises_of_the_counters(env):
+    _, info = env.reset(seed=0)
+    actions, total = np.random.default_rng(0), info["events"].astype(int)
+    for _ in range(60):
+        _, _, died, ended, info = env.step(int(actions.choice([1, 2, 3, 4, 5, 6], p=[0.1, 0.1, 0.1, 0.1, 0.5, 0.1])))
+        total += info["events"]
+        assert info["events"].dtype == np.uint8
+        assert total.tolist() == list(info["achievements"].values())
+    assert total.sum() > 0
+    assert ended
+    assert not died
+
+
+def test_death_terminates_and_the_limit_truncates(env):
+    env.reset(seed=0)
+    env._game.player.health = 0
+    _, _, terminated, truncated, _ = env.step(0)
+    assert (terminated, truncated) == (True, False)
+    env.reset(seed=0)
+    ends = [env.step(0)[2:4] for _ in range(60)]
+    assert ends[:-1] == [(False, False)] * 59
+    assert ends[-1] == (False, True)
+
+
+def test_state_follows_the_player(env):
+    env.reset(seed=0)
+    before = env.state()
+    env.step(ACTIONS.index("move_right"))
+    after = env.state()
+    assert after.facing == (1, 0)
+    assert after.position[0] - before.position[0] in (0, 1)
+    assert after.inventory["health"] == 9
+
+
+def test_ladder_prompt_is_the_first_missing_rung():
+    nothing = dict.fromkeys(TASKS, 0)
+    assert TASKS[ladder_prompt(nothing)] == "collect_wood"
+    assert TASKS[ladder_prompt(nothing | {"collect_wood": 3, "collect_stone": 1})] == "place_table"
+    assert TASKS[ladder_prompt(dict.fromkeys(TASKS, 1))] == LADDER[-1] == "collect_diamond"
+    assert set(LADDER) < set(TASKS)
+
+
+def test_mistakes_are_refused(env):
+    env.reset(seed=0)
+    with pytest.raises(UserError, match="action 17"):
+        env.step(17)
+    with pytest.raises(UserError, match="size = 64"):
+        parse_config(CrafterConfig, {"size": 64, "length": 10}, "here")
