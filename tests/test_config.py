@@ -120,4 +120,5 @@ def test_the_nearest_name_is_looked_for_in_the_same_section_first():
     known = ["agent", "agent.fit", "agent.fit.steps", "dynamics", "dynamics.fit", "dynamics.fit.steps", "dynamics.width"]
     assert nearest("dynamics.fit.step", known) == "dynamics.fit.steps"
     assert nearest("agent.width", known) == "dynamics.width"
+    assert nearest("a.model.wid", ["a.model.width", "b.widt"]) == "a.model.width"
     assert nearest("dynamics.zzz", known) is None
