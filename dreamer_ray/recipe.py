@@ -53,13 +53,13 @@ class ImaginationSection(Config):
 
     contexts: BatchConfig
     """Dreams start from clips of this length; ``batch_size`` is that of one update."""
-    horizon: int = Field(15, gt=0)
+    horizon: int = Field(default=15, gt=0)
     """Actions of a dream."""
-    sampling_steps: int = Field(4, gt=0)
+    sampling_steps: int = Field(default=4, gt=0)
     """K."""
-    dreams_per_call: int = Field(16, gt=0)
+    dreams_per_call: int = Field(default=16, gt=0)
     """Contexts that one replica dreams in one call; divides ``contexts.batch_size``."""
-    max_lag: int = Field(2, ge=0)
+    max_lag: int = Field(default=2, ge=0)
     """Largest age, in updates, of the weights that dreamed what an update uses; 0 is synchronous and reproducible."""
     loss: ImaginationLossConfig = ImaginationLossConfig()
     fit: FitConfig
@@ -80,13 +80,13 @@ class EvaluationSection(Config):
     """How many of these random play and the agent from random weights play."""
     length: int = Field(gt=0)
     """Step limit of an episode."""
-    worlds_per_call: int = Field(40, gt=0)
-    windows: int = Field(48, gt=0)
+    worlds_per_call: int = Field(default=40, gt=0)
+    windows: int = Field(default=48, gt=0)
     """Held-out clips on which dreams are compared with the truth."""
-    dream_frames: int = Field(8, gt=0)
-    pictures: int = Field(256, gt=0)
+    dream_frames: int = Field(default=8, gt=0)
+    pictures: int = Field(default=256, gt=0)
     """Held-out pictures on which reconstruction is measured."""
-    sampling_steps: int = Field(4, gt=0)
+    sampling_steps: int = Field(default=4, gt=0)
     seed: int = 1_000_000
     """Worlds take the seeds from here on; recorded episodes use seeds far below."""
 
@@ -94,15 +94,15 @@ class EvaluationSection(Config):
 class ClusterSection(Config):
     """How the work is spread. On a cluster that is already there (RAY_ADDRESS) ``cpus`` and ``object_store_mb`` do not apply."""
 
-    cpus: int | None = Field(None, gt=0)
+    cpus: int | None = Field(default=None, gt=0)
     """CPUs that a local Ray declares; None is those of the machine, at least 8, since most actors wait most of the time."""
-    object_store_mb: int = Field(300, ge=80)
-    workers: int = Field(1, gt=0)
+    object_store_mb: int = Field(default=300, ge=80)
+    workers: int = Field(default=1, gt=0)
     """Data-parallel learner workers of the supervised phases."""
-    gpus_per_worker: float = Field(0, ge=0)
-    threads: int = Field(2, gt=0)
+    gpus_per_worker: float = Field(default=0, ge=0)
+    threads: int = Field(default=2, gt=0)
     """Torch threads of a learner worker."""
-    replicas: int = Field(2, gt=0)
+    replicas: int = Field(default=2, gt=0)
     """Actors that record, encode, dream and evaluate."""
     dashboard: bool = True
 

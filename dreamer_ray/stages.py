@@ -1,5 +1,7 @@
 """What each stage of a recipe is, without Ray: which phase it trains from which parents, what a replica dreams, what an encoder writes."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,7 @@ from dreamer_ray.phases.tokenizer_pretraining import TokenizerPretraining
 from dreamer_ray.recipe import Recipe
 from dreamer_ray.training.checkpoint import Checkpoint, latest_checkpoint
 from dreamer_ray.training.loop import FitConfig
-from dreamer_ray.training.restore import describe_agent, describe_tokenizer, load_heads, restore_agent, restore_tokenizer
+from dreamer_ray.training.restore import describe_agent, describe_tokenizer, load_heads, restore_agent
 from dreamer_ray.types import Clip, LatentClip, Trajectory
 
 MEAN_FRAME_SAMPLES = 2048
@@ -198,15 +200,9 @@ def mean_frame(shards: ShardSet, samples: int = MEAN_FRAME_SAMPLES) -> Tensor:
     return (total / (255 * count)).float()
 
 
-class _seeded:
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
     """Initial weights from a seed, leaving PyTorch's global generator as it was."""
-
-    def __init__(self, seed: int):
-        self.seed, self.fork = seed, torch.random.fork_rng()
-
-    def __enter__(self) -> None:
-        self.fork.__enter__()
-        torch.manual_seed(self.seed)
-
-    def __exit__(self, *error: Any) -> None:
-        self.fork.__exit__(*error)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield

@@ -7,8 +7,9 @@ Time (fixed for the whole project): frame ``o_t`` is seen, then action ``a_t`` i
 are those that arrive together with ``o_t``, caused by ``a_{t-1}``.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
@@ -48,26 +49,30 @@ Actions = dict[str, Tensor]
 """A tensor a component; the leading dimensions are those of the batch."""
 
 
+@dataclass(frozen=True)
 class _Batch:
     """Moves and slices all tensors of a frozen dataclass at once."""
 
-    def _map(self, function) -> Self:
-        def apply(value):
+    def map(self, function: Callable[[Tensor], Tensor]) -> Self:
+        """The same nouns with ``function`` of every tensor."""
+
+        def apply(value: Any) -> Any:
             if isinstance(value, Tensor):
                 return function(value)
             if isinstance(value, dict):
                 return {key: function(tensor) for key, tensor in value.items()}
-            return value._map(function) if isinstance(value, _Batch) else value
+            return value.map(function) if isinstance(value, _Batch) else value
 
-        return replace(self, **{field.name: apply(getattr(self, field.name)) for field in fields(self)})  # pyright: ignore
+        changed = {field.name: apply(getattr(self, field.name)) for field in fields(self)}
+        return replace(self, **changed)
 
     def to(self, device: torch.device | str) -> Self:
         """The same values on ``device``."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+        return self.map(lambda tensor: tensor.to(device, non_blocking=True))
 
     def rows(self, index: slice | Tensor) -> Self:
         """Those rows of the batch dimension."""
-        return self._map(lambda tensor: tensor[index])
+        return self.map(lambda tensor: tensor[index])
 
 
 @dataclass(frozen=True)

@@ -23,16 +23,16 @@ class BatchConfig(Config):
     batch_size: int = Field(gt=0)
     length: int = Field(gt=0)
     """T1, frames of a short batch's clips."""
-    long_length: int | None = Field(None, gt=0)
+    long_length: int | None = Field(default=None, gt=0)
     """T2, frames of a long batch's clips; None for short batches only. Should exceed the context C."""
-    long_batch_size: int | None = Field(None, gt=0)
-    long_fraction: float = Field(0.1, ge=0, le=1)
+    long_batch_size: int | None = Field(default=None, gt=0)
+    long_fraction: float = Field(default=0.1, ge=0, le=1)
     """Share of the steps whose batch is long."""
-    final_long: float = Field(0.0, ge=0, le=1)
+    final_long: float = Field(default=0.0, ge=0, le=1)
     """Last share of the steps, in which every batch is long."""
-    relevant_fraction: float = Field(0.0, ge=0, le=1)
+    relevant_fraction: float = Field(default=0.0, ge=0, le=1)
     """Share of the rows that are clips in which their task's event occurs; the others are drawn uniformly."""
-    label_fraction: float = Field(1.0, ge=0, le=1)
+    label_fraction: float = Field(default=1.0, ge=0, le=1)
     """Share of the episodes, in data-set order, whose actions are used; the others count as unlabelled video."""
     seed: int = 0
 
@@ -40,8 +40,8 @@ class BatchConfig(Config):
     def _consistent(self) -> "BatchConfig":
         if (self.long_length is None) != (self.long_batch_size is None):
             raise ValueError("long_length and long_batch_size go together")
-        if self.relevant_fraction > 0 and self.length < 2:
-            raise ValueError("relevant_fraction > 0 needs length >= 2: the frame before an event must be in the clip")
+        if self.relevant_fraction > 0 and min(self.length, self.long_length or self.length) < 2:
+            raise ValueError("relevant_fraction > 0 needs length >= 2 and long_length >= 2: the frame before an event must be in the clip")
         return self
 
 
@@ -54,6 +54,8 @@ class BatchPlan:
     def __init__(self, source: ShardSet, config: BatchConfig, *, steps: int, tasks: Sequence[str]):
         self.config, self.lengths = config, source.lengths
         self.labelled_episodes = round(config.label_fraction * len(self.lengths))
+        if missing := [task for task in tasks if task not in source.schema.tasks]:
+            raise UserError(f"data set {source.folder}: knows no task {', '.join(missing)}; its tasks are {', '.join(source.schema.tasks)}")
         self.tasks = [source.schema.tasks.index(task) for task in tasks]
         step = np.arange(steps)
         share = config.long_fraction if config.long_length else 0.0
@@ -63,7 +65,9 @@ class BatchPlan:
         self.counts = {length: self.lengths // length for length in {config.length, config.long_length or config.length}}
         for length, counts in self.counts.items():
             if counts.sum() == 0:
-                raise UserError(f"data set {source.folder}: no episode has {length} frames (the longest has {self.lengths.max()}); lower batches.length")
+                raise UserError(
+                    f"data set {source.folder}: no episode has {length} frames (the longest has {self.lengths.max()}); lower batches.length"
+                )
         self.events = self._relevant_events(source) if config.relevant_fraction else {}
         self._order = lru_cache(maxsize=4)(self._epoch)
 
@@ -117,7 +121,9 @@ class BatchPlan:
         events = {t: np.stack([episode, frame], 1)[usable & (task == t)] for t in self.tasks}
         events = {t: found for t, found in events.items() if len(found)}
         if not events:
-            raise UserError(f"data set {source.folder}: no clip of {length} frames holds an event of any task; record more or longer episodes")
+            raise UserError(
+                f"data set {source.folder}: no clip of {length} frames holds an event of any task; record more or longer episodes"
+            )
         return events
 
 

@@ -1,13 +1,14 @@
 """From a set of episodes to batches of clips."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dreamer_ray.data.shards import Rows, ShardSet, decode_frame
+from dreamer_ray.data.rows import Rows, decode_frame
+from dreamer_ray.data.shards import ShardSet
 from dreamer_ray.types import Annotations, Clip, LatentClip
 
 
@@ -27,11 +28,9 @@ class ClipRef:
 def read_clip(source: ShardSet, refs: Sequence[ClipRef]) -> Clip | LatentClip:
     """The frames and annotations that ``refs``, all of one length, point to; latents where the set holds latents."""
     parts = [(source.rows(ref.episode), ref) for ref in refs]
-    frames = torch.from_numpy(
-        np.stack([[decode_frame(frame, source.schema) for frame in rows.payload[_span(ref)]] for rows, ref in parts])
-    )
+    frames = torch.from_numpy(np.stack([[decode_frame(frame, source.schema) for frame in rows.payload[_span(ref)]] for rows, ref in parts]))
     notes = Annotations(
-        actions={name: _stack(rows.actions[name][_span(ref)] for rows, ref in parts) for name in source.schema.action_space},
+        actions={name: _stack(_actions(rows, ref, name) for rows, ref in parts) for name in source.schema.action_space},
         labelled=_stack(_labelled(rows, ref) for rows, ref in parts),
         rewards=_stack((rows.events[_span(ref), ref.task] > 0).astype(np.float32) for rows, ref in parts),
         continues=_stack(rows.continues[_span(ref)] for rows, ref in parts),
@@ -49,5 +48,11 @@ def _labelled(rows: Rows, ref: ClipRef) -> np.ndarray:
     return rows.labelled[_span(ref)] & ref.label
 
 
-def _stack(arrays) -> Tensor:
+def _actions(rows: Rows, ref: ClipRef, name: str) -> np.ndarray:
+    values = rows.actions[name][_span(ref)].copy()
+    values[~_labelled(rows, ref)] = 0
+    return values
+
+
+def _stack(arrays: Iterable[np.ndarray]) -> Tensor:
     return torch.from_numpy(np.stack(list(arrays)))

@@ -1,13 +1,13 @@
 """Recorded play of Crafter: which episodes there are, and one episode by the scripted player."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field
 
 from dreamer_ray.config import Config
-from dreamer_ray.data.shards import Episode, ShardSchema
+from dreamer_ray.data.rows import Episode, ShardSchema
 from dreamer_ray.envs.crafter import ACTION_SPACE, TASKS, CrafterConfig, CrafterEnv, frame_shape
 from dreamer_ray.envs.crafter_player import ScriptedPlayer
 
@@ -21,15 +21,19 @@ CRAFTER_FPS = 20.0
 class RecordConfig(Config):
     """The data set that the scripted player makes."""
 
-    size: int = Field(72, gt=0, multiple_of=9)
+    size: int = Field(default=72, gt=0, multiple_of=9)
     """Side of a picture in pixels."""
     episodes: int = Field(gt=0, le=HELDOUT_SEEDS)
     holdout_episodes: int = Field(gt=0, le=HELDOUT_SEEDS)
-    length: int = Field(400, gt=1)
+    length: int = Field(default=400, gt=1)
     """Step limit of an episode."""
-    noise: tuple[float, ...] = (0.0, 0.05, 0.15, 0.3, 0.6)
+    noise: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field((0.0, 0.05, 0.15, 0.3, 0.6), min_length=1)
     """Shares of random actions; episodes take them in turn, so that the data holds failures as well as successes."""
-    seed: int = Field(0, ge=0, lt=1000)
+    seed: int = Field(default=0, ge=0, lt=1000)
+
+    def world(self) -> CrafterConfig:
+        """The environment of every episode."""
+        return CrafterConfig(size=self.size, length=self.length)
 
 
 @dataclass(frozen=True)
@@ -54,13 +58,13 @@ def episode_plan(config: RecordConfig) -> list[EpisodePlan]:
 
 def shard_schema(config: RecordConfig) -> ShardSchema:
     """The schema of the recorded sets."""
-    shape = frame_shape(CrafterConfig(size=config.size, length=config.length))
+    shape = frame_shape(config.world())
     return ShardSchema(codec="png", frame_shape=shape, action_space=ACTION_SPACE, tasks=TASKS, fps=CRAFTER_FPS)
 
 
 def record_episode(config: RecordConfig, plan: EpisodePlan) -> Episode:
     """Plays one episode to its end; the same plan gives the same episode in any process."""
-    env = CrafterEnv(CrafterConfig(size=config.size, length=config.length))
+    env = CrafterEnv(config.world())
     player = ScriptedPlayer(np.random.default_rng(plan.seed), plan.noise)
     frame, info = env.reset(seed=plan.seed)
     frames, events, actions, died, ended = [frame], [info["events"]], [], False, False

@@ -1,17 +1,26 @@
 """Sets of latents: the files of ``shards.py`` with half-precision latents for frames, bound to the tokenizer that made them."""
 
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from dreamer_ray.data.shards import Episode, ShardFile, ShardSchema, ShardSet, commit_manifest, open_shards, write_shard
+from dreamer_ray.config import Config, parse_config
+from dreamer_ray.data.rows import Episode, ShardSchema
+from dreamer_ray.data.shards import ShardFile, ShardSet, commit_manifest, open_shards, write_shard
 from dreamer_ray.errors import UserError
+
+
+class Statistics(Config):
+    """Of each number of a latent over all frames of a set, ``[l, c]``."""
+
+    mean: tuple[tuple[float, ...], ...]
+    std: tuple[tuple[Annotated[float, Field(ge=0)], ...], ...]
 
 
 class LatentSet(ShardSet):
@@ -38,17 +47,22 @@ def write_latents(folder: Path, name: str, episodes: Sequence[Episode], schema: 
 def commit_latents(
     folder: Path, schema: ShardSchema, files: Sequence[ShardFile], *, made_by: dict[str, Any], parents: dict[str, str]
 ) -> None:
-    """Computes the statistics over all ``files`` and writes the manifest; ``parents["tokenizer"]`` is the tokenizer's fingerprint."""
+    """Computes the statistics over all ``files`` and writes the manifest; ``parents["tokenizer"]`` is the tokenizer's fingerprint.
+
+    Raises ``UserError`` where a latent is not finite.
+    """
     parts = [json.loads((folder / f"{file.name}.sums.json").read_text()) for file in files]
     count = sum(part["count"] for part in parts)
     mean = np.sum([part["sum"] for part in parts], axis=0) / count
     variance = np.sum([part["squares"] for part in parts], axis=0) / count - mean**2
+    if not np.isfinite(mean).all() or not np.isfinite(variance).all():
+        raise UserError(f"latents {folder}: hold values that are not finite; the tokenizer diverged, train it again with --from tokenizer")
     statistics = {"mean": mean.tolist(), "std": np.sqrt(np.maximum(variance, 0)).tolist()}
     commit_manifest(folder, schema, files, made_by=made_by | {"statistics": statistics}, parents=parents)
 
 
 def open_latents(folder: Path, *, tokenizer_fingerprint: str) -> LatentSet:
-    """Opens a committed folder of latents. Raises ``UserError`` where another tokenizer made them."""
+    """Opens a committed folder of latents. Raises ``UserError`` where another tokenizer made them or their statistics do not fit."""
     manifest = open_shards(folder).manifest
     made_by_tokenizer = manifest.parents.get("tokenizer")
     if made_by_tokenizer != tokenizer_fingerprint:
@@ -57,8 +71,9 @@ def open_latents(folder: Path, *, tokenizer_fingerprint: str) -> LatentSet:
             "encode again with --from encode"
         )
     latents = LatentSet(folder, manifest)
-    statistics = manifest.made_by["statistics"]
-    latents.mean, latents.std = torch.tensor(statistics["mean"]).float(), torch.tensor(statistics["std"]).float()
-    if not all(math.isfinite(value) for value in latents.std.flatten().tolist()):
-        raise UserError(f"latents {folder}: hold values that are not finite; the tokenizer diverged, train it again with --from tokenizer")
+    statistics = parse_config(Statistics, manifest.made_by.get("statistics"), f"latents {folder}: statistics")
+    count, channels = manifest.shard_schema.frame_shape
+    if any([len(row) for row in rows] != [channels] * count for rows in (statistics.mean, statistics.std)):
+        raise UserError(f"latents {folder}: their statistics are not {count} x {channels} numbers; encode again with --from encode")
+    latents.mean, latents.std = torch.tensor(statistics.mean), torch.tensor(statistics.std)
     return latents

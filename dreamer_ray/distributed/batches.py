@@ -8,6 +8,7 @@ Each worker streams the rows of its own rank. Waiting is bounded by Ray Data's b
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import ray.data
@@ -30,13 +31,10 @@ def stream(stage: str, recipe: Recipe, run: Path, *, steps: int, rank: int, worl
     text = recipe.model_dump_json()
 
     def batches(start: int) -> Iterator[Clip | LatentClip]:
-        context = DataContext.get_current()
-        context.execution_options.preserve_order = True
-        context.enable_progress_bars = False
-        context.print_on_execution_start = False
+        DataContext.get_current().execution_options.preserve_order = True
         numbers = ray.data.range(steps - start, override_num_blocks=max(1, -(-(steps - start) // STEPS_PER_BLOCK)))
 
-        def read(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        def read(rows: Any) -> Any:
             torch.set_num_threads(1)
             source = _feed(stage, text, str(run))
             loaded = [pack(source.load(start + int(i), rank=rank, world=world)) for i in rows["id"]]
@@ -69,4 +67,7 @@ def unpack(data: bytes) -> Clip | LatentClip:
     actions = {name.removeprefix("actions."): tensors.pop(name) for name in list(tensors) if name.startswith("actions.")}
     pictures, codes = tensors.pop("frames", None), tensors.pop("latents", None)
     notes = Annotations(actions=actions, **tensors)
-    return Clip(pictures, notes) if pictures is not None else LatentClip(codes, notes)
+    if pictures is not None:
+        return Clip(pictures, notes)
+    assert codes is not None
+    return LatentClip(codes, notes)

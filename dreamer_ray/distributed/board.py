@@ -1,6 +1,6 @@
 """The board: one small actor that hears how far a stage is; the driver reads it and prints progress.
 
-    workers --report(done, figures)--> Board <--read-- driver's watcher --> console, run.log
+workers --report(done, figures)--> Board <--read-- driver's watcher --> console, run.log
 """
 
 import threading
@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import ray
 
+from dreamer_ray.distributed.cluster import Actor
 from dreamer_ray.errors import DreamerError, RunError, UserError
 from dreamer_ray.progress import Progress
 
@@ -41,9 +42,9 @@ class Board:
 
 
 @contextmanager
-def watched(progress: Progress) -> Iterator[ray.actor.ActorHandle]:
+def watched(progress: Progress) -> Iterator[Actor]:
     """A board whose state is shown through ``progress`` every two seconds while the ``with`` lasts."""
-    board = Board.options(name=f"board-{progress.stage}").remote()
+    board: Actor = Board.options(name=f"board-{progress.stage}").remote()
     ended = threading.Event()
 
     def watch() -> None:
@@ -63,7 +64,7 @@ def watched(progress: Progress) -> Iterator[ray.actor.ActorHandle]:
         ray.kill(board)
 
 
-def raise_failure(board: ray.actor.ActorHandle) -> None:
+def raise_failure(board: Actor) -> None:
     """Raises again here the error that a worker wrote on the board, if any."""
     failure = ray.get(board.failed.remote(), timeout=30)
     if failure is not None:
@@ -71,6 +72,6 @@ def raise_failure(board: ray.actor.ActorHandle) -> None:
         raise UserError(message) if exit_code == UserError.exit_code else RunError(message)
 
 
-def note_failure(board: ray.actor.ActorHandle, error: DreamerError) -> None:
+def note_failure(board: Actor, error: DreamerError) -> None:
     """Writes an error on the board and waits until it stands there."""
     ray.get(board.fail.remote(str(error), error.exit_code), timeout=30)

@@ -1,19 +1,25 @@
 """Joining the cluster of RAY_ADDRESS, or starting a local Ray on the loopback interface.
 
-    driver --init--> [RAY_ADDRESS set: that cluster] | [else: a Ray of its own, ended with the driver]
+driver --init--> [RAY_ADDRESS set: that cluster] | [else: a Ray of its own, ended with the driver]
 """
 
 import logging
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import ray
+from ray.data import DataContext
 
 from dreamer_ray.errors import UserError
 from dreamer_ray.recipe import ClusterSection
 
 log = logging.getLogger("dreamer_ray")
+
+Actor = Any
+"""A handle of an actor; Ray's own handle types do not know the methods behind ``.remote``."""
 
 WORKER_ENVIRONMENT = {"RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": "1", "TOKENIZERS_PARALLELISM": "false"}
 LOOPBACK_ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "disabled"}
@@ -23,6 +29,7 @@ LOOPBACK_ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_O
 @contextmanager
 def cluster(config: ClusterSection) -> Iterator[None]:
     """A connected Ray inside the ``with``; shut down or left behind it."""
+    _quiet()
     address = os.environ.get("RAY_ADDRESS")
     if address:
         _join(address)
@@ -34,11 +41,18 @@ def cluster(config: ClusterSection) -> Iterator[None]:
         ray.shutdown()
 
 
+def _quiet() -> None:
+    """Our own progress lines take the place of Ray Data's; the zero-copy tensors that workers get are only read."""
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    DataContext.get_current().enable_progress_bars = False
+    warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+
+
 def _join(address: str) -> None:
     try:
         ray.init(address=address, runtime_env={"env_vars": WORKER_ENVIRONMENT}, log_to_driver=False, logging_level=logging.WARNING)
     except ConnectionError as error:
-        raise UserError(f"RAY_ADDRESS = {address}: no Ray cluster answers there; start one, or unset RAY_ADDRESS to use this machine") from error
+        raise UserError(f"RAY_ADDRESS = {address}: no Ray cluster answers there; start one, or unset it to use this machine") from error
     log.info("joined the Ray cluster at %s: %s", address, _resources())
 
 
@@ -49,7 +63,8 @@ def _start(config: ClusterSection) -> None:
     available = free.f_bavail * free.f_frsize // 2**20
     if available < config.object_store_mb:
         raise UserError(
-            f"cluster.object_store_mb = {config.object_store_mb}: /dev/shm has {available} MiB free; lower the key (80 is the least) or enlarge /dev/shm"
+            f"cluster.object_store_mb = {config.object_store_mb}: /dev/shm has {available} MiB free; "
+            "lower the key (80 is the least) or enlarge /dev/shm"
         )
     context = ray.init(
         address="local",
@@ -73,4 +88,6 @@ def require_cpus(wanted: float, purpose: str) -> None:
     """Raises ``UserError`` at once where the cluster could never give ``wanted`` CPUs; Ray itself would wait for ever."""
     there = ray.cluster_resources().get("CPU", 0)
     if there < wanted:
-        raise UserError(f"{purpose} needs {wanted:g} CPUs, the cluster has {there:g}; raise cluster.cpus or lower cluster.workers and cluster.replicas")
+        raise UserError(
+            f"{purpose} needs {wanted:g} CPUs, the cluster has {there:g}; raise cluster.cpus or lower cluster.workers and cluster.replicas"
+        )

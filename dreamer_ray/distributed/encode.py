@@ -1,19 +1,21 @@
-"""Encoding: Ray Data reads the shard files, tokenizer actors turn pictures into latents; a file that is there is never made again.
+"""Encoding: Ray Data hands out shard files, its tasks turn pictures into latents; a file that is there is never made again.
 
-    file names --Ray Data--> Encoder actors (tokenizer) --> latent files --> statistics and manifest, last
+file numbers --Ray Data--> tasks (each process keeps the tokenizer) --> latent files --> statistics and manifest, last
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import ray.data
 import torch
-from ray.data import ActorPoolStrategy, DataContext
+from ray.data import TaskPoolStrategy
 
 from dreamer_ray.data.latents import commit_latents, latent_schema, write_latents
-from dreamer_ray.data.shards import Episode, ShardFile, ShardSet, existing_shard, open_shards
+from dreamer_ray.data.shards import ShardFile, ShardSet, existing_shard, open_shards
 from dreamer_ray.distributed.cluster import require_cpus
+from dreamer_ray.models.tokenizer import Tokenizer
 from dreamer_ray.progress import Progress
 from dreamer_ray.recipe import Recipe
 from dreamer_ray.stages import encode_episode, trained
@@ -28,11 +30,8 @@ def encode(recipe: Recipe, run: Path) -> dict[str, Any]:
     sources = {split: open_shards(run / "record" / split) for split in SPLITS}
     rows = [{"run": str(run), "split": split, "file": number} for split in SPLITS for number in range(len(sources[split].files))]
     progress = Progress("encode", sum(int(source.lengths.sum()) for source in sources.values()), "frames")
-    context = DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
     encoded = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-        Encoder, compute=ActorPoolStrategy(size=recipe.cluster.replicas), num_cpus=1
+        _encode_file, compute=TaskPoolStrategy(size=recipe.cluster.replicas), num_cpus=1
     )
     files: dict[str, list[ShardFile]] = {split: [] for split in SPLITS}
     frames = 0
@@ -53,37 +52,33 @@ def encode(recipe: Recipe, run: Path) -> dict[str, Any]:
     return {"frames": frames}
 
 
-class Encoder:
-    """Encodes one file of episodes a call; Ray Data keeps a pool of these."""
+@dataclass(frozen=True)
+class _Opened:
+    """What a worker process keeps between files."""
 
-    def __init__(self) -> None:
-        torch.set_num_threads(1)
-        self.run: Path | None = None
+    tokenizer: Tokenizer
+    fingerprint: str
+    sources: dict[str, ShardSet]
 
-    def _open(self, run: Path) -> None:
-        checkpoint = trained(run, "tokenizer")
-        self.run, self.fingerprint = run, checkpoint.fingerprint
-        self.tokenizer = restore_tokenizer(checkpoint)
-        self.sources = {split: open_shards(run / "record" / split) for split in SPLITS}
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Writes the latents of file number ``row["file"]`` of ``row["split"]`` unless they are there."""
-        if self.run is None:
-            self._open(Path(row["run"]))
-        assert self.run is not None
-        split, source = row["split"], self.sources[row["split"]]
-        file = source.files[row["file"]]
-        folder = self.run / "encode" / split
-        config = self.tokenizer.config
-        schema = latent_schema(source.schema, config.latents, config.channels)
-        name = f"{Path(file.name).stem}-{self.fingerprint[:8]}.parquet"
-        entry = existing_shard(folder, name, schema, [episode.name for episode in file.episodes])
-        if entry is None:
-            first = sum(len(before.episodes) for before in source.files[: row["file"]])
-            episodes = [self._encode(source, first + i) for i in range(len(file.episodes))]
-            entry = write_latents(folder, name, episodes, schema)
-        return {"split": split, "entry": entry.model_dump_json()}
+@lru_cache(maxsize=1)
+def _open(run: str) -> _Opened:
+    torch.set_num_threads(1)
+    checkpoint = trained(Path(run), "tokenizer")
+    return _Opened(restore_tokenizer(checkpoint), checkpoint.fingerprint, {s: open_shards(Path(run) / "record" / s) for s in SPLITS})
 
-    def _encode(self, source: ShardSet, index: int) -> Episode:
-        episode = source.read_episode(index)
-        return replace(episode, frames=encode_episode(self.tokenizer, episode.frames))
+
+def _encode_file(row: dict[str, Any]) -> dict[str, Any]:
+    """Writes the latents of file number ``row["file"]`` of ``row["split"]`` unless they are there."""
+    opened, split = _open(row["run"]), row["split"]
+    source, config = opened.sources[split], opened.tokenizer.config
+    file, folder = source.files[row["file"]], Path(row["run"]) / "encode" / split
+    schema = latent_schema(source.schema, config.latents, config.channels)
+    name = f"{Path(file.name).stem}-{opened.fingerprint[:8]}.parquet"
+    entry = existing_shard(folder, name, schema, [episode.name for episode in file.episodes])
+    if entry is None:
+        first = sum(len(before.episodes) for before in source.files[: row["file"]])
+        read = [source.read_episode(first + i) for i in range(len(file.episodes))]
+        encoded = [replace(episode, frames=encode_episode(opened.tokenizer, episode.frames)) for episode in read]
+        entry = write_latents(folder, name, encoded, schema)
+    return {"split": split, "entry": entry.model_dump_json()}

@@ -1,15 +1,14 @@
 """Closed-loop evaluation: actors play all worlds of a variant in batches, every variant in the same worlds.
 
-    (variant, worlds) --> Evaluator actors (tokenizer + agent + Crafter worlds) --> episode results
+(variant, worlds) --> Evaluator actors (tokenizer + agent + Crafter worlds) --> episode results
 """
 
 from pathlib import Path
-from typing import Any
 
 import ray
 import torch
 
-from dreamer_ray.distributed.cluster import require_cpus
+from dreamer_ray.distributed.cluster import Actor, require_cpus
 from dreamer_ray.distributed.pool import spread
 from dreamer_ray.envs.crafter import CrafterConfig
 from dreamer_ray.evaluation.episodes import EpisodeResult, RandomPlayer, play
@@ -37,7 +36,9 @@ def play_all(recipe: Recipe, run: Path, progress: Progress) -> dict[str, list[Ep
     for variant, worlds in variants(recipe).items():
         seeds = range(section.seed, section.seed + worlds)
         jobs += [(variant, list(seeds[i : i + section.worlds_per_call])) for i in range(0, worlds, section.worlds_per_call)]
-    actors = [Evaluator.options(name=f"evaluator-{i}").remote(recipe.model_dump_json(), str(run)) for i in range(recipe.cluster.replicas)]
+    actors: list[Actor] = [
+        Evaluator.options(name=f"evaluator-{i}").remote(recipe.model_dump_json(), str(run)) for i in range(recipe.cluster.replicas)
+    ]
     results: dict[str, list[EpisodeResult]] = {variant: [] for variant in variants(recipe)}
     for (variant, _), episodes in spread(actors, jobs, lambda actor, job: actor.play.remote(*job)):
         assert isinstance(episodes, list)

@@ -1,6 +1,6 @@
 """Recording: actors play episodes and write shard files; a file that is there is never made again.
 
-    episode plan, a file's worth at a time --> Recorder actors (world + scripted player) --> Parquet files --> manifest, last
+episode plan, a file's worth at a time --> Recorder actors (world + scripted player) --> Parquet files --> manifest, last
 """
 
 from pathlib import Path
@@ -10,7 +10,7 @@ import ray
 
 from dreamer_ray.data.crafter import EpisodePlan, RecordConfig, episode_plan, record_episode, shard_schema
 from dreamer_ray.data.shards import ShardFile, commit_manifest, existing_shard, write_shard
-from dreamer_ray.distributed.cluster import require_cpus
+from dreamer_ray.distributed.cluster import Actor, require_cpus
 from dreamer_ray.distributed.pool import spread
 from dreamer_ray.progress import Progress
 from dreamer_ray.recipe import Recipe
@@ -24,18 +24,20 @@ def record(recipe: Recipe, run: Path, progress: Progress) -> dict[str, Any]:
     require_cpus(recipe.cluster.replicas, "recording")
     files: dict[str, list[ShardFile]] = {"train": [], "heldout": []}
     jobs = []
-    for split in files:
+    for split, done in files.items():
         episodes = [episode for episode in episode_plan(config) if episode.split == split]
         for start in range(0, len(episodes), EPISODES_PER_FILE):
             name = f"episodes-{start:06d}.parquet"
-            there = existing_shard(folder / split, name, shard_schema(config), [e.name for e in episodes[start : start + EPISODES_PER_FILE]])
+            wanted = episodes[start : start + EPISODES_PER_FILE]
+            there = existing_shard(folder / split, name, shard_schema(config), [episode.name for episode in wanted])
             if there is None:
-                jobs.append((split, name, episodes[start : start + EPISODES_PER_FILE]))
+                jobs.append((split, name, wanted))
             else:
-                files[split].append(there)
+                done.append(there)
     frames = sum(file.frames for done in files.values() for file in done)
     progress.update(sum(len(done) for done in files.values()), {"frames": frames})
-    recorders = [Recorder.options(name=f"recorder-{i}").remote(config.model_dump_json(), str(folder)) for i in range(recipe.cluster.replicas)]
+    text = config.model_dump_json()
+    recorders: list[Actor] = [Recorder.options(name=f"recorder-{i}").remote(text, str(folder)) for i in range(recipe.cluster.replicas)]
     for (split, _, _), file in spread(recorders, jobs, lambda actor, job: actor.write.remote(*job)):
         assert isinstance(file, ShardFile)
         files[split].append(file)

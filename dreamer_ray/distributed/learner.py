@@ -1,6 +1,6 @@
 """The learner of imagination training: ``fit`` over the trajectories of the pool, publishing its heads after every update.
 
-    ReplicaPool --Trajectory--> fit(ImaginationTraining) --heads, version = updates done--> WeightStore --> replicas
+ReplicaPool --Trajectory--> fit(ImaginationTraining) --heads, version = updates done--> WeightStore --> replicas
 """
 
 import uuid
@@ -9,11 +9,10 @@ from typing import Any
 
 import ray
 import torch
-from ray.actor import ActorHandle
 from ray.exceptions import RayActorError
 
 from dreamer_ray.distributed.board import note_failure, raise_failure, watched
-from dreamer_ray.distributed.cluster import require_cpus
+from dreamer_ray.distributed.cluster import Actor, require_cpus
 from dreamer_ray.distributed.replicas import ReplicaPool, WorldModelReplica
 from dreamer_ray.distributed.weights import Weights, WeightStore
 from dreamer_ray.errors import DreamerError, RunError
@@ -32,22 +31,23 @@ def imagine_and_learn(recipe: Recipe, run: Path, progress: Progress) -> dict[str
     require_cpus(recipe.cluster.replicas + 1, f"imagination with cluster.replicas = {recipe.cluster.replicas}")
     checkpoint = trained(run, "agent")
     text = recipe.model_dump_json()
-    store = WeightStore.options(name="weight-store").remote(restore_agent(checkpoint).state_dict())
-    replicas = [
+    store: Actor = WeightStore.options(name="weight-store").remote(restore_agent(checkpoint).state_dict())
+    replicas: list[Actor] = [
         WorldModelReplica.options(name=f"replica-{i}").remote(i, text, str(run), checkpoint.made_by, store)
         for i in range(recipe.cluster.replicas)
     ]
     with watched(progress) as board:
         figures = _supervise(text, str(run), replicas, store, board)
         raise_failure(board)
-    for actor in (*replicas, store):
+    for actor in [*replicas, store]:
         ray.kill(actor)
-    return figures | {"checkpoint": trained(run, "imagination").fingerprint}
+    checkpoint = trained(run, "imagination")
+    return figures | {"checkpoint": checkpoint.fingerprint, "steps": checkpoint.step}
 
 
-def _supervise(recipe: str, run: str, replicas: list[ActorHandle], store: ActorHandle, board: ActorHandle) -> dict[str, Any]:
+def _supervise(recipe: str, run: str, replicas: list[Actor], store: Actor, board: Actor) -> dict[str, Any]:
     for restarts in range(LEARNER_RESTARTS + 1):
-        learner = Learner.options(name=f"learner-{restarts}").remote(recipe, run)
+        learner: Actor = Learner.options(name=f"learner-{restarts}").remote(recipe, run)
         try:
             lost = ray.get(learner.run.remote(replicas, store, board))
             ray.kill(learner)
@@ -66,7 +66,7 @@ class Learner:
         self.recipe, self.run_folder = Recipe.model_validate_json(recipe), Path(run)
         self.phase, self.made_by = imagination(self.recipe, self.run_folder)
 
-    def run(self, replicas: list[ActorHandle], store: ActorHandle, board: ActorHandle) -> int:
+    def run(self, replicas: list[Actor], store: Actor, board: Actor) -> int:
         """Fits to the end; returns how many calls were lost and sent again."""
         config = self.recipe.imagination
         session = uuid.uuid4().hex

@@ -1,6 +1,6 @@
 """Independent jobs over a few actors: each job is sent once, sent again where its actor was lost, and handed back as it ends.
 
-    jobs --at most two a actor--> actors --results, in order of completion--> the caller
+jobs --at most two a actor--> actors --results, in order of completion--> the caller
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -8,9 +8,9 @@ from typing import TypeVar
 
 import ray
 from ray import ObjectRef
-from ray.actor import ActorHandle
 from ray.exceptions import RayActorError
 
+from dreamer_ray.distributed.cluster import Actor
 from dreamer_ray.errors import RunError
 
 J = TypeVar("J")
@@ -18,11 +18,11 @@ IN_FLIGHT = 2
 LOSSES_PER_JOB = 3
 
 
-def spread(actors: Sequence[ActorHandle], jobs: Sequence[J], send: Callable[[ActorHandle, J], ObjectRef]) -> Iterator[tuple[J, object]]:
+def spread(actors: Sequence[Actor], jobs: Sequence[J], send: Callable[[Actor, J], ObjectRef]) -> Iterator[tuple[J, object]]:
     """Yields ``(job, result)`` as they come. An exception of a job itself is raised; a job that loses its actor 3 times ends the run."""
     waiting, losses = list(reversed(jobs)), [0] * len(jobs)
     order = {id(job): i for i, job in enumerate(jobs)}
-    flying: dict[ObjectRef, tuple[J, ActorHandle]] = {}
+    flying: dict[ObjectRef, tuple[J, Actor]] = {}
     try:
         while waiting or flying:
             for actor in actors:
@@ -38,7 +38,7 @@ def spread(actors: Sequence[ActorHandle], jobs: Sequence[J], send: Callable[[Act
                 except RayActorError as error:
                     losses[order[id(job)]] += 1
                     if losses[order[id(job)]] >= LOSSES_PER_JOB:
-                        raise RunError(f"{job}: its worker died {LOSSES_PER_JOB} times ({error}); look at the Ray dashboard for the reason") from error
+                        raise RunError(f"{job}: its worker died {LOSSES_PER_JOB} times ({error}); see the Ray dashboard") from error
                     waiting.append(job)
     finally:
         for actor in actors:

@@ -15,9 +15,9 @@ from typing import Any
 import ray
 import torch
 from ray import ObjectRef
-from ray.actor import ActorHandle
 from ray.exceptions import RayActorError
 
+from dreamer_ray.distributed.cluster import Actor
 from dreamer_ray.errors import RunError
 from dreamer_ray.recipe import Recipe
 from dreamer_ray.stages import Dreamer, join
@@ -35,7 +35,7 @@ OUTAGE_LIMIT = 600.0
 class WorldModelReplica:
     """Holds the frozen world model and the newest heads; one call dreams one batch of whole rollouts."""
 
-    def __init__(self, number: int, recipe: str, run: str, made_by: dict[str, Any], store: ActorHandle):
+    def __init__(self, number: int, recipe: str, run: str, made_by: dict[str, Any], store: Actor):
         torch.set_num_threads(1)
         self.number, self.store, self.session, self.version = number, store, "", -1
         agent = build_agent(made_by)
@@ -57,13 +57,13 @@ class WorldModelReplica:
 class ReplicaPool:
     """Keeps replicas busy with the calls of the next updates and hands out trajectories update by update."""
 
-    replicas: list[ActorHandle]
+    replicas: list[Actor]
     calls_per_update: int
     max_lag: int
     session: str
     lost: int = 0
     """Calls that were sent again."""
-    flying: dict[ObjectRef, tuple[int, ActorHandle, float]] = field(default_factory=dict)
+    flying: dict[ObjectRef, tuple[int, Actor, float]] = field(default_factory=dict)
     finished: dict[int, Trajectory] = field(default_factory=dict)
 
     def updates(self, start: int, steps: int) -> Iterator[Trajectory]:
@@ -77,7 +77,7 @@ class ReplicaPool:
                 if self._collect():
                     heard = time.monotonic()
                 elif time.monotonic() - heard > OUTAGE_LIMIT:
-                    raise RunError(f"imagination, update {update}: no replica answered for {OUTAGE_LIMIT:.0f} s; look at the Ray dashboard for the reason")
+                    raise RunError(f"imagination, update {update}: no replica answered for {OUTAGE_LIMIT:.0f} s; see the Ray dashboard")
             self._submit(update)
             yield join([self.finished.pop(call) for call in calls])
 

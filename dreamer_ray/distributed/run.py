@@ -1,16 +1,13 @@
 """Executes the stages of a recipe on Ray.
 
-    run.execute --stage by stage--> record | train | encode | imagine_and_learn | evaluate (all on Ray) | report (here)
+run.execute --stage by stage--> record | train | encode | imagine_and_learn | evaluate (all on Ray) | report (here)
 """
 
-import json
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import ray
-from safetensors.torch import save_file
 
 from dreamer_ray.distributed.encode import encode
 from dreamer_ray.distributed.evaluate import play_all, variants
@@ -20,7 +17,7 @@ from dreamer_ray.distributed.train import train
 from dreamer_ray.measure import Measurements, measure
 from dreamer_ray.progress import Progress
 from dreamer_ray.recipe import Recipe
-from dreamer_ray.report import report
+from dreamer_ray.report import report, save_evaluation
 from dreamer_ray.run import StageContext
 
 Executor = Callable[[StageContext], dict[str, Any]]
@@ -28,7 +25,7 @@ Executor = Callable[[StageContext], dict[str, Any]]
 
 def ray_executors() -> dict[str, Executor]:
     """One executor a stage; each returns figures for the stage's manifest."""
-    trained = {stage: _train for stage in ("tokenizer", "dynamics", "agent", "agent_scratch")}
+    trained = dict.fromkeys(("tokenizer", "dynamics", "agent", "agent_scratch"), _train)
     return trained | {"record": _record, "encode": _encode, "imagination": _imagination, "evaluate": _evaluate, "report": report}
 
 
@@ -55,10 +52,8 @@ def _evaluate(context: StageContext) -> dict[str, Any]:
     measured = _measure.remote(recipe.model_dump_json(), str(run))
     results = play_all(recipe, run, Progress("evaluate", sum(variants(recipe).values()), "episodes"))
     found: Measurements = ray.get(measured)
-    save_file(found.arrays, context.folder / "arrays.safetensors")
-    episodes = {variant: [asdict(episode) for episode in played] for variant, played in results.items()}
-    (context.folder / "episodes.json").write_text(json.dumps(episodes))
-    return found.figures
+    save_evaluation(context.folder, found, results)
+    return found.figures | {"episodes": sum(map(len, results.values()))}
 
 
 @ray.remote(num_cpus=1)

@@ -1,6 +1,6 @@
 """The supervised phases on Ray Train: every worker runs the same ``fit``; a lost worker restarts the group from the last checkpoint.
 
-    TorchTrainer --starts--> worker ranks: Ray Data stream -> fit -> (rank 0) checkpoints, metrics --report--> Board
+TorchTrainer --starts--> worker ranks: Ray Data stream -> fit -> (rank 0) checkpoints, metrics --report--> Board
 """
 
 from pathlib import Path
@@ -47,10 +47,11 @@ def train(stage: str, recipe: Recipe, run: Path, progress: Progress) -> dict[str
         except ray.train.TrainingFailedError as error:
             raise_failure(board)
             raise RunError(
-                f"stage {stage}: its workers failed {WORKER_RESTARTS + 1} times, last with: {error}; the run resumes from the last checkpoint"
+                f"stage {stage}: its workers failed {WORKER_RESTARTS + 1} times, last with: {error}; run again to resume"
             ) from error
         raise_failure(board)
-    return {"checkpoint": trained(run, stage).fingerprint}
+    checkpoint = trained(run, stage)
+    return {"checkpoint": checkpoint.fingerprint, "steps": checkpoint.step}
 
 
 def _worker(config: dict[str, Any]) -> None:

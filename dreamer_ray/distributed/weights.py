@@ -1,6 +1,6 @@
 """Where weights live: one small actor owns every reference, so that a killed learner takes none along.
 
-    Learner --publish(session, version, heads)--> WeightStore <--latest / frozen-- WorldModelReplica
+Learner --publish(session, version, heads)--> WeightStore <--latest / frozen-- WorldModelReplica
 """
 
 import ray

@@ -49,22 +49,20 @@ def tokenizer_figures(tokenizer: Tokenizer, clip: Clip, mean: Float[Tensor, "y x
 
 
 @torch.no_grad()
-def dream_windows(
-    tokenizer: Tokenizer, dynamics: Dynamics, clip: Clip, *, context: int, steps: int, generator: torch.Generator
-) -> Dreams:
+def dream_windows(tokenizer: Tokenizer, dynamics: Dynamics, clip: Clip, *, context: int, steps: int, generator: torch.Generator) -> Dreams:
     """Dreams on from the first ``context`` frames of each clip under its own actions, and under those of the next clip of the batch."""
     latents = tokenizer.encode(clip.frames)
     start = LatentClip(latents[:, :context], _frames(clip.notes, slice(0, context)))
     actions: Actions = {name: value[:, context - 1 : -1] for name, value in clip.notes.actions.items()}
     others: Actions = {name: value.roll(1, 0) for name, value in actions.items()}
     seed = generator.initial_seed()
-    dreams = [
+    dreamed, shuffled = (
         tokenizer.decode(dream(dynamics, start, a, steps=steps, generator=torch.Generator().manual_seed(seed))).clamp(0, 1)
         for a in (actions, others)
-    ]
+    )
     truth, reconstruction = clip.frames / 255, tokenizer.decode(latents).clamp(0, 1)
     before = slice(context - 1, context)
-    return Dreams(truth[:, context:], reconstruction[:, context:], *dreams, truth[:, before], reconstruction[:, before])
+    return Dreams(truth[:, context:], reconstruction[:, context:], dreamed, shuffled, truth[:, before], reconstruction[:, before])
 
 
 def dream_figures(dreams: Dreams) -> dict[str, float]:

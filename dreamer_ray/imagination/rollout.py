@@ -59,9 +59,7 @@ def imagine(agent: Agent, context: LatentClip, *, horizon: int, steps: int, gene
 
 
 @torch.no_grad()
-def dream(
-    dynamics: Dynamics, context: LatentClip, actions: Actions, *, steps: int, generator: torch.Generator
-) -> Float[Tensor, "b t l c"]:
+def dream(dynamics: Dynamics, context: LatentClip, actions: Actions, *, steps: int, generator: torch.Generator) -> Float[Tensor, "b t l c"]:
     """The tokenizer latents that ``dynamics`` sees follow on ``context`` under given ``actions``.
 
     ``actions`` holds ``[b t ...]``, the first one taken at the last frame of the context; as many frames are returned.

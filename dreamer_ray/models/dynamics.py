@@ -1,4 +1,4 @@
-"""The interactive dynamics: predicts the clean latents of every frame from noisy ones, the actions and the past (Dreamer 4, section 3.2)."""
+"""The interactive dynamics: predicts clean latents of every frame from noisy ones, actions and the past (Dreamer 4, section 3.2)."""
 
 from dataclasses import dataclass
 
@@ -19,14 +19,14 @@ class DynamicsConfig(Config):
     """Sizes and switches of the dynamics."""
 
     transformer: TransformerConfig
-    packing: int = Field(2, gt=0)
+    packing: int = Field(default=2, gt=0)
     """Latents of the tokenizer side by side in one token: N_z = N_b / packing."""
-    registers: int = Field(4, ge=0)
-    action_tokens: int = Field(1, gt=0)
-    agent_tokens: int = Field(1, gt=0)
-    k_max: int = Field(64, gt=1)
+    registers: int = Field(default=4, ge=0)
+    action_tokens: int = Field(default=1, gt=0)
+    agent_tokens: int = Field(default=1, gt=0)
+    k_max: int = Field(default=64, gt=1)
     """Finest number of sampling steps, a power of two; d_min = 1 / k_max."""
-    context_signal: float = Field(0.9, gt=0, lt=1)
+    context_signal: float = Field(default=0.9, gt=0, lt=1)
     """Signal level of context frames in dreams and when acting; rounded to a multiple of 1 / k_max."""
     standardize: bool = True
     """Shift and scale latents to mean 0 and deviation 1 per number (not in the paper)."""
@@ -102,6 +102,7 @@ class Prediction:
 class Dynamics(nn.Module):
     """Tokens of a frame: previous action, one for (tau, d), packed latents, registers, agent. Nothing sees the agent tokens."""
 
+    space_mask: Tensor
     latent_mean: Tensor
     latent_std: Tensor
 
@@ -152,9 +153,7 @@ class Dynamics(nn.Module):
         mask = self._mask(tokens)
         return self._read(self.transformer(tokens, space_mask=mask, images=conditioning.images, cache=cache))
 
-    def step(
-        self, noisy: Float[Tensor, "b 1 l c"], noising: Noising, conditioning: Conditioning, *, cache: TransformerCache
-    ) -> Prediction:
+    def step(self, noisy: Float[Tensor, "b 1 l c"], noising: Noising, conditioning: Conditioning, *, cache: TransformerCache) -> Prediction:
         """One pass over the current frame of running sequences; run again it overwrites the frame, until ``cache.advance()``."""
         tokens = self._tokens(noisy, noising, conditioning)
         return self._read(self.transformer.step(tokens, cache, space_mask=self._mask(tokens)))

@@ -15,11 +15,11 @@ from dreamer_ray.types import ActionSpace
 class HeadsConfig(Config):
     """Sizes of the heads."""
 
-    hidden: int = Field(512, gt=0)
-    layers: int = Field(2, ge=0)
-    distance: int = Field(8, ge=0)
+    hidden: int = Field(default=512, gt=0)
+    layers: int = Field(default=2, ge=0)
+    distance: int = Field(default=8, ge=0)
     """L: heads predict the actions and rewards of frames t .. t+L (Dreamer 4, Eq. 9)."""
-    bins: int = Field(255, gt=2)
+    bins: int = Field(default=255, gt=2)
     """Two-hot bins of rewards and values, evenly spaced in symlog; odd."""
 
     @field_validator("bins")

@@ -25,17 +25,17 @@ class TokenizerConfig(Config):
     """D_b, numbers of a latent."""
     encoder: TransformerConfig
     decoder: TransformerConfig
-    mask_max: float = Field(0.9, ge=0, lt=1)
+    mask_max: float = Field(default=0.9, ge=0, lt=1)
     """Patches are masked with a probability drawn from U(0, mask_max) per picture."""
     mean_frame: bool = False
     """Subtract the data's mean picture from the input and add it to the output (not in the paper)."""
     grid_start: bool = False
-    """Start positions as 2D sine codes and key weights equal to query weights, so that tokens of one place find each other (not in the paper)."""
-    random_crop: int = Field(0, ge=0)
+    """Start positions as 2D sine codes and keys equal to queries, so that tokens of one place find each other (not in the paper)."""
+    random_crop: int = Field(default=0, ge=0)
     """In training shift pictures by up to this many pixels, the border repeated; 0 is off."""
     perceptual: Literal["lpips_alex", "lite0", "none"] = "lpips_alex"
     perceptual_weight: float = 0.2
-    perceptual_share: float = Field(0.5, gt=0, le=1)
+    perceptual_share: float = Field(default=0.5, gt=0, le=1)
     """Share of the pictures of a batch on which the perceptual term is computed."""
     perceptual_weights: str | None = None
     """Path of the backbone's weights for lpips_alex; None lets torchvision fetch them."""
@@ -45,6 +45,8 @@ class Tokenizer(nn.Module):
     """Encoder, tanh bottleneck and decoder over pictures of ``frame_shape`` (rows, columns)."""
 
     mean: Tensor
+    encoder_mask: Tensor
+    decoder_mask: Tensor
 
     def __init__(self, config: TokenizerConfig, frame_shape: tuple[int, int]):
         super().__init__()
@@ -134,7 +136,6 @@ class Tokenizer(nn.Module):
         for positions, transformer in ((self.encoder_positions, self.encoder), (self.decoder_positions, self.decoder)):
             width = positions.shape[-1]
             positions.copy_(torch.cat([sine_grid(*self.grid, width), sine_grid(rows, self.config.latents // rows, width)]))
-            for block in transformer.blocks:
-                attention = block.attention
+            for attention in transformer.attentions():
                 share = attention.heads // attention.kv_heads
                 attention.key.weight.copy_(attention.query.weight.unflatten(0, (attention.kv_heads, share, -1))[:, 0].flatten(0, 1))

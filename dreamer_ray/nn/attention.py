@@ -64,7 +64,9 @@ class Attention(nn.Module):
     def __init__(self, width: int, *, heads: int, kv_heads: int, soft_cap: float | None = 50.0):
         super().__init__()
         if width % heads or heads % kv_heads or (width // heads) % 2:
-            raise ValueError(f"Attention: width {width}, heads {heads}, kv_heads {kv_heads}: each must divide the one before, heads be even wide")
+            raise ValueError(
+                f"Attention: width {width}, heads {heads}, kv_heads {kv_heads}: each must divide the one before, heads be even"
+            )
         self.head_width, self.heads, self.kv_heads, self.soft_cap = width // heads, heads, kv_heads, soft_cap
         self.query = nn.Linear(width, width, bias=False)
         self.key = nn.Linear(width, kv_heads * self.head_width, bias=False)

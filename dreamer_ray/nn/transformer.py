@@ -22,7 +22,7 @@ class TransformerConfig(Config):
     """Grouped-query attention where smaller than ``heads``."""
     mlp_ratio: float = 4.0
     """Hidden width of the SwiGLU over ``width``."""
-    time_every: int = Field(4, gt=0)
+    time_every: int = Field(default=4, gt=0)
     """Layers ``time_every - 1``, ``2 time_every - 1``, ... (from 0) attend over time instead of space."""
     context: int = Field(gt=0)
     """C: a frame attends to itself and the C - 1 frames before it."""
@@ -91,11 +91,16 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         axes = ["time" if (i + 1) % config.time_every == 0 else "space" for i in range(config.layers)]
-        self.blocks = nn.ModuleList([Block(config, axis) for axis in axes])
+        blocks = [Block(config, axis) for axis in axes]
+        self.blocks = nn.ModuleList(blocks)
         self.norm = nn.RMSNorm(config.width, eps=1e-6)
-        for block in self.blocks:
+        for block in blocks:
             for last in (block.attention.output, block.mlp.down):
                 nn.init.normal_(last.weight, std=(2 * config.layers * last.in_features) ** -0.5)
+
+    def attentions(self) -> list[Attention]:
+        """The attention layers, first to last."""
+        return [module for module in self.modules() if isinstance(module, Attention)]
 
     def new_cache(self, batch: int, tokens: int, device: torch.device | str = "cpu") -> TransformerCache:
         """An empty cache for ``batch`` sequences: ``2 * time layers * batch * tokens * kv_heads * context * e`` numbers."""
@@ -146,7 +151,14 @@ class Transformer(nn.Module):
     def _rotary(self, positions: Tensor) -> Rotary:
         return rotary_code(positions, self.config.width // self.config.heads)
 
-    def _run(self, x, space_mask, time, cache: TransformerCache | None, slots) -> Tensor:
+    def _run(
+        self,
+        x: Tensor,
+        space_mask: Tensor | None,
+        time: tuple[Rotary, Tensor],
+        cache: TransformerCache | None,
+        slots: Tensor | None,
+    ) -> Tensor:
         space_rotary = self._rotary(torch.arange(x.shape[2], device=x.device)) if self.config.rope else None
         rings = iter(cache.rings if cache is not None else ())
         for block in self.blocks:

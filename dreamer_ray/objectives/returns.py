@@ -18,4 +18,3 @@ def lambda_returns(
         result = rewards[:, t] + gamma * continues[:, t] * ((1 - lam) * values[:, t + 1] + lam * result)
         returns.append(result)
     return torch.stack(returns[::-1], dim=1)
-

@@ -16,7 +16,7 @@ Predictor = Callable[[Tensor, Tensor, Tensor], Tensor]
 def draw_noising(
     rows: int, frames: int, k_max: int, *, bootstrap: Bool[Tensor, "b"], generator: torch.Generator
 ) -> tuple[Int[Tensor, "b t"], Int[Tensor, "b t"]]:
-    """Draws ``d ~ 1 / U{1, 2, 4, .., k_max}`` and ``tau ~ U{0, d, .., 1 - d}`` for each frame on its own (Eq. 4, its grid read as multiples of d).
+    """Draws ``d ~ 1 / U{1, 2, 4, .., k_max}`` and ``tau ~ U{0, d, .., 1 - d}`` for each frame on its own (Eq. 4, multiples of d).
 
     Rows that are not ``bootstrap`` take d = d_min everywhere. Returns signal levels (in units of 1 / k_max) and exponents.
     """

@@ -17,11 +17,11 @@ from dreamer_ray.types import LatentClip
 class ForcingConfig(Config):
     """How batches are noised."""
 
-    bootstrap_fraction: float = Field(0.25, ge=0, le=1)
+    bootstrap_fraction: float = Field(default=0.25, ge=0, le=1)
     """Share of rows whose frames draw coarse steps; the others are at d_min."""
-    bootstrap_after: float = Field(0.25, ge=0, le=1)
+    bootstrap_after: float = Field(default=0.25, ge=0, le=1)
     """Share of the steps that is flow only."""
-    image_fraction: float = Field(0.3, ge=0, le=1)
+    image_fraction: float = Field(default=0.3, ge=0, le=1)
     """Share of rows treated as separate pictures."""
 
 
@@ -50,9 +50,7 @@ class Forced:
         return self.clean.index_copy(0, rows, torch.where(finest, self.clean[rows], led))
 
 
-def force(
-    dynamics: Dynamics, batch: LatentClip, config: ForcingConfig, *, generator: torch.Generator, progress: float
-) -> Forced:
+def force(dynamics: Dynamics, batch: LatentClip, config: ForcingConfig, *, generator: torch.Generator, progress: float) -> Forced:
     """Draws separate pictures, bootstrap rows, noise levels and noise for a batch."""
     clean = dynamics.standardize(batch.latents)
     rows, frames, device = *clean.shape[:2], clean.device

@@ -17,11 +17,11 @@ from dreamer_ray.types import Loss, Trajectory
 class ImaginationLossConfig(Config):
     """Constants of the returns and of PMPO."""
 
-    gamma: float = Field(0.997, gt=0, le=1)
-    lam: float = Field(0.95, ge=0, le=1)
-    alpha: float = Field(0.5, ge=0, le=1)
-    beta: float = Field(0.3, ge=0)
-    value_warmup: float = Field(0.0, ge=0, lt=1)
+    gamma: float = Field(default=0.997, gt=0, le=1)
+    lam: float = Field(default=0.95, ge=0, le=1)
+    alpha: float = Field(default=0.5, ge=0, le=1)
+    beta: float = Field(default=0.3, ge=0)
+    value_warmup: float = Field(default=0.0, ge=0, lt=1)
     """Share of the updates in which only the value head learns."""
 
 

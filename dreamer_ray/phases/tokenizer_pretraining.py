@@ -20,15 +20,13 @@ class TokenizerPretraining(Phase):
         weights = {"mse": 1.0} if config.perceptual == "none" else {"mse": 1.0, "perceptual": config.perceptual_weight}
         super().__init__(weights)
         self.tokenizer = tokenizer
-        self.distance = (
-            None if config.perceptual == "none" else perceptual_distance(config.perceptual, weights=config.perceptual_weights)
-        )
+        self.distance = None if config.perceptual == "none" else perceptual_distance(config.perceptual, weights=config.perceptual_weights)
 
     def forward(self, batch: Clip, *, generator: torch.Generator, progress: float) -> Loss:
         config = self.tokenizer.config
         frames = shift(batch.frames, config.random_crop, generator) if config.random_crop else batch.frames
         patches = self.tokenizer.grid[0] * self.tokenizer.grid[1]
-        masked = draw_mask((*frames.shape[:2], patches), config.mask_max, generator).to(frames.device)
+        masked = draw_mask((frames.shape[0], frames.shape[1], patches), config.mask_max, generator).to(frames.device)
         latents = self.tokenizer.encode(frames, masked=masked)
         decoded, truth = self.tokenizer.decode(latents), frames / 255
         terms = {"mse": masked_mean(squared_error(decoded, truth))}

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -53,7 +52,9 @@ class Checkpoint:
 _REMEDY = "delete this folder to go on from the checkpoint before it, or redo the stage with --from"
 
 
-def save_checkpoint(folder: Path, step: int, *, made_by: dict[str, Any], tensors: dict[str, dict[str, Tensor]], keep: int = 2) -> Checkpoint:
+def save_checkpoint(
+    folder: Path, step: int, *, made_by: dict[str, Any], tensors: dict[str, dict[str, Tensor]], keep: int = 2
+) -> Checkpoint:
     """Writes ``folder/step-########`` with one safetensors file per entry of ``tensors``, then deletes all but the last ``keep``.
 
     A crash at any moment leaves either the whole new checkpoint or none of it. Raises ``RunError`` where the disk is full.
@@ -71,7 +72,7 @@ def save_checkpoint(folder: Path, step: int, *, made_by: dict[str, Any], tensors
         for path in partial.iterdir():
             _sync(path)
         shutil.rmtree(target, ignore_errors=True)
-        os.replace(partial, target)
+        partial.replace(target)
         _sync(folder)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)

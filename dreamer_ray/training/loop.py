@@ -24,11 +24,14 @@ class FitConfig(Config):
 
     steps: int = Field(gt=0)
     optimizer: OptimizerConfig
-    ema: float = Field(0.999, ge=0, lt=1)
+    ema: float = Field(default=0.999, ge=0, lt=1)
     """Decay of the moving average of the weights, which the next stage uses; 0 is off."""
-    checkpoint_every: int = Field(100, gt=0)
-    log_every: int = Field(10, gt=0)
+    checkpoint_every: int = Field(default=100, gt=0)
+    log_every: int = Field(default=10, gt=0)
     seed: int = 0
+
+
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class Place:
 
     folder: Path
     sink: MetricSink
-    device: torch.device = torch.device("cpu")
+    device: torch.device = CPU
     rank: int = 0
 
 
@@ -130,8 +133,9 @@ def _refuse_nonfinite(step: int, norm: Tensor, total: Tensor, metrics: dict[str,
         return
     terms = ", ".join(f"{name} {float(value):.4g}" for name, value in metrics.items())
     raise RunError(
-        f"{folder.parent.name}, step {step}: the loss is {float(total):.4g} and its gradient norm {float(norm):.4g} ({terms}); nothing of this "
-        "step was kept. Lower the stage's optimizer.learning_rate or its optimizer.clip, or look for broken data; the run resumes from the last checkpoint"
+        f"{folder.parent.name}, step {step}: the loss is {float(total):.4g} and its gradient norm {float(norm):.4g} ({terms}); "
+        "nothing of this step was kept. Lower the stage's optimizer.learning_rate or its optimizer.clip, or look for broken data; "
+        "the run resumes from the last checkpoint"
     )
 
 
@@ -141,10 +145,13 @@ def _average(average: dict[str, Tensor], phase: Phase, decay: float, step: int) 
         return
     early = min(decay, (1 + step) / (10 + step))
     current = dict(phase.named_parameters())
-    torch._foreach_lerp_(list(average.values()), [current[name].detach() for name in average], 1 - early)
+    for name, value in average.items():
+        value.lerp_(current[name], 1 - early)
 
 
-def _commit(folder: Path, step: int, phase: Phase, optimizer, average: dict[str, Tensor], made_by: dict[str, Any]) -> Checkpoint | None:
+def _commit(
+    folder: Path, step: int, phase: Phase, optimizer: torch.optim.Optimizer, average: dict[str, Tensor], made_by: dict[str, Any]
+) -> Checkpoint | None:
     if not is_first_rank():
         return Checkpoint(folder / f"step-{step:08d}", step, made_by, {})
     names = {id(p): n for n, p in phase.named_parameters()}
@@ -153,7 +160,9 @@ def _commit(folder: Path, step: int, phase: Phase, optimizer, average: dict[str,
     return save_checkpoint(folder, step, made_by=made_by, tensors=tensors | ({"ema": average} if average else {}))
 
 
-def _restore(checkpoint: Checkpoint, phase: Phase, optimizer, average: dict[str, Tensor], made_by: dict[str, Any]) -> int:
+def _restore(
+    checkpoint: Checkpoint, phase: Phase, optimizer: torch.optim.Optimizer, average: dict[str, Tensor], made_by: dict[str, Any]
+) -> int:
     if checkpoint.made_by != made_by:
         raise UserError(f"checkpoint {checkpoint.path}: made with another configuration or parents; redo the stage with --from")
     phase.load_state_dict(checkpoint.read("weights"))

@@ -31,7 +31,7 @@ class FileSink:
 
 
 def read_curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """Curves by name from ``metrics.jsonl``; where a resumed run did steps again, the later record counts. Broken last lines are left out."""
+    """Curves by name from ``metrics.jsonl``; where a resumed run did steps again the later record counts; broken lines are left out."""
     records: dict[int, dict[str, float]] = {}
     path = folder / "metrics.jsonl"
     for line in path.read_text().splitlines() if path.exists() else []:

@@ -11,13 +11,13 @@ class OptimizerConfig(Config):
     """Step sizes of one phase."""
 
     learning_rate: float = Field(gt=0)
-    warmup: int = Field(0, ge=0)
+    warmup: int = Field(default=0, ge=0)
     """Steps of linear warm-up."""
-    decay: float = Field(0.0, ge=0, le=1)
+    decay: float = Field(default=0.0, ge=0, le=1)
     """Last share of the steps, in which the rate falls linearly to 0."""
-    weight_decay: float = Field(0.01, ge=0)
+    weight_decay: float = Field(default=0.01, ge=0)
     """On matrices only: not on embeddings' biases, norms and positions."""
-    clip: float = Field(1.0, gt=0)
+    clip: float = Field(default=1.0, gt=0)
     """Largest norm of the gradient."""
     betas: tuple[float, float] = (0.9, 0.99)
 

@@ -94,4 +94,6 @@ def _load(module: nn.Module, weights: dict[str, Tensor], prefix: str) -> None:
 
 def _require(checkpoint: Checkpoint, part: str) -> None:
     if part not in checkpoint.made_by:
-        raise UserError(f"checkpoint {checkpoint.path}: holds {sorted(checkpoint.made_by)}, no {part}; name a checkpoint of the right stage")
+        raise UserError(
+            f"checkpoint {checkpoint.path}: holds {sorted(checkpoint.made_by)}, no {part}; name a checkpoint of the right stage"
+        )

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from dreamer_ray.data.shards import Episode, ShardFile, ShardSchema, ShardSet, commit_manifest, open_shards, write_shard
+from dreamer_ray.data.rows import Episode, ShardSchema
+from dreamer_ray.data.shards import ShardFile, ShardSet, commit_manifest, open_shards, write_shard
 from dreamer_ray.types import ActionSpace, Binary, Categorical, Clip, Continuous
 
 SPACE: ActionSpace = {"keys": Binary(size=3), "mouse": Categorical(size=5), "arm": Continuous(size=2)}

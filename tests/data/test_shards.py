@@ -9,7 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dreamer_ray.data import shards
-from dreamer_ray.data.shards import ShardSchema, ShardSet, commit_manifest, existing_shard, open_shards, write_shard
+from dreamer_ray.data.rows import ShardSchema
+from dreamer_ray.data.shards import ShardSet, commit_manifest, existing_shard, open_shards, write_shard
 from dreamer_ray.types import Binary, Categorical, Continuous
 
 FEW = settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -1,0 +1,184 @@
+"""Sets that are damaged, foreign or hostile: every one ends in a ``UserError`` that names the place and a remedy."""
+
+import json
+
+import numpy as np
+import pytest
+
+from dreamer_ray.data import shards
+from dreamer_ray.data.rows import decode_frame
+from dreamer_ray.data.shards import commit_manifest, open_shards, write_shard
+from dreamer_ray.errors import UserError
+
+
+@pytest.fixture()
+def folder(tmp_path, sets):
+    sets.make(tmp_path, [5, 6, 7], events={0: [(2, 1)]})
+    return tmp_path
+
+
+def change(folder, *place, to):
+    """Sets what stands at ``place`` in the manifest."""
+    path = folder / "manifest.json"
+    values = inner = json.loads(path.read_text())
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = to
+    path.write_text(json.dumps(values))
+
+
+def test_no_manifest(tmp_path, sets):
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(UserError, match=r"no manifest\.json.*run it first"):
+            open_shards(folder)
+
+
+def test_no_episode(tmp_path, sets):
+    commit_manifest(tmp_path, sets.schema, [], made_by={}, parents={})
+    with pytest.raises(UserError, match="holds no episode"):
+        open_shards(tmp_path)
+    commit_manifest(tmp_path, sets.schema, [write_shard(tmp_path, "a.parquet", [], sets.schema)], made_by={}, parents={})
+    with pytest.raises(UserError, match="holds no episode"):
+        open_shards(tmp_path)
+
+
+@pytest.mark.parametrize("found", [0, 2, "1", None, [1], 10**400])
+def test_another_format(folder, found):
+    change(folder, "format", to=found)
+    with pytest.raises(UserError, match=r"format .*this version reads 1.*--from"):
+        open_shards(folder)
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"{", b"[]", b"null", b"7", b'"x"', b"\xff\xfe", b"[" * 100, b'{"format": 1}', b'{"format": 1' + b" " * 50]
+)
+def test_a_manifest_that_is_none(folder, text):
+    (folder / "manifest.json").write_bytes(text)
+    with pytest.raises(UserError, match=r"manifest\.json"):
+        open_shards(folder)
+
+
+def test_a_manifest_that_is_a_folder(folder):
+    (folder / "manifest.json").unlink()
+    (folder / "manifest.json").mkdir()
+    with pytest.raises(UserError, match="cannot be read"):
+        open_shards(folder)
+
+
+@pytest.mark.parametrize(
+    "name", ["../x", "/etc/passwd", "a/../../x", "sub/part-000.parquet", "./part-000.parquet", "..", ".", "", "a\0b", "x" * 5000]
+)
+def test_file_names_do_not_lead_out_of_the_folder(folder, name):
+    (folder.parent / "x").write_bytes((folder / "part-000.parquet").read_bytes())
+    (folder / "sub").mkdir()
+    (folder / "sub" / "part-000.parquet").write_bytes((folder / "part-000.parquet").read_bytes())
+    change(folder, "files", 0, "name", to=name)
+    with pytest.raises(UserError, match=r"leads out of the folder|is missing"):
+        open_shards(folder)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("files",), {}),
+        (("files",), [7]),
+        (("files", 0, "name"), 7),
+        (("files", 0, "sha256"), None),
+        (("files", 0, "episodes"), "abc"),
+        (("files", 0, "episodes", 0, "length"), "5"),
+        (("files", 0, "episodes", 0, "length"), 5.5),
+        (("files", 0, "episodes", 0, "length"), 0),
+        (("files", 0, "episodes", 0, "length"), -1),
+        (("files", 0, "episodes", 0, "length"), 2**31),
+        (("files", 0, "episodes", 0, "length"), 10**400),
+        (("files", 0, "episodes", 0, "info"), {"a": [1]}),
+        (("files", 0, "episodes", 0, "extra"), 1),
+        (("shard_schema",), None),
+        (("shard_schema", "codec"), "pickle"),
+        (("shard_schema", "frame_shape"), [4]),
+        (("shard_schema", "frame_shape"), [-4, 6]),
+        (("shard_schema", "frame_shape"), [2**40, 6]),
+        (("shard_schema", "tasks"), []),
+        (("shard_schema", "fps"), float("nan")),
+        (("shard_schema", "action_space"), {"a": {"kind": "magic", "size": 3}}),
+        (("shard_schema", "action_space"), {"a": {"kind": "binary", "size": -3}}),
+        (("made_by",), []),
+        (("parents",), {"tokenizer": 7}),
+    ],
+)
+def test_values_that_no_manifest_has(folder, place, value):
+    change(folder, *place, to=value)
+    with pytest.raises(UserError, match=r"manifest\.json"):
+        open_shards(folder)
+
+
+def test_a_file_that_is_not_there(folder):
+    (folder / "part-001.parquet").unlink()
+    with pytest.raises(UserError, match=r"part-001\.parquet is missing.*--from"):
+        open_shards(folder)
+
+
+@pytest.mark.parametrize("keep", [0, 10, 0.5, -1])
+def test_a_file_cut_short(folder, keep):
+    path = folder / "part-000.parquet"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(keep * len(whole)) if isinstance(keep, float) else keep])
+    found = open_shards(folder)
+    with pytest.raises(UserError, match=r"part-000\.parquet, episode train-000001: cannot be read.*--from"):
+        found.read_episode(1)
+    with pytest.raises(UserError, match=r"part-000\.parquet.*--from"):
+        found.event_frames()
+    with pytest.raises(UserError, match=r"part-000\.parquet: SHA-256"):
+        found.verify()
+    assert len(found.read_episode(2).frames) == 7
+
+
+def test_one_changed_byte_is_found(folder):
+    path = folder / "part-001.parquet"
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 3] ^= 1
+    open_shards(folder).verify()
+    path.write_bytes(raw)
+    with pytest.raises(UserError, match=r"part-001\.parquet: SHA-256 [0-9a-f]{12}\.\., its manifest says [0-9a-f]{12}\.\.; .*--from"):
+        open_shards(folder).verify()
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("files", 0, "episodes", 1, "length"), 7),
+        (("files", 1, "episodes"), [{"name": n, "length": 7, "info": {}} for n in "ab"]),
+        (("shard_schema", "action_space"), {"other": {"kind": "binary", "size": 3}}),
+        (("shard_schema", "action_space"), {"keys": {"kind": "binary", "size": 4}}),
+        (("shard_schema", "action_space"), {"keys": {"kind": "categorical", "size": 4}}),
+        (("shard_schema", "action_space"), {"mouse": {"kind": "continuous", "size": 1}}),
+        (("shard_schema", "tasks"), ["a", "b", "c", "d"]),
+        (("shard_schema", "frame_shape"), [6, 4]),
+        (("shard_schema", "codec"), "float16"),
+    ],
+)
+def test_a_manifest_and_files_that_do_not_fit(folder, place, value):
+    change(folder, *place, to=value)
+    found = open_shards(folder)
+    with pytest.raises(UserError, match="--from"):
+        for index in range(len(found.episodes)):
+            found.read_episode(index)
+
+
+def test_events_that_do_not_fit_the_manifest(folder):
+    change(folder, "files", 0, "episodes", 1, "length", to=7)
+    with pytest.raises(UserError, match=r"part-000\.parquet: its events.*--from"):
+        open_shards(folder).event_frames()
+
+
+def test_a_frame_that_is_none(sets):
+    picture = shards._encode_frame(np.zeros((4, 6, 3), np.uint8), sets.schema)
+    grey = shards._encode_frame(np.zeros((4, 6), np.uint8), sets.schema)
+    broken = picture[:40] + bytes(10) + picture[50:]
+    for payload in (b"", b"\x89PNG", picture[:-20], broken, grey, b"GIF89a", None):
+        with pytest.raises(UserError, match=r"no png of 4 x 6.*--from"):
+            decode_frame(payload, sets.schema)
+    latents = sets.schema.model_copy(update={"codec": "float16"})
+    for payload in (b"", bytes(47), bytes(50), None):
+        with pytest.raises(UserError, match=r"no float16 of 4 x 6"):
+            decode_frame(payload, latents)
