@@ -6,7 +6,21 @@ from dreamer_ray.envs.crafter_player import ScriptedPlayer, choose
 from dreamer_ray.envs.crafter_scene import Scene
 
 EMPTY = dict.fromkeys(
-    "sapling wood stone coal iron diamond wood_pickaxe stone_pickaxe iron_pickaxe wood_sword stone_sword iron_sword".split(), 0
+    [
+        "sapling",
+        "wood",
+        "stone",
+        "coal",
+        "iron",
+        "diamond",
+        "wood_pickaxe",
+        "stone_pickaxe",
+        "iron_pickaxe",
+        "wood_sword",
+        "stone_sword",
+        "iron_sword",
+    ],
+    0,
 )
 WELL = {"health": 9, "food": 9, "drink": 9, "energy": 9}
 LETTERS = {".": "grass", " ": "path", "#": "stone", "T": "tree", "~": "water", "c": "coal", "i": "iron", "D": "diamond"}
