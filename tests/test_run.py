@@ -125,6 +125,12 @@ def test_what_was_made_from_an_input_that_was_redone_alone_is_redone(work):
     assert actions(work) == {"a": "skip", "b": "skip", "c": "skip", "d": "run"}
 
 
+def test_what_builds_on_something_outdated_is_redone_with_it(work):
+    work.go()
+    assert work.go(only="a", start="a") == ["a"]
+    assert actions(work) == {"a": "skip", "b": "run", "c": "run", "d": "run"}
+
+
 def test_a_redo_that_is_cut_off_leaves_later_stages_to_be_redone(work):
     work.go()
     work.broken = {"b"}
