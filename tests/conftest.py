@@ -11,13 +11,11 @@ import pytest
 import torch
 from jaxtyping import install_import_hook
 
-os.environ |= {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-    "RAY_AUTH_MODE": "disabled",
-    "TORCHDYNAMO_DISABLE": "1",
-}
+from dreamer_ray.loopback import bind_ray_to_loopback
+
+os.environ["TORCHDYNAMO_DISABLE"] = "1"
 os.environ.pop("RAY_ADDRESS", None)
+bind_ray_to_loopback()
 install_import_hook([f"dreamer_ray.{room}" for room in ("models", "imagination")], "beartype.beartype")
 
 from dreamer_ray.models.agent import Agent, AgentConfig

@@ -32,6 +32,7 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
 def act(options: argparse.Namespace) -> None:
     """Runs the recipe that ``options`` name."""
     from dreamer_ray.config import load_config
+    from dreamer_ray.loopback import bind_ray_to_loopback
     from dreamer_ray.recipe import Recipe
     from dreamer_ray.run import execute, plan, recipe_stages
     from dreamer_ray.run_folder import locked
@@ -51,6 +52,7 @@ def act(options: argparse.Namespace) -> None:
         if not (decided := decide()).work:
             log.info("all done already; --from STAGE does a stage and what follows from it again")
             return
+        bind_ray_to_loopback()
         from dreamer_ray.distributed.cluster import cluster
         from dreamer_ray.distributed.run import ray_executors
 

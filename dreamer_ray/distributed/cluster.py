@@ -21,9 +21,7 @@ log = logging.getLogger("dreamer_ray")
 Actor = Any
 """A handle of an actor; Ray's own handle types do not know the methods behind ``.remote``."""
 
-WORKER_ENVIRONMENT = {"RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": "1", "TOKENIZERS_PARALLELISM": "false"}
-LOOPBACK_ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "disabled"}
-"""A local Ray listens on 127.0.0.1 only, sends no statistics and, so closed, needs no token."""
+WORKER_ENVIRONMENT = {"RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": "1"}
 
 
 @contextmanager
@@ -57,7 +55,6 @@ def _join(address: str) -> None:
 
 
 def _start(config: ClusterSection) -> None:
-    os.environ.update({key: os.environ.get(key, value) for key, value in LOOPBACK_ENVIRONMENT.items()})
     os.environ.update(WORKER_ENVIRONMENT)
     free = os.statvfs("/dev/shm")
     available = free.f_bavail * free.f_frsize // 2**20
