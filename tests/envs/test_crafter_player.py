@@ -5,23 +5,8 @@ from dreamer_ray.envs.crafter import ACTIONS, TASKS, TILES, CrafterConfig, Craft
 from dreamer_ray.envs.crafter_player import ScriptedPlayer, choose
 from dreamer_ray.envs.crafter_scene import Scene
 
-EMPTY = dict.fromkeys(
-    [
-        "sapling",
-        "wood",
-        "stone",
-        "coal",
-        "iron",
-        "diamond",
-        "wood_pickaxe",
-        "stone_pickaxe",
-        "iron_pickaxe",
-        "wood_sword",
-        "stone_sword",
-        "iron_sword",
-    ],
-    0,
-)
+TOOLS = [f"{material}_{tool}" for tool in ("pickaxe", "sword") for material in ("wood", "stone", "iron")]
+EMPTY = dict.fromkeys(["sapling", "wood", "stone", "coal", "iron", "diamond", *TOOLS], 0)
 WELL = {"health": 9, "food": 9, "drink": 9, "energy": 9}
 LETTERS = {".": "grass", " ": "path", "#": "stone", "T": "tree", "~": "water", "c": "coal", "i": "iron", "D": "diamond"}
 LETTERS |= {"t": "table", "f": "furnace", "@": "player", "Z": "zombie", "C": "cow", "!": "lava"}
@@ -66,6 +51,11 @@ def env() -> CrafterEnv:
 )
 def test_choice(situation, action):
     assert choose(situation) == action
+
+
+def test_keeps_a_tile_away_from_lava():
+    assert choose(scene("....", "@..T", ".!..")) == "move_up"
+    assert choose(scene("....", "@..T", "....")) == "move_right"
 
 
 def test_lava_is_walked_around():
