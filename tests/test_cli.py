@@ -14,12 +14,14 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+import yaml
 
 from dreamer_ray.cli.main import main
 from dreamer_ray.errors import RunError
 
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "configs" / "crafter" / "tiny.yaml"
+SIZES = yaml.safe_load(TINY.read_text())
 
 STAGES = ["record", "tokenizer", "encode", "dynamics", "agent", "agent_scratch", "imagination", "evaluate", "report"]
 
@@ -139,7 +141,7 @@ def test_a_dry_run_shows_stages_and_needs_and_writes_nothing(tmp_path):
     assert done.returncode == 0, done.stderr
     rows = {line.split()[0]: line for line in done.stdout.splitlines()}
     assert list(rows)[2:-1] == [stage for stage in STAGES if stage != "agent_scratch"]
-    assert "2,400 steps" in rows["tokenizer"]
+    assert f"{SIZES['tokenizer']['fit']['steps']:,} steps" in rows["tokenizer"]
     assert all("run " in rows[stage] for stage in ("record", "report"))
     assert re.search(r"about \d+:\d\d:\d\d of work", done.stdout)
     assert not (tmp_path / "runs").exists()
@@ -163,9 +165,12 @@ def test_a_changed_recipe_is_refused(tmp_path):
     manifest = tmp_path / "crafter-tiny" / "dynamics" / "manifest.json"
     before = manifest.read_bytes()
     done = run(tmp_path, "dynamics.fit.steps=7")
-    assert_one_message(done, 2, "stage dynamics was made with other values: dynamics.fit.steps was 700, now 7", "--from dynamics", "name=")
+    steps = SIZES["dynamics"]["fit"]["steps"]
+    assert_one_message(
+        done, 2, f"stage dynamics was made with other values: dynamics.fit.steps was {steps}, now 7", "--from dynamics", "name="
+    )
     assert manifest.read_bytes() == before
-    assert json.loads(before)["sections"]["dynamics"]["fit"]["steps"] == 700
+    assert json.loads(before)["sections"]["dynamics"]["fit"]["steps"] == steps
     redone = run(tmp_path, "--from", "dynamics", "dynamics.fit.steps=7")
     assert redone.stdout.split()[1::2] == ["dynamics", "agent", "imagination", "evaluate", "report"]
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
+from jaxtyping import Int
 from pydantic import Field, model_validator
 
 from dreamer_ray.config import Config
@@ -62,7 +63,7 @@ class BatchPlan:
         every = np.floor((step + 1) * share + 1e-9) > np.floor(step * share + 1e-9)
         self.long = (every | (step >= steps * (1 - config.final_long))) & (config.long_length is not None)
         self.ordinal = np.where(self.long, np.cumsum(self.long), np.cumsum(~self.long)) - 1
-        self.counts = {length: self.lengths // length for length in {config.length, config.long_length or config.length}}
+        self.counts = {length: clips_an_epoch(self.lengths, length) for length in {config.length, config.long_length or config.length}}
         for length, counts in self.counts.items():
             if counts.sum() == 0:
                 raise UserError(
@@ -125,6 +126,15 @@ class BatchPlan:
                 f"data set {source.folder}: no clip of {length} frames holds an event of any task; record more or longer episodes"
             )
         return events
+
+
+def clips_an_epoch(lengths: Int[np.ndarray, "e"], length: int) -> Int[np.ndarray, "e"]:
+    """How many clips of ``length`` frames an epoch takes from each episode: as many as fit whole wherever the first of them begins.
+
+    One clip less than would fit from frame 0, so that clips begin at every frame in the course of the epochs: an episode of exactly n
+    clips would otherwise be cut at the same places for ever. Clips of one frame are all frames; an episode that is too short gives none.
+    """
+    return np.where(lengths >= length, np.maximum((lengths + 1) // length - 1, 1), 0)
 
 
 def load(source: ShardSet, plan: BatchPlan, step: int, *, rank: int, world: int) -> Clip | LatentClip:

@@ -53,11 +53,10 @@ def commit_latents(
     """
     parts = [json.loads((folder / f"{file.name}.sums.json").read_text()) for file in files]
     count = sum(part["count"] for part in parts)
-    mean = np.sum([part["sum"] for part in parts], axis=0) / count
-    variance = np.sum([part["squares"] for part in parts], axis=0) / count - mean**2
-    if not np.isfinite(mean).all() or not np.isfinite(variance).all():
+    mean, squares = (np.sum([part[name] for part in parts], axis=0) / count for name in ("sum", "squares"))
+    if not np.isfinite(mean).all() or not np.isfinite(squares).all():
         raise UserError(f"latents {folder}: hold values that are not finite; the tokenizer diverged, train it again with --from tokenizer")
-    statistics = {"mean": mean.tolist(), "std": np.sqrt(np.maximum(variance, 0)).tolist()}
+    statistics = {"mean": mean.tolist(), "std": np.sqrt(np.maximum(squares - mean**2, 0)).tolist()}
     commit_manifest(folder, schema, files, made_by=made_by | {"statistics": statistics}, parents=parents)
 
 

@@ -15,8 +15,6 @@ from dreamer_ray.types import ActionSpace, Categorical, Continuous
 
 Count = Annotated[int, Field(gt=0, lt=2**31)]
 REMEDY = "redo the stage that made it with --from"
-DAMAGE = (OSError, ValueError, KeyError, IndexError, TypeError, SyntaxError, pa.ArrowException)
-"""What pyarrow, NumPy and Pillow raise over bytes that are not what the manifest promises."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,7 @@ def decode_frame(payload: bytes, schema: ShardSchema) -> np.ndarray:
         if (picture.height, picture.width, picture.mode) != (*schema.frame_shape, "RGB"):
             raise ValueError(f"{picture.mode} picture of {picture.height} x {picture.width}")
         return np.asarray(picture)
-    except (*DAMAGE, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         shape = " x ".join(map(str, schema.frame_shape))
         raise UserError(f"a frame of a data set is no {schema.codec} of {shape} ({error}); {REMEDY}") from error
 

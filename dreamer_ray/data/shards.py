@@ -10,14 +10,15 @@ import os
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import Field
 
 from dreamer_ray.config import Config, parse_config
 from dreamer_ray.data.rows import (
-    DAMAGE,
     REMEDY,
     Count,
     Episode,
@@ -46,7 +47,7 @@ class EpisodeEntry(Config):
 class ShardFile(Config):
     """A Parquet file as the manifest lists it."""
 
-    name: str
+    name: Annotated[str, Field(max_length=200)]
     sha256: str
     episodes: tuple[EpisodeEntry, ...]
 
@@ -88,13 +89,7 @@ class ShardSet:
             self._cache.move_to_end(index)
             return self._cache[index]
         file, group = self._places[index]
-        path, entry = self.folder / self.files[file].name, self.episodes[index]
-        try:
-            rows = from_table(pq.ParquetFile(path).read_row_group(group), self.schema)
-        except DAMAGE as error:
-            raise UserError(f"shard {path}, episode {entry.name}: cannot be read ({error}); {REMEDY}") from error
-        if len(rows.payload) != entry.length:
-            raise UserError(f"shard {path}, episode {entry.name}: {len(rows.payload)} frames, its manifest says {entry.length}; {REMEDY}")
+        rows = from_table(self._table(self.files[file], [group]), self.schema)
         self._cache[index] = rows
         self._cached += rows.bytes
         while self._cached > self._cache_bytes and len(self._cache) > 1:
@@ -109,13 +104,8 @@ class ShardSet:
 
     def event_frames(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Episode, frame and task of every event in the set."""
-        parts = []
-        for file in self.files:
-            try:
-                table = pq.read_table(self.folder / file.name, columns=["events"])
-                parts.append(events_of(table, self.schema).reshape(file.frames, -1))
-            except DAMAGE as error:
-                raise UserError(f"shard {self.folder / file.name}: its events cannot be read ({error}); {REMEDY}") from error
+        tables = [self._table(file, list(range(len(file.episodes))), ["events"]) for file in self.files if file.episodes]
+        parts = [events_of(table, self.schema) for table in tables]
         row, task = np.nonzero(np.concatenate(parts))
         ends = np.cumsum(self.lengths)
         episode = np.searchsorted(ends, row, side="right")
@@ -127,6 +117,20 @@ class ShardSet:
             if (found := _checksum(self.folder / file.name)) != file.sha256:
                 place = f"shard {self.folder / file.name}"
                 raise UserError(f"{place}: SHA-256 {found[:12]}.., its manifest says {file.sha256[:12]}..; {REMEDY}")
+
+    def _table(self, file: ShardFile, groups: list[int], columns: list[str] | None = None) -> pa.Table:
+        """Row groups of ``file``, whose rows and columns are those that the manifest promises."""
+        path, lengths = self.folder / file.name, [episode.length for episode in file.episodes]
+        try:
+            with pq.ParquetFile(path) as parquet:
+                found = [parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)]
+                fits = found == lengths and parquet.schema_arrow.equals(table_schema(self.schema))
+                table = parquet.read_row_groups(groups, columns=columns) if fits else None
+        except (OSError, pa.ArrowException) as error:
+            raise UserError(f"shard {path}: cannot be read ({error}); {REMEDY}") from error
+        if table is None or any(column.null_count for column in table.columns):
+            raise UserError(f"shard {path}: its rows or columns are not those of its manifest; {REMEDY}")
+        return table
 
 
 def write_shard(folder: Path, name: str, episodes: Sequence[Episode], schema: ShardSchema) -> ShardFile:
@@ -180,7 +184,7 @@ def read_manifest(folder: Path) -> Manifest:
         values = json.loads(path.read_text())
     except FileNotFoundError:
         raise UserError(f"data set {folder}: has no manifest.json, so the stage that makes it has not finished; run it first") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"data set {path}: cannot be read ({error}); {REMEDY}") from error
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         found = values.get("format") if isinstance(values, dict) else type(values).__name__

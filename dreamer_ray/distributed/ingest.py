@@ -34,19 +34,22 @@ def record(recipe: Recipe, run: Path, progress: Progress) -> dict[str, Any]:
                 jobs.append((split, name, wanted))
             else:
                 done.append(there)
-    frames = sum(file.frames for done in files.values() for file in done)
-    progress.update(sum(len(done) for done in files.values()), {"frames": frames})
+    progress.update(*_so_far(files))
     text = config.model_dump_json()
     recorders: list[Actor] = [Recorder.options(name=f"recorder-{i}").remote(text, str(folder)) for i in range(recipe.cluster.replicas)]
     for (split, _, _), file in spread(recorders, jobs, lambda actor, job: actor.write.remote(*job)):
         assert isinstance(file, ShardFile)
         files[split].append(file)
-        frames += file.frames
-        progress.update(sum(len(done) for done in files.values()), {"frames": frames})
+        progress.update(*_so_far(files))
     for split, done in files.items():
         ordered = sorted(done, key=lambda file: file.name)
         commit_manifest(folder / split, shard_schema(config), ordered, made_by=config.model_dump(mode="json"), parents={})
-    return {"frames": frames}
+    return _so_far(files)[1]
+
+
+def _so_far(files: dict[str, list[ShardFile]]) -> tuple[int, dict[str, float]]:
+    done = [file for split in files.values() for file in split]
+    return sum(len(file.episodes) for file in done), {"frames": sum(file.frames for file in done)}
 
 
 @ray.remote(num_cpus=1, max_restarts=-1)

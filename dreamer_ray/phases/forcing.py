@@ -77,6 +77,8 @@ def with_signal(forced: Forced, rows: Bool[Tensor, "b"], noising: Noising, k_max
 
 
 def _some_rows(rows: int, share: float, generator: torch.Generator) -> Bool[Tensor, "b"]:
+    """``share * rows`` rows, a remainder rounded at random, so that small batches have the share on average."""
+    count = int(share * rows + torch.rand((), generator=generator, dtype=torch.float64))
     chosen = torch.zeros(rows, dtype=torch.bool)
-    chosen[torch.randperm(rows, generator=generator)[: round(share * rows)]] = True
+    chosen[torch.randperm(rows, generator=generator)[:count]] = True
     return chosen

@@ -79,7 +79,7 @@ def test_a_hung_replica_is_replaced_after_its_deadline(local_ray, monkeypatch):
     replicas = [CountingReplica.remote(0.05) for _ in range(2)]
     pool = ReplicaPool(replicas, CALLS, 2, "s")
     begun = time.monotonic()
-    batches = consume(pool, disturb=lambda: replicas[1].hang.remote())
+    batches = consume(pool, disturb=replicas[1].hang.remote)
     assert_each_call_once(batches)
     assert pool.lost >= 1
     assert time.monotonic() - begun < 120

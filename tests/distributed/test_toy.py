@@ -22,7 +22,7 @@ def command(runs: Path, *arguments: str) -> list[str]:
 
 
 def run(runs: Path, *arguments: str) -> str:
-    done = subprocess.run(command(runs, *arguments), capture_output=True, text=True, timeout=900)
+    done = subprocess.run(command(runs, *arguments), capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr
     return done.stderr + done.stdout
 
@@ -81,13 +81,15 @@ def test_killed_and_run_again_is_the_uninterrupted_run(tmp_path, toy):
     checkpoints = tmp_path / "crafter-toy/tokenizer/checkpoints"
     deadline = time.monotonic() + 300
     while not list(checkpoints.glob("step-*")):
-        assert process.poll() is None and time.monotonic() < deadline
+        assert process.poll() is None
+        assert time.monotonic() < deadline
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     time.sleep(10)
     cut = latest_checkpoint(checkpoints)
-    assert wanted is not None and cut is not None
+    assert wanted is not None
+    assert cut is not None
     assert cut.step < wanted.step
     assert "tokenizer     resume" in run(tmp_path)
     found = latest_checkpoint(checkpoints)
@@ -95,5 +97,6 @@ def test_killed_and_run_again_is_the_uninterrupted_run(tmp_path, toy):
     assert found.checksums["weights.safetensors"] == wanted.checksums["weights.safetensors"]
     assert found.checksums["ema.safetensors"] == wanted.checksums["ema.safetensors"]
     heads = [latest_checkpoint(f / "imagination/checkpoints") for f in (folder, tmp_path / "crafter-toy")]
-    assert heads[0] is not None and heads[1] is not None
-    assert heads[0].checksums["weights.safetensors"] == heads[1].checksums["weights.safetensors"], "max_lag 0 reproduces the dreams too"
+    assert None not in heads
+    found_heads = {checkpoint.checksums["weights.safetensors"] for checkpoint in heads if checkpoint}
+    assert len(found_heads) == 1, "max_lag 0 reproduces the dreams too"

@@ -152,8 +152,9 @@ def test_unlabelled_clips_mix_with_labelled_ones(tiny):
 def _noise_of(tiny, forced):
     """The noise of ``force`` drawn again in its order: pictures, bootstrap rows, levels, noise."""
     generator = tiny.generator()
-    torch.randperm(ROWS, generator=generator)
-    torch.randperm(ROWS, generator=generator)
+    for _ in ("pictures", "bootstrap rows"):
+        torch.rand((), generator=generator, dtype=torch.float64)
+        torch.randperm(ROWS, generator=generator)
     torch.randint(0, 4, (ROWS, FRAMES), generator=generator)
     torch.rand(ROWS, FRAMES, generator=generator, dtype=torch.float64)
     return torch.randn(forced.clean.shape, generator=generator)

@@ -1,0 +1,206 @@
+"""The plan of batches, and the counting set: every number is shown once an epoch, in the plan's order, to any number of workers."""
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from dreamer_ray.data.batches import BatchConfig, BatchPlan, load
+from dreamer_ray.errors import UserError
+
+LENGTHS = [13, 7, 20, 9]
+EVENTS = {0: [(0, 0), (5, 0), (12, 1)], 1: [(1, 1)], 2: [(19, 0), (7, 1), (8, 1), (9, 1)], 3: [(0, 2)]}
+MANY = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory, sets):
+    return sets.make(tmp_path_factory.mktemp("set"), LENGTHS, events=EVENTS)
+
+
+def plan_of(source, *, steps: int = 60, tasks=None, **config) -> BatchPlan:
+    config = BatchConfig(**({"batch_size": 6, "length": 3} | config))
+    return BatchPlan(source, config, steps=steps, tasks=tasks or source.schema.tasks)
+
+
+def uniform_clips(plan, steps):
+    return [(ref.episode, ref.start, ref.length) for step in range(steps) for ref in plan.refs(step) if not ref.relevant]
+
+
+# ---- counting
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("start", [0, 4])
+def test_counting(source, sets, world, start):
+    """Workers that join at any step show, together and in rank order, the numbers of the plan; an epoch shows each once."""
+    frames, steps = sum(LENGTHS), 20
+    plan, reader = plan_of(source, batch_size=6, length=1), plan_of(source, batch_size=6, length=1)
+    firsts = np.cumsum([0, *LENGTHS])
+    order = [int(firsts[episode] + at) for episode, at, _ in uniform_clips(plan, steps)]
+    assert sorted(order[:frames]) == list(range(frames))
+    assert sorted(order[frames : 2 * frames]) == list(range(frames))
+    assert order[:frames] != order[frames : 2 * frames]
+    seen = []
+    for step in range(start, steps):
+        for rank in range(world):
+            seen += sets.shown(load(source, reader, step, rank=rank, world=world))[:, 0].tolist()
+    assert seen == order[start * 6 :]
+
+
+@MANY
+@given(length=st.integers(1, 7), batch=st.integers(1, 9), relevant=st.sampled_from([0.0, 0.25, 0.5]), seed=st.integers(0, 1000))
+def test_an_epoch_never_repeats_a_frame(source, length, batch, relevant, seed):
+    plan = plan_of(source, length=length, batch_size=batch, relevant_fraction=relevant if length > 1 else 0.0, seed=seed)
+    total = int(plan.counts[length].sum())
+    clips = uniform_clips(plan, 60)
+    for epoch in range(len(clips) // total):
+        frames = [(e, s + i) for e, s, n in clips[epoch * total : (epoch + 1) * total] for i in range(n)]
+        assert len(set(frames)) == len(frames) == total * length
+    for episode, start, n in clips:
+        assert n == length
+        assert 0 <= start <= LENGTHS[episode] - length
+
+
+def test_every_start_of_a_clip_occurs(source):
+    """Where clips begin changes from epoch to epoch, also in an episode that is a whole number of clips long."""
+    clips = uniform_clips(plan_of(source, steps=400, length=5, batch_size=8), 400)
+    for episode, length in enumerate(LENGTHS):
+        assert {start for e, start, _ in clips if e == episode} == set(range(length - 5 + 1)), episode
+
+
+# ---- a pure function of the seed and the step
+
+
+MIXTURE = {"length": 3, "long_length": 6, "long_batch_size": 4, "long_fraction": 0.3, "relevant_fraction": 0.5, "final_long": 0.2}
+
+
+@MANY
+@given(order=st.permutations(range(30)), seed=st.integers(0, 9))
+def test_any_step_can_be_asked_for_first(source, order, seed):
+    plan, other = plan_of(source, steps=30, seed=seed, **MIXTURE), plan_of(source, steps=30, seed=seed, **MIXTURE)
+    in_turn = [plan.refs(step) for step in range(30)]
+    for step in order:
+        assert other.refs(step) == in_turn[step]
+
+
+def test_another_seed_is_another_plan(source):
+    one, other = ([plan_of(source, seed=seed).refs(step) for step in range(5)] for seed in (0, 1))
+    assert one != other
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_ranks_share_the_global_batch(source, sets, world):
+    plan = plan_of(source, batch_size=8, **{**MIXTURE, "long_batch_size": 4})
+    for step in range(12):
+        whole = sets.shown(load(source, plan, step, rank=0, world=1))
+        parts = [sets.shown(load(source, plan, step, rank=rank, world=world)) for rank in range(world)]
+        np.testing.assert_array_equal(np.concatenate(parts), whole)
+
+
+def test_a_batch_that_cannot_be_shared(source):
+    with pytest.raises(UserError, match=r"batch of 6 rows.*4 workers.*multiple"):
+        load(source, plan_of(source), 0, rank=0, world=4)
+
+
+# ---- short and long batches
+
+
+def test_share_of_long_batches_and_the_last_part(source):
+    plan = plan_of(source, steps=100, length=3, long_length=6, long_batch_size=2, long_fraction=0.1, final_long=0.2)
+    shapes = [(len(refs), {ref.length for ref in refs}) for refs in map(plan.refs, range(100))]
+    assert all(shape in ((6, {3}), (2, {6})) for shape in shapes)
+    long = [shape[0] == 2 for shape in shapes]
+    assert sum(long[:80]) == 8
+    assert all(long[80:])
+
+
+def test_without_a_long_length_no_batch_is_long(source):
+    plan = plan_of(source, steps=20, final_long=1.0)
+    assert all(ref.length == 3 for step in range(20) for ref in plan.refs(step))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{"long_length": 6}, {"long_batch_size": 2}, {"length": 1, "relevant_fraction": 0.5}, {"batch_size": 0}, {"label_fraction": 1.5}],
+)
+def test_configurations_that_contradict_themselves(source, config):
+    with pytest.raises(ValidationError):
+        plan_of(source, **config)
+
+
+# ---- relevant rows
+
+
+@MANY
+@given(length=st.integers(2, 7), seed=st.integers(0, 1000))
+def test_a_relevant_clip_holds_its_event_and_the_frame_before(source, length, seed):
+    plan = plan_of(source, length=length, relevant_fraction=0.5, seed=seed)
+    for step in range(10):
+        refs = plan.refs(step)
+        assert sum(ref.relevant for ref in refs) == 3
+        for ref in (ref for ref in refs if ref.relevant):
+            assert 0 <= ref.start <= LENGTHS[ref.episode] - length
+            frames = [frame - ref.start for frame, task in EVENTS[ref.episode] if task == ref.task]
+            assert any(1 <= frame < length for frame in frames)
+
+
+def test_tasks_are_drawn_equally_often_and_events_lie_anywhere(source):
+    """Task 0 has two events that can be used, task 1 five, task 2 none: its only one is in a first frame."""
+    refs = [ref for step in range(400) for ref in plan_of(source, steps=400, length=4, relevant_fraction=0.5).refs(step) if ref.relevant]
+    counts = np.bincount([ref.task for ref in refs], minlength=3)
+    assert counts[2] == 0
+    assert abs(counts[0] - counts[1]) < 4 * np.sqrt(len(refs))
+    middle = [5 - ref.start for ref in refs if ref.task == 0 and ref.episode == 0]
+    places = np.bincount(middle, minlength=4)
+    assert places[0] == 0
+    assert places[1:].min() > 0.25 * places[1:].sum()
+
+
+def test_rows_of_each_kind_alternate_so_that_every_rank_has_both(source):
+    plan = plan_of(source, batch_size=8, relevant_fraction=0.5)
+    assert [ref.relevant for ref in plan.refs(0)] == [False, True] * 4
+
+
+def test_prompts_are_among_the_tasks_asked_for(source):
+    plan = plan_of(source, tasks=["dig", "swim"], relevant_fraction=0.5)
+    refs = [ref for step in range(40) for ref in plan.refs(step)]
+    assert {ref.task for ref in refs if not ref.relevant} == {1, 2}
+    assert {ref.task for ref in refs if ref.relevant} == {1}
+
+
+def test_no_event_that_could_be_used(source):
+    with pytest.raises(UserError, match="holds an event of any task"):
+        plan_of(source, tasks=["swim"], relevant_fraction=0.5)
+
+
+def test_a_task_that_the_set_does_not_know(source):
+    with pytest.raises(UserError, match=r"no task fly; its tasks are chop, dig, swim"):
+        plan_of(source, tasks=["chop", "fly"])
+
+
+# ---- labels, short episodes
+
+
+@pytest.mark.parametrize(("fraction", "labelled"), [(0.0, set()), (0.5, {0, 1}), (1.0, {0, 1, 2, 3})])
+def test_label_fraction_takes_the_first_episodes(source, fraction, labelled):
+    plan = plan_of(source, label_fraction=fraction, relevant_fraction=0.5)
+    for step in range(30):
+        refs = plan.refs(step)
+        assert all(ref.label == (ref.episode in labelled) for ref in refs)
+        notes = load(source, plan, step, rank=0, world=1).notes
+        for row, ref in enumerate(refs):
+            if not ref.label:
+                assert not notes.labelled[row].any()
+                assert not any(values[row].any() for values in notes.actions.values())
+
+
+def test_short_episodes_are_left_out(source):
+    clips = uniform_clips(plan_of(source, length=10), 60)
+    assert {episode for episode, _, _ in clips} == {0, 2}
+
+
+def test_no_episode_is_long_enough(source):
+    with pytest.raises(UserError, match=r"no episode has 21 frames \(the longest has 20\)"):
+        plan_of(source, length=21)
