@@ -128,7 +128,7 @@ class BatchPlan:
         return events
 
 
-def clips_an_epoch(lengths: Int[np.ndarray, "e"], length: int) -> Int[np.ndarray, "e"]:
+def clips_an_epoch(lengths: Int[np.ndarray, "episodes"], length: int) -> Int[np.ndarray, "episodes"]:
     """How many clips of ``length`` frames an epoch takes from each episode: as many as fit whole wherever the first of them begins.
 
     One clip less than would fit from frame 0, so that clips begin at every frame in the course of the epochs: an episode of exactly n

@@ -148,7 +148,8 @@ def test_a_relevant_clip_holds_its_event_and_the_frame_before(source, length, se
 
 def test_tasks_are_drawn_equally_often_and_events_lie_anywhere(source):
     """Task 0 has two events that can be used, task 1 five, task 2 none: its only one is in a first frame."""
-    refs = [ref for step in range(400) for ref in plan_of(source, steps=400, length=4, relevant_fraction=0.5).refs(step) if ref.relevant]
+    plan = plan_of(source, steps=400, length=4, relevant_fraction=0.5)
+    refs = [ref for step in range(400) for ref in plan.refs(step) if ref.relevant]
     counts = np.bincount([ref.task for ref in refs], minlength=3)
     assert counts[2] == 0
     assert abs(counts[0] - counts[1]) < 4 * np.sqrt(len(refs))

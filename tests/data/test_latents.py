@@ -16,7 +16,7 @@ SHAPE = (4, 3)
 LENGTHS = [5, 8, 3]
 
 
-@pytest.fixture()
+@pytest.fixture
 def written(tmp_path, sets):
     """A folder of latents and the values that went in."""
     rng, schema = np.random.default_rng(0), latent_schema(sets.schema, *SHAPE)
