@@ -188,6 +188,29 @@ def test_a_signal_stops_the_run_and_the_same_command_resumes_it(tmp_path, number
     assert "record        resume (was cut off)" in run(tmp_path).stderr
 
 
+def test_a_stage_that_answers_the_signal_itself_is_stopped_all_the_same(tmp_path):
+    """Ray Train puts its own handler there, which ends the process with 0."""
+
+    def ends() -> None:
+        signal.signal(signal.SIGINT, lambda *_: sys.exit(0))
+        os.kill(os.getpid(), signal.SIGINT)
+
+    done = run(tmp_path, work=ends)
+    assert (done.returncode, done.stdout) == (130, "begun record\n")
+    assert "stopped; the same command goes on" in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_handler_that_a_stage_leaves_behind_is_gone_in_the_next(tmp_path, number):
+    def leaves() -> None:
+        if any(tmp_path.rglob("manifest.json")):
+            os.kill(os.getpid(), number)
+        signal.signal(number, lambda *_: None)
+
+    done = run(tmp_path, work=leaves)
+    assert (done.returncode, done.stdout) == (130, "begun record\nbegun tokenizer\n")
+
+
 def test_a_kill_leaves_no_lock(tmp_path):
     running = Command(tmp_path, work=sleep)
     running.await_begin()

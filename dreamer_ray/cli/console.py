@@ -38,9 +38,10 @@ def copy_to(path: Path) -> None:
     log.addHandler(handler)
 
 
-def stop_on_sigterm() -> None:
-    """Makes SIGTERM end this process as Ctrl-C does. To be called again after Ray has started, which puts a handler of its own there."""
-    signal.signal(signal.SIGTERM, _stop)
+def stop_on_signals() -> None:
+    """Makes Ctrl-C and SIGTERM raise ``KeyboardInterrupt``. To be called again whenever Ray has put handlers of its own there."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
 
 
 def _stop(number: int, _: object) -> NoReturn:

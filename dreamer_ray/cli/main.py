@@ -28,14 +28,14 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         parser.error(f"unknown option {' '.join(unknown)}")
     options.overrides += rest  # argparse takes path=value only before the options, people write it behind them too
     console.show(debug=options.debug)
-    console.stop_on_sigterm()
+    console.stop_on_signals()
     sys.excepthook = partial(_crashed, options.debug)
     try:
         options.act(options)
     except DreamerError as error:
         log.error("%s", error, exc_info=error)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):  # the latter is how Ray Train answers Ctrl-C
         log.warning("stopped; the same command goes on from the last checkpoint")
         sys.exit(128 + signal.SIGINT)
     sys.exit(0)

@@ -4,12 +4,12 @@ import argparse
 import logging
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dreamer_ray.cli import console
 
 if TYPE_CHECKING:
-    from dreamer_ray.run import Plan
+    from dreamer_ray.run import Executor, Plan, StageContext
 
 log = logging.getLogger("dreamer_ray")
 
@@ -57,9 +57,16 @@ def act(options: argparse.Namespace) -> None:
         from dreamer_ray.distributed.run import ray_executors
 
         with cluster(recipe.cluster):
-            console.stop_on_sigterm()
-            execute(decided, ray_executors())
+            execute(decided, {stage: _stoppable(executor) for stage, executor in ray_executors().items()})
     log.info("finished: %s", folder)
+
+
+def _stoppable(executor: "Executor") -> "Executor":
+    def begin(context: "StageContext") -> dict[str, Any]:
+        console.stop_on_signals()
+        return executor(context)
+
+    return begin
 
 
 def overview(plan: "Plan") -> str:
