@@ -95,7 +95,7 @@ class ClusterSection(Config):
     """How the work is spread. On a cluster that is already there (RAY_ADDRESS) ``cpus`` and ``object_store_mb`` do not apply."""
 
     cpus: int | None = Field(default=None, gt=0)
-    """CPUs that a local Ray declares; None is those of the machine, at least 8, since most actors wait most of the time."""
+    """CPUs that a local Ray declares; None is those of the machine, at least 4, since most actors wait most of the time."""
     object_store_mb: int = Field(default=300, ge=80)
     workers: int = Field(default=1, gt=0)
     """Data-parallel learner workers of the supervised phases."""

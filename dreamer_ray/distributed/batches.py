@@ -1,11 +1,15 @@
 """Ray Data feeds a learner worker: which clips a step takes is known beforehand, so the stream is a map over step numbers.
 
-    step numbers --Ray Data tasks: read, decode, stack--> batches in order --prefetched--> the worker's fit
+    step numbers --Ray Data tasks: read, decode, stack--> a window of batches, in order --> the worker's fit
+                                                          the next window is loaded meanwhile
 
-Each worker streams the rows of its own rank. Waiting is bounded by Ray Data's back-pressure; resuming means starting at a later number.
+Each worker streams the rows of its own rank; resuming means starting at a later number. A window is a data set of its own that fits into
+the object store, because Ray Data's executor, once its output is held back by a slow consumer, spins: one endless stream took a whole core
+and the interpreter's lock, and made training on two cores five times slower.
 """
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +17,7 @@ from typing import Any
 import numpy as np
 import ray.data
 import torch
+from ray import ObjectRef
 from ray.data import DataContext, TaskPoolStrategy
 from safetensors.torch import load as unpack_tensors
 from safetensors.torch import save as pack_tensors
@@ -24,27 +29,46 @@ from dreamer_ray.types import Annotations, Clip, LatentClip
 
 STEPS_PER_BLOCK = 16
 LOADER_CPUS = 0.5
+WINDOW_BYTES = 32 * 2**20
+"""Size of a window, of which two at most lie in the object store."""
+MOST_STEPS = 256
 
 
 def stream(stage: str, recipe: Recipe, run: Path, *, steps: int, rank: int, world: int) -> Callable[[int], Iterator[Clip | LatentClip]]:
     """The batches of ``rank`` from a given step on, loaded by Ray Data tasks."""
     text = recipe.model_dump_json()
 
-    def batches(start: int) -> Iterator[Clip | LatentClip]:
+    def window(first: int, count: int) -> list[ObjectRef]:
         DataContext.get_current().execution_options.preserve_order = True
-        numbers = ray.data.range(steps - start, override_num_blocks=max(1, -(-(steps - start) // STEPS_PER_BLOCK)))
+        numbers = ray.data.range(count, override_num_blocks=-(-count // STEPS_PER_BLOCK))
 
         def read(rows: Any) -> Any:
             torch.set_num_threads(1)
             source = _feed(stage, text, str(run))
-            loaded = [pack(source.load(start + int(i), rank=rank, world=world)) for i in rows["id"]]
-            return {"batch": np.array(loaded, dtype=object)}
+            return {"batch": np.array([pack(source.load(first + int(i), rank=rank, world=world)) for i in rows["id"]], dtype=object)}
 
         loaded = numbers.map_batches(read, batch_size=STEPS_PER_BLOCK, compute=TaskPoolStrategy(size=1), num_cpus=LOADER_CPUS)
-        for row in loaded.iter_rows():
-            yield unpack(row["batch"])
+        return loaded.to_arrow_refs()
+
+    def batches(start: int) -> Iterator[Clip | LatentClip]:
+        with ThreadPoolExecutor(1) as ahead:
+            first, count = start, min(STEPS_PER_BLOCK, steps - start)
+            coming = ahead.submit(window, first, count)
+            while count:
+                blocks = coming.result()
+                data = ray.get(blocks.pop(0))["batch"].to_pylist()
+                first, count = first + count, min(_window_steps(len(data[0])), steps - first - count)
+                if count:
+                    coming = ahead.submit(window, first, count)
+                yield from map(unpack, data)
+                while blocks:
+                    yield from map(unpack, ray.get(blocks.pop(0))["batch"].to_pylist())
 
     return batches
+
+
+def _window_steps(bytes_a_step: int) -> int:
+    return max(1, min(MOST_STEPS, WINDOW_BYTES // bytes_a_step))
 
 
 @lru_cache(maxsize=1)

@@ -22,6 +22,10 @@ Actor = Any
 """A handle of an actor; Ray's own handle types do not know the methods behind ``.remote``."""
 
 WORKER_ENVIRONMENT = {"RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": "1"}
+LOCAL_ENVIRONMENT = {"RAY_prestart_worker_first_driver": "0"}
+"""No idle worker processes beforehand: on a small machine their imports would slow the first stage."""
+LEAST_CPUS = 4
+"""Declared by a local Ray even where there are fewer: one each for the learner and two replicas, and one for what comes beside them."""
 
 
 @contextmanager
@@ -55,7 +59,7 @@ def _join(address: str) -> None:
 
 
 def _start(config: ClusterSection) -> None:
-    os.environ.update(WORKER_ENVIRONMENT)
+    os.environ.update(WORKER_ENVIRONMENT | LOCAL_ENVIRONMENT)
     free = os.statvfs("/dev/shm")
     available = free.f_bavail * free.f_frsize // 2**20
     if available < config.object_store_mb:
@@ -65,7 +69,7 @@ def _start(config: ClusterSection) -> None:
         )
     context = ray.init(
         address="local",
-        num_cpus=config.cpus or max(8, os.cpu_count() or 1),
+        num_cpus=config.cpus or max(LEAST_CPUS, os.cpu_count() or 1),
         include_dashboard=config.dashboard,
         dashboard_host="127.0.0.1",
         object_store_memory=config.object_store_mb * 2**20,
