@@ -1,0 +1,52 @@
+"""What a recipe is said to need: parameters are exact, time goes with the work, and nothing is allocated for it."""
+
+from pathlib import Path
+
+import pytest
+
+from dreamer_ray.config import load_config
+from dreamer_ray.estimate import estimate, matrix_product_speed
+from dreamer_ray.models.tokenizer import Tokenizer
+from dreamer_ray.recipe import Recipe
+
+TINY = Path(__file__).parents[1] / "configs" / "crafter" / "tiny.yaml"
+SPEED = 1e11
+
+
+def needs(*overrides: str):
+    return estimate(load_config(Recipe, TINY, overrides), SPEED)
+
+
+def test_parameters_are_those_of_the_model():
+    recipe = load_config(Recipe, TINY)
+    tokenizer = Tokenizer(recipe.tokenizer.model, (72, 72))
+    assert needs()["tokenizer"].parameters == sum(parameter.numel() for parameter in tokenizer.parameters())
+
+
+@pytest.mark.parametrize("stage", ["tokenizer", "dynamics", "agent", "imagination"])
+def test_time_goes_with_the_steps_and_memory_does_not(stage):
+    one, two = (needs(f"{stage}.fit.steps={steps}")[stage] for steps in (100, 200))
+    assert two.seconds == pytest.approx(2 * one.seconds)
+    assert two.memory_mb == one.memory_mb
+    assert estimate(load_config(Recipe, TINY, [f"{stage}.fit.steps=100"]), 2 * SPEED)[stage].seconds == pytest.approx(one.seconds / 2)
+
+
+def test_memory_goes_with_processes_and_batches():
+    assert needs("cluster.workers=2")["dynamics"].memory_mb > needs()["dynamics"].memory_mb
+    assert needs("dynamics.batches.batch_size=64")["dynamics"].memory_mb > needs()["dynamics"].memory_mb
+    assert needs("cluster.object_store_mb=1300")["record"].memory_mb == needs("cluster.object_store_mb=300")["record"].memory_mb + 1000
+
+
+def test_a_large_model_is_estimated_without_memory_for_its_weights():
+    large = needs("dynamics.model.transformer.width=8192", "dynamics.model.transformer.layers=48")["dynamics"]
+    assert large.parameters > 10**10
+    assert large.memory_mb > 200_000
+
+
+def test_the_comparison_from_random_weights_counts_when_it_is_asked_for():
+    assert needs()["agent_scratch"] == needs()["agent"]
+    assert "agent_scratch" not in needs("agent.scratch=false")
+
+
+def test_this_machine_multiplies():
+    assert matrix_product_speed(width=64, seconds=0.01) > 1e6
