@@ -15,7 +15,7 @@ def ref(episode: int, start: int, length: int, **changes) -> ClipRef:
     return ClipRef(**({"episode": episode, "start": start, "length": length, "task": 0, "relevant": False, "label": True} | changes))
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), length=st.integers(1, 6), rows=st.integers(1, 5))
 def test_a_clip_holds_what_its_episodes_hold(tmp_path_factory, sets, data, length, rows):
     source = sets.make(tmp_path_factory.mktemp("set"), LENGTHS, events=EVENTS, died=[1])

@@ -177,7 +177,7 @@ def test_a_crash_before_the_rename_leaves_no_file(tmp_path, sets, monkeypatch):
 def test_a_crash_while_writing_keeps_the_file_that_was_there(tmp_path, sets, monkeypatch):
     entry = write_shard(tmp_path, "x.parquet", [sets.episode("a", 3)], sets.schema)
     with monkeypatch.context() as patch:
-        patch.setattr(shards, "_encode_frame", crash)
+        patch.setattr(shards, "to_table", crash)
         with pytest.raises(Crash):
             write_shard(tmp_path, "x.parquet", [sets.episode("b", 5)], sets.schema)
     assert existing_shard(tmp_path, "x.parquet", sets.schema, ["a"]) == entry
