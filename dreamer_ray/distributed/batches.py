@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import ray.data
 import torch
-from ray import ObjectRef
 from ray.data import DataContext, TaskPoolStrategy
 from safetensors.torch import load as unpack_tensors
 from safetensors.torch import save as pack_tensors
@@ -38,7 +37,7 @@ def stream(stage: str, recipe: Recipe, run: Path, *, steps: int, rank: int, worl
     """The batches of ``rank`` from a given step on, loaded by Ray Data tasks."""
     text = recipe.model_dump_json()
 
-    def window(first: int, count: int) -> list[ObjectRef]:
+    def window(first: int, count: int) -> list[Any]:
         DataContext.get_current().execution_options.preserve_order = True
         numbers = ray.data.range(count, override_num_blocks=-(-count // STEPS_PER_BLOCK))
 
@@ -56,15 +55,20 @@ def stream(stage: str, recipe: Recipe, run: Path, *, steps: int, rank: int, worl
             coming = ahead.submit(window, first, count)
             while count:
                 blocks = coming.result()
-                data = ray.get(blocks.pop(0))["batch"].to_pylist()
+                data = _read(blocks.pop(0))
                 first, count = first + count, min(_window_steps(len(data[0])), steps - first - count)
                 if count:
                     coming = ahead.submit(window, first, count)
                 yield from map(unpack, data)
                 while blocks:
-                    yield from map(unpack, ray.get(blocks.pop(0))["batch"].to_pylist())
+                    yield from map(unpack, _read(blocks.pop(0)))
 
     return batches
+
+
+def _read(block: Any) -> list[bytes]:
+    table: Any = ray.get(block)
+    return table["batch"].to_pylist()
 
 
 def _window_steps(bytes_a_step: int) -> int:

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 
 from dreamer_ray.distributed.encode import encode
 from dreamer_ray.distributed.evaluate import play_all, variants
 from dreamer_ray.distributed.ingest import record
 from dreamer_ray.distributed.learner import imagine_and_learn
 from dreamer_ray.distributed.train import train
+from dreamer_ray.errors import DreamerError
 from dreamer_ray.measure import Measurements, measure
 from dreamer_ray.progress import Progress
 from dreamer_ray.recipe import Recipe
@@ -26,7 +28,25 @@ Executor = Callable[[StageContext], dict[str, Any]]
 def ray_executors() -> dict[str, Executor]:
     """One executor a stage; each returns figures for the stage's manifest."""
     trained = dict.fromkeys(("tokenizer", "dynamics", "agent", "agent_scratch"), _train)
-    return trained | {"record": _record, "encode": _encode, "imagination": _imagination, "evaluate": _evaluate, "report": report}
+    every = trained | {"record": _record, "encode": _encode, "imagination": _imagination, "evaluate": _evaluate, "report": report}
+    return {stage: _with_plain_errors(executor) for stage, executor in every.items()}
+
+
+def _with_plain_errors(executor: Executor) -> Executor:
+    """An error of ours that was raised in an actor or task arrives wrapped, with that process's traceback; here it is itself again."""
+
+    def run(context: StageContext) -> dict[str, Any]:
+        try:
+            return executor(context)
+        except RayError as error:
+            inner: BaseException | None = error
+            while inner is not None and (isinstance(inner, RayError) or not isinstance(inner, DreamerError)):
+                inner = getattr(inner, "cause", None) or inner.__cause__
+            if inner is None:
+                raise
+            raise inner from error
+
+    return run
 
 
 def _record(context: StageContext) -> dict[str, Any]:

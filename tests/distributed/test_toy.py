@@ -5,32 +5,13 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 
 from dreamer_ray.training.checkpoint import latest_checkpoint
 
-RECIPE = Path(__file__).parents[2] / "configs/crafter/toy.yaml"
 STAGES = ("record", "tokenizer", "encode", "dynamics", "agent", "agent_scratch", "imagination", "evaluate", "report")
-
-
-def command(runs: Path, *arguments: str) -> list[str]:
-    return [sys.executable, "-m", "dreamer_ray", "run", str(RECIPE), "--runs", str(runs), "cluster.dashboard=false", *arguments]
-
-
-def run(runs: Path, *arguments: str) -> str:
-    done = subprocess.run(command(runs, *arguments), capture_output=True, text=True, timeout=900, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stderr + done.stdout
-
-
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory) -> tuple[Path, str]:
-    runs = tmp_path_factory.mktemp("runs")
-    return runs / "crafter-toy", run(runs)
 
 
 @pytest.mark.timeout(900)
@@ -65,19 +46,19 @@ def test_imagination_moved_the_policy_heads_and_counts_its_versions(toy):
 
 
 @pytest.mark.timeout(900)
-def test_a_second_run_skips_everything(toy):
+def test_a_second_run_skips_everything(toy, dreamer_run):
     folder, _ = toy
     begun = time.monotonic()
-    assert "all done" in run(folder.parent)
+    assert "all done" in dreamer_run(folder.parent)
     assert time.monotonic() - begun < 60
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_killed_and_run_again_is_the_uninterrupted_run(tmp_path, toy):
+def test_killed_and_run_again_is_the_uninterrupted_run(tmp_path, toy, dreamer_run, toy_command):
     folder, _ = toy
     wanted = latest_checkpoint(folder / "tokenizer/checkpoints")
-    process = subprocess.Popen(command(tmp_path), stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(toy_command(tmp_path), stderr=subprocess.PIPE, text=True)
     checkpoints = tmp_path / "crafter-toy/tokenizer/checkpoints"
     deadline = time.monotonic() + 300
     while not list(checkpoints.glob("step-*")):
@@ -91,7 +72,7 @@ def test_killed_and_run_again_is_the_uninterrupted_run(tmp_path, toy):
     assert wanted is not None
     assert cut is not None
     assert cut.step < wanted.step
-    assert "tokenizer     resume" in run(tmp_path)
+    assert "tokenizer     resume" in dreamer_run(tmp_path)
     found = latest_checkpoint(checkpoints)
     assert found is not None
     assert found.checksums["weights.safetensors"] == wanted.checksums["weights.safetensors"]
@@ -100,3 +81,24 @@ def test_killed_and_run_again_is_the_uninterrupted_run(tmp_path, toy):
     assert None not in heads
     found_heads = {checkpoint.checksums["weights.safetensors"] for checkpoint in heads if checkpoint}
     assert len(found_heads) == 1, "max_lag 0 reproduces the dreams too"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_loss_that_is_not_finite_ends_the_run_with_one_message(tmp_path, toy_command):
+    arguments = ("tokenizer.fit.optimizer.learning_rate=1e30", "tokenizer.fit.optimizer.clip=1e30", "data.crafter.episodes=5")
+    done = subprocess.run(toy_command(tmp_path, *arguments), capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert re.search(r"error: tokenizer, step \d+: the loss is (nan|inf)", done.stderr)
+    assert "learning_rate" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_two_learner_workers_train_as_one_run(tmp_path, dreamer_run):
+    said = dreamer_run(
+        tmp_path, "cluster.workers=2", "cluster.threads=1", "cluster.cpus=6", "data.crafter.episodes=5", "agent.scratch=false"
+    )
+    for stage in ("tokenizer", "dynamics", "agent", "imagination"):
+        assert re.search(rf"{stage}\s+done in", said), stage
