@@ -116,6 +116,17 @@ def test_share_of_long_batches_and_the_last_part(source):
     assert all(long[80:])
 
 
+def test_short_and_long_batches_go_through_epochs_of_their_own(source):
+    plan = plan_of(source, steps=100, **{**MIXTURE, "long_fraction": 0.4})
+    for length in (3, 6):
+        total = int(plan.counts[length].sum())
+        clips = [clip for clip in uniform_clips(plan, 100) if clip[2] == length]
+        assert len(clips) > 3 * total
+        for epoch in range(len(clips) // total):
+            frames = [(e, s + i) for e, s, n in clips[epoch * total : (epoch + 1) * total] for i in range(n)]
+            assert len(set(frames)) == len(frames), (length, epoch)
+
+
 def test_without_a_long_length_no_batch_is_long(source):
     plan = plan_of(source, steps=20, final_long=1.0)
     assert all(ref.length == 3 for step in range(20) for ref in plan.refs(step))

@@ -47,6 +47,12 @@ def test_the_last_action_of_an_episode_is_not_labelled(tmp_path, sets):
     assert end == [True] * 3 + [False]
 
 
+def test_only_the_frame_of_death_does_not_continue(tmp_path, sets):
+    source = sets.make(tmp_path, LENGTHS, died=[1])
+    continues = read_clip(source, [ref(0, 6, 3), ref(1, 11, 3), ref(1, 10, 3)]).notes.continues
+    assert continues.tolist() == [[1, 1, 1], [1, 1, 0], [1, 1, 1]]
+
+
 def test_two_events_in_one_frame_are_one_reward(tmp_path, sets):
     source = sets.make(tmp_path, LENGTHS, events=EVENTS)
     assert read_clip(source, [ref(1, 2, 3, task=2)]).notes.rewards.tolist() == [[0.0, 1.0, 0.0]]

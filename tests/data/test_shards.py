@@ -105,7 +105,7 @@ def test_an_episode_larger_than_the_cache_is_still_read(tmp_path, sets):
 
 
 def test_event_frames_are_those_of_the_episodes(tmp_path, sets):
-    events = {0: [(0, 1), (4, 0)], 2: [(1, 2), (1, 0)], 3: [(5, 2), (5, 2)]}
+    events = {0: [(0, 1), (4, 0)], 1: [(0, 2)], 2: [(0, 1), (1, 2), (1, 0)], 3: [(5, 2), (5, 2)]}
     made = sets.make(tmp_path, [5, 7, 2, 6], events=events)
     found = set(zip(*(column.tolist() for column in made.event_frames()), strict=True))
     assert found == {(i, frame, task) for i, pairs in events.items() for frame, task in pairs}
