@@ -3,6 +3,8 @@
 import json
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from dreamer_ray.data.rows import decode_frame, encode_frame
@@ -180,3 +182,16 @@ def test_a_frame_that_is_none(sets):
     for payload in (b"", bytes(47), bytes(50)):
         with pytest.raises(UserError, match=r"no float16 of 4 x 6"):
             decode_frame(payload, latents)
+
+
+@pytest.mark.parametrize("column", ["payload", "events", "labelled", "action.mouse"])
+def test_a_value_that_is_missing(folder, column):
+    path = folder / "part-001.parquet"
+    table = pq.read_table(path)
+    values = table[column].to_pylist()
+    values[3] = None
+    place = table.schema.get_field_index(column)
+    pq.write_table(table.set_column(place, table.schema.field(column), pa.array(values, table.schema.field(column).type)), path)
+    found = open_shards(folder)
+    with pytest.raises(UserError, match=r"part-001\.parquet: its rows or columns.*--from"):
+        found.read_episode(2)
