@@ -15,11 +15,14 @@ from dreamer_ray.types import Clip
 RECIPE = Path(__file__).parents[2] / "configs/crafter/toy.yaml"
 
 
+def tensors(batch) -> dict:
+    notes = vars(batch.notes)
+    return notes["actions"] | {name: value for name, value in (notes | vars(batch)).items() if isinstance(value, torch.Tensor)}
+
+
 def same(a, b) -> bool:
-    values = [{}, {}]
-    for found, batch in zip(values, (a, b), strict=True):
-        batch.map(lambda tensor, found=found: found.setdefault(len(found), tensor))
-    return type(a) is type(b) and all(torch.equal(values[0][i], values[1][i]) for i in values[0])
+    found, wanted = tensors(a), tensors(b)
+    return type(a) is type(b) and found.keys() == wanted.keys() and all(torch.equal(found[name], wanted[name]) for name in wanted)
 
 
 @pytest.mark.timeout(900)
