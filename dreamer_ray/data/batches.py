@@ -33,6 +33,8 @@ class BatchConfig(Config):
     """Last share of the steps, in which every batch is long."""
     relevant_fraction: float = Field(default=0.0, ge=0, le=1)
     """Share of the rows that are clips in which their task's event occurs; the others are drawn uniformly."""
+    lookahead: int = Field(default=0, ge=0)
+    """How many frames behind a relevant clip the event may lie too, so that the task is still to be done where the clip ends."""
     label_fraction: float = Field(default=1.0, ge=0, le=1)
     """Share of the episodes, in data-set order, whose actions are used; the others count as unlabelled video."""
     seed: int = 0
@@ -109,7 +111,8 @@ class BatchPlan:
     def _relevant(self, length: int, rng: np.random.Generator) -> ClipRef:
         task = int(rng.choice(list(self.events)))
         episode, frame = self.events[task][int(rng.integers(len(self.events[task])))]
-        earliest, latest = max(0, frame - length + 1), min(frame - 1, int(self.lengths[episode]) - length)
+        earliest = max(0, frame - length - self.config.lookahead + 1)
+        latest = min(frame - 1, int(self.lengths[episode]) - length)
         return self._ref(int(episode), int(rng.integers(earliest, latest + 1)), length, task=task, relevant=True)
 
     def _ref(self, episode: int, start: int, length: int, *, task: int, relevant: bool) -> ClipRef:

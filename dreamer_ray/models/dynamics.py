@@ -124,7 +124,7 @@ class Dynamics(nn.Module):
         self.signal = nn.Embedding(config.k_max, width // 2)
         self.step_size = nn.Embedding(config.finest + 1, width - width // 2)
         self.expand = nn.Linear(packed, width)
-        self.positions = nn.Parameter(torch.randn(self.layout.total, width) * 0.02)
+        self.positions = nn.Parameter(torch.randn(self.layout.total, width) * 0.5)
         self.transformer = Transformer(config.transformer)
         self.predict = nn.Linear(width, packed)
         nn.init.zeros_(self.predict.bias)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from dreamer_ray.config import Config
 from dreamer_ray.models.distributions import ActionDistribution, TwoHot, parameter_count
 from dreamer_ray.nn.layers import MLP
-from dreamer_ray.numerics import symexp_bins
+from dreamer_ray.numerics import symexp_bins, symlog
 from dreamer_ray.types import ActionSpace
 
 
@@ -49,6 +49,8 @@ class PolicyHead(nn.Module):
 
 
 class _TwoHotHead(nn.Module):
+    """Starts at a mean of 0 with most probability near 0, where nearly all rewards and returns lie."""
+
     bins: Tensor
 
     def __init__(self, config: HeadsConfig, width: int, outputs: int):
@@ -56,6 +58,8 @@ class _TwoHotHead(nn.Module):
         self.outputs = outputs
         self.net = MLP(width, config.bins * outputs, hidden=config.hidden, layers=config.layers, output_scale=0.0)
         self.register_buffer("bins", symexp_bins(config.bins), persistent=False)
+        with torch.no_grad():
+            self.net.output.bias.copy_((-2 * symlog(self.bins).abs()).repeat(outputs))
 
     def _read(self, states: Tensor) -> Tensor:
         return self.net(states).unflatten(-1, (self.outputs, -1))

@@ -166,6 +166,12 @@ def test_a_relevant_clip_holds_its_event_and_the_frame_before(source, length, se
             assert any(1 <= frame < length for frame in frames)
 
 
+def test_with_a_lookahead_the_event_may_follow_the_clip(source):
+    plan = plan_of(source, steps=200, length=2, lookahead=2, relevant_fraction=0.5)
+    refs = [ref for step in range(200) for ref in plan.refs(step) if ref.relevant and (ref.task, ref.episode) == (0, 0)]
+    assert {5 - ref.start for ref in refs} == {1, 2, 3}
+
+
 def test_tasks_are_drawn_equally_often_and_events_lie_anywhere(source):
     """Task 0 has two events that can be used, task 1 five, task 2 none: its only one is in a first frame."""
     plan = plan_of(source, steps=400, length=4, relevant_fraction=0.5)

@@ -33,7 +33,7 @@ def test_rotary_angles_are_position_times_falling_frequencies():
 
 def test_swiglu_formula():
     layer, x = SwiGLU(4, 6), torch.randn(2, 4)
-    gate, value = (layer.up.weight @ x.T).T.chunk(2, -1)
+    gate, value = x @ layer.gate.weight.T, x @ layer.up.weight.T
     assert torch.allclose(layer(x), (F.silu(gate) * value) @ layer.down.weight.T, atol=1e-6)
 
 
