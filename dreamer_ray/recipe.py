@@ -13,6 +13,9 @@ from dreamer_ray.phases.forcing import ForcingConfig
 from dreamer_ray.phases.imagination_training import ImaginationLossConfig
 from dreamer_ray.training.loop import FitConfig
 
+LEAST_OBJECT_STORE_MB = 80
+"""Room for two windows of batches and the weights."""
+
 
 class DataSection(Config):
     """Where the episodes come from."""
@@ -96,7 +99,7 @@ class ClusterSection(Config):
 
     cpus: int | None = Field(default=None, gt=0)
     """CPUs that a local Ray declares; None is those of the machine, at least 4, since most actors wait most of the time."""
-    object_store_mb: int = Field(default=300, ge=80)
+    object_store_mb: int = Field(default=300, ge=LEAST_OBJECT_STORE_MB)
     workers: int = Field(default=1, gt=0)
     """Data-parallel learner workers of the supervised phases."""
     gpus_per_worker: float = Field(default=0, ge=0)
@@ -119,3 +122,22 @@ class Recipe(Config):
     imagination: ImaginationSection
     evaluation: EvaluationSection
     cluster: ClusterSection = ClusterSection()
+
+    @model_validator(mode="after")
+    def _sections_fit(self) -> "Recipe":
+        latents, dynamics = self.tokenizer.model.latents, self.dynamics.model
+        if latents % dynamics.packing:
+            raise ValueError(f"dynamics.model.packing = {dynamics.packing} does not divide tokenizer.model.latents = {latents}")
+        for section, steps in (("imagination", self.imagination.sampling_steps), ("evaluation", self.evaluation.sampling_steps)):
+            if steps > dynamics.k_max or steps & (steps - 1):
+                raise ValueError(
+                    f"{section}.sampling_steps = {steps}: expected a power of two from 1 to dynamics.model.k_max = {dynamics.k_max}"
+                )
+        for name, batches in (("tokenizer", self.tokenizer.batches), ("dynamics", self.dynamics.batches), ("agent", self.agent.batches)):
+            for key, size in (("batch_size", batches.batch_size), ("long_batch_size", batches.long_batch_size or 0)):
+                if size % self.cluster.workers:
+                    raise ValueError(f"{name}.batches.{key} = {size} cannot be shared by cluster.workers = {self.cluster.workers}")
+            longest, episode = max(batches.length, batches.long_length or 0), self.data.crafter.length + 1
+            if longest > episode:
+                raise ValueError(f"{name}.batches: clips of {longest} frames, but data.crafter.length allows episodes of {episode} at most")
+        return self

@@ -54,7 +54,6 @@ def make_dynamics(*, space: ActionSpace | None = None, transformer: dict | None 
     dynamics = Dynamics(config, latents=LATENTS, channels=CHANNELS, action_space=MIXED if space is None else space)
     with torch.no_grad():
         dynamics.predict.weight.mul_(10)
-        dynamics.positions.mul_(10)
     return dynamics
 
 

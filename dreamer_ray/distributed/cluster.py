@@ -14,7 +14,7 @@ import ray
 from ray.data import DataContext
 
 from dreamer_ray.errors import UserError
-from dreamer_ray.recipe import ClusterSection
+from dreamer_ray.recipe import LEAST_OBJECT_STORE_MB, ClusterSection
 
 log = logging.getLogger("dreamer_ray")
 
@@ -55,6 +55,12 @@ def _join(address: str) -> None:
         ray.init(address=address, runtime_env={"env_vars": WORKER_ENVIRONMENT}, log_to_driver=False, logging_level=logging.WARNING)
     except ConnectionError as error:
         raise UserError(f"RAY_ADDRESS = {address}: no Ray cluster answers there; start one, or unset it to use this machine") from error
+    there = ray.cluster_resources().get("object_store_memory", 0) / 2**20
+    if there < LEAST_OBJECT_STORE_MB:
+        raise UserError(
+            f"RAY_ADDRESS = {address}: the object stores of this cluster have {there:.0f} MiB together, {LEAST_OBJECT_STORE_MB} are the "
+            "least; start its nodes with a larger --object-store-memory"
+        )
     log.info("joined the Ray cluster at %s: %s", address, _resources())
 
 
@@ -65,7 +71,7 @@ def _start(config: ClusterSection) -> None:
     if available < config.object_store_mb:
         raise UserError(
             f"cluster.object_store_mb = {config.object_store_mb}: /dev/shm has {available} MiB free; "
-            "lower the key (80 is the least) or enlarge /dev/shm"
+            f"lower the key ({LEAST_OBJECT_STORE_MB} is the least) or enlarge /dev/shm"
         )
     context = ray.init(
         address="local",

@@ -21,7 +21,6 @@ from dreamer_ray.recipe import Recipe
 from dreamer_ray.stages import imagination, trained
 from dreamer_ray.training.loop import Place, fit
 from dreamer_ray.training.metrics import FileSink
-from dreamer_ray.training.restore import restore_agent
 
 LEARNER_RESTARTS = 10
 
@@ -31,7 +30,7 @@ def imagine_and_learn(recipe: Recipe, run: Path, progress: Progress) -> dict[str
     require_cpus(recipe.cluster.replicas + 1, f"imagination with cluster.replicas = {recipe.cluster.replicas}")
     checkpoint = trained(run, "agent")
     text = recipe.model_dump_json()
-    store: Actor = WeightStore.options(name="weight-store").remote(restore_agent(checkpoint).state_dict())
+    store: Actor = WeightStore.options(name="weight-store").remote(str(run))
     replicas: list[Actor] = [
         WorldModelReplica.options(name=f"replica-{i}").remote(i, text, str(run), checkpoint.made_by, store)
         for i in range(recipe.cluster.replicas)

@@ -3,9 +3,14 @@
 Learner --publish(session, version, heads)--> WeightStore <--latest / frozen-- WorldModelReplica
 """
 
+from pathlib import Path
+
 import ray
 from ray import ObjectRef
 from torch import Tensor
+
+from dreamer_ray.stages import trained
+from dreamer_ray.training.restore import restore_agent
 
 Weights = dict[str, Tensor]
 KEPT_VERSIONS = 2
@@ -13,10 +18,10 @@ KEPT_VERSIONS = 2
 
 @ray.remote(num_cpus=0, max_restarts=-1)
 class WeightStore:
-    """Holds the frozen agent once, and the newest versions of the head weights."""
+    """Holds the agent of the run in folder ``run`` once, frozen, and the newest versions of the head weights."""
 
-    def __init__(self, frozen: Weights):
-        self.frozen_ref = ray.put(frozen)
+    def __init__(self, run: str):
+        self.frozen_ref = ray.put(restore_agent(trained(Path(run), "agent")).state_dict())
         self.versions: list[tuple[str, int, ObjectRef]] = []
 
     def publish(self, session: str, version: int, heads: Weights) -> None:

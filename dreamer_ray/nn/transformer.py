@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from dreamer_ray.config import Config
@@ -29,6 +29,15 @@ class TransformerConfig(Config):
     rope: bool = True
     """Rotary positions in the space layers; the time layers always have them."""
     soft_cap: float | None = 50.0
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> "TransformerConfig":
+        if self.width % self.heads or self.heads % self.kv_heads or (self.width // self.heads) % 2:
+            raise ValueError(
+                f"width = {self.width}, heads = {self.heads}, kv_heads = {self.kv_heads}: kv_heads must divide heads, heads the width, "
+                "and a head must have an even width"
+            )
+        return self
 
 
 class Block(nn.Module):

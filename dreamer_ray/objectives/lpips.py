@@ -22,7 +22,7 @@ PerceptualName = Literal["lpips_alex", "lite0"]
 _LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 _ALEX_SHA256 = "7be5be79"  # the first digits, as torchvision names the file
 _ALEX_URL = "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth"
-_REMEDY = "change the recipe key tokenizer.perceptual (lpips_alex | lite0 | none)"
+_REMEDY = "change the recipe key tokenizer.model.perceptual (lpips_alex | lite0 | none)"
 
 
 def perceptual_distance(name: PerceptualName, *, weights: str | Path | None = None) -> nn.Module:
@@ -145,7 +145,7 @@ class AlexDistance(nn.Module):
             with torch.random.fork_rng(devices=[]):
                 self.distance = package.LPIPS(net="alex", pnet_rand=backbone is not None, verbose=False)
         except OSError as error:
-            reason = f"AlexNet could not be downloaded ({error}); fetch {_ALEX_URL} and give its path as tokenizer.perceptual_weights"
+            reason = f"AlexNet could not be downloaded ({error}); fetch {_ALEX_URL} and give its path as tokenizer.model.perceptual_weights"
             raise _unavailable("lpips_alex", reason) from error
         if backbone is not None:
             for part in self.distance.net.children():

@@ -78,7 +78,7 @@ def fit(
         norm = torch.nn.utils.clip_grad_norm_(phase.parameters(), config.optimizer.clip)
         _refuse_nonfinite(step, norm, loss.total.detach(), loss.metrics, place.folder)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, config.steps, config.optimizer)
+            group["lr"] = group["factor"] * learning_rate(step, config.steps, config.optimizer)
         optimizer.step()
         _average(average, phase, config.ema, step)
         done = step + 1

@@ -1,10 +1,13 @@
 """AdamW with its parameter groups and a warm-up / constant / linear-decay schedule."""
 
+from typing import Annotated
+
 import torch
 from pydantic import Field
 from torch import nn
 
 from dreamer_ray.config import Config
+from dreamer_ray.errors import UserError
 
 
 class OptimizerConfig(Config):
@@ -20,16 +23,35 @@ class OptimizerConfig(Config):
     clip: float = Field(default=1.0, gt=0)
     """Largest norm of the gradient."""
     betas: tuple[float, float] = (0.9, 0.99)
+    rates: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    """Factors on the learning rate of parameters whose names begin so, such as ``{value: 4}``; 1 for all others."""
 
 
 def make_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW over the parameters that require gradients; fused where they are on a GPU."""
+    """AdamW over the parameters that require gradients, ``factor`` in each group; fused where they are on a GPU.
+
+    Raises ``UserError`` where ``config.rates`` has a name with which no parameter begins.
+    """
     trained = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
-    matrices = [p for name, p in trained if p.ndim >= 2 and "positions" not in name]
-    others = [p for name, p in trained if not (p.ndim >= 2 and "positions" not in name)]
-    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    for prefix in config.rates:
+        if not any(name.startswith(prefix) for name, _ in trained):
+            parts = ", ".join(sorted({name.partition(".")[0] for name, _ in trained}))
+            raise UserError(f"optimizer.rates: no trained parameter's name begins with {prefix!r}; there are {parts}")
+    groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
+    for name, p in trained:
+        factor = next((factor for prefix, factor in config.rates.items() if name.startswith(prefix)), 1.0)
+        groups.setdefault((p.ndim >= 2 and "positions" not in name, factor), []).append(p)
+    options = [
+        {
+            "params": groups[key],
+            "weight_decay": config.weight_decay if key[0] else 0.0,
+            "factor": key[1],
+            "lr": key[1] * config.learning_rate,
+        }
+        for key in sorted(groups, reverse=True)
+    ]
     fused = all(p.is_cuda for _, p in trained)
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, eps=1e-8, fused=fused, foreach=not fused)
+    return torch.optim.AdamW(options, lr=config.learning_rate, betas=config.betas, eps=1e-8, fused=fused, foreach=not fused)
 
 
 def learning_rate(step: int, steps: int, config: OptimizerConfig) -> float:

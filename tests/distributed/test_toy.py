@@ -6,12 +6,23 @@ import re
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
 from dreamer_ray.training.checkpoint import latest_checkpoint
 
 STAGES = ("record", "tokenizer", "encode", "dynamics", "agent", "agent_scratch", "imagination", "evaluate", "report")
+
+
+def descendants(pid: int) -> list[int]:
+    """All processes that ``pid`` has begun, directly or not."""
+    stats = [path.read_text().rpartition(")") for path in Path("/proc").glob("[0-9]*/stat")]
+    parents = {int(before.partition(" ")[0]): int(after.split()[1]) for before, _, after in stats}
+    found = [pid]
+    for ancestor in found:
+        found += [child for child, parent in parents.items() if parent == ancestor]
+    return found[1:]
 
 
 @pytest.mark.timeout(900)
@@ -65,9 +76,12 @@ def test_killed_and_run_again_is_the_uninterrupted_run(tmp_path, toy, dreamer_ru
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.05)
+    orphans = descendants(process.pid)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    time.sleep(10)
+    while any(Path(f"/proc/{pid}").exists() for pid in orphans):
+        assert time.monotonic() < deadline, "its Ray ended with it"
+        time.sleep(0.5)
     cut = latest_checkpoint(checkpoints)
     assert wanted is not None
     assert cut is not None

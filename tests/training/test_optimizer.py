@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from dreamer_ray.errors import UserError
 from dreamer_ray.training.optimizer import OptimizerConfig, learning_rate, make_optimizer
 
 
@@ -38,6 +39,16 @@ def test_weight_decay_is_on_matrices_only_and_frozen_weights_are_left_out(tiny):
     assert {"predict.bias", "positions", "transformer.norm.weight"} <= others
     assert decayed | others == {name for name, p in dynamics.named_parameters() if p.requires_grad}
     assert "expand.weight" not in decayed | others
+
+
+def test_parts_may_have_a_rate_of_their_own_and_a_wrong_name_is_refused(tiny):
+    agent = tiny.agent()
+    optimizer = make_optimizer(agent, OptimizerConfig(learning_rate=0.1, rates={"value": 4.0}))
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    for name, p in agent.named_parameters():
+        assert rates[id(p)] == pytest.approx(0.4 if name.startswith("value.") else 0.1), name
+    with pytest.raises(UserError, match=r"'valeu'.*policy.*value"):
+        make_optimizer(agent, OptimizerConfig(learning_rate=0.1, rates={"valeu": 4.0}))
 
 
 def test_a_step_follows_the_configuration():

@@ -1,0 +1,74 @@
+"""Bad input on Ray: one clear message, the right exit code, no traceback, and what was there stays."""
+
+import json
+import shutil
+import subprocess
+
+import pytest
+
+from dreamer_ray.training.checkpoint import latest_checkpoint
+
+pytestmark = pytest.mark.timeout(900)
+
+
+@pytest.fixture
+def copy(toy, tmp_path):
+    """A copy of the toy run that may be damaged."""
+    folder, _ = toy
+    return shutil.copytree(folder, tmp_path / folder.name)
+
+
+@pytest.fixture
+def refused(copy, toy_command):
+    """Does stages of the damaged copy again; returns what was said, and sees to the rest."""
+
+    def run(stage: str, *arguments: str, code: int = 2) -> str:
+        command = toy_command(copy.parent, "--only", stage, "--from", stage, *arguments)
+        before = {path: path.read_bytes() for path in copy.rglob("*.json") if path.relative_to(copy).parts[0] not in (stage, "recipe.json")}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == code, done.stderr
+        assert "Traceback" not in done.stderr
+        assert done.stderr.count("error: ") == 1
+        assert {path: path.read_bytes() for path in before} == before
+        return done.stderr
+
+    return run
+
+
+def edit(path, change) -> None:
+    values = json.loads(path.read_text())
+    change(values)
+    path.write_text(json.dumps(values))
+
+
+def test_latents_of_another_tokenizer(copy, refused):
+    edit(copy / "encode/train/manifest.json", lambda manifest: manifest["parents"].update(tokenizer="0123456789abcdef"))
+    said = refused("dynamics")
+    assert "0123456789abcdef" in said
+    assert "encode" in said
+
+
+def test_a_checkpoint_cut_in_half(copy, refused):
+    checkpoint = latest_checkpoint(copy / "dynamics/checkpoints")
+    assert checkpoint is not None
+    file = checkpoint.path / "ema.safetensors"
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    said = refused("agent")
+    assert str(file.parent) in said
+    assert "SHA-256" in said
+
+
+def test_an_empty_data_set(copy, refused):
+    edit(copy / "record/train/manifest.json", lambda manifest: manifest.update(files=[]))
+    assert "holds no episode" in refused("tokenizer")
+
+
+def test_missing_perceptual_weights(refused):
+    said = refused("tokenizer", "tokenizer.model.perceptual_weights=/nowhere/lite0.pth")
+    assert "/nowhere/lite0.pth" in said
+    assert "tokenizer.model.perceptual" in said
+
+
+@pytest.mark.parametrize("size", ["10", "99999999"])
+def test_an_object_store_of_an_impossible_size(refused, size):
+    assert "object_store_mb" in refused("encode", f"cluster.object_store_mb={size}")

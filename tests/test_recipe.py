@@ -1,0 +1,35 @@
+"""The recipes that are shipped, and mistakes between their sections, found before anything runs."""
+
+from pathlib import Path
+
+import pytest
+
+from dreamer_ray.config import load_config
+from dreamer_ray.errors import UserError
+from dreamer_ray.recipe import Recipe
+
+RECIPES = sorted((Path(__file__).parents[1] / "configs/crafter").glob("*.yaml"))
+TOY = next(path for path in RECIPES if path.stem == "toy")
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_shipped_recipes_are_valid_and_named_after_their_file(path):
+    assert load_config(Recipe, path).name == f"crafter-{path.stem}"
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("dynamics.model.packing=3", ("packing = 3", "latents = 16")),
+        ("imagination.sampling_steps=3", ("imagination.sampling_steps = 3", "power of two", "k_max = 16")),
+        ("evaluation.sampling_steps=32", ("evaluation.sampling_steps = 32", "k_max = 16")),
+        ("cluster.workers=3", ("tokenizer.batches.batch_size = 8", "cluster.workers = 3")),
+        ("data.crafter.length=20", ("dynamics.batches", "32 frames", "data.crafter.length")),
+        ("dynamics.model.transformer.heads=3", ("dynamics.model.transformer", "width = 128", "heads = 3")),
+        ("imagination.dreams_per_call=5", ("dreams_per_call = 5", "batch_size = 32")),
+    ],
+)
+def test_sections_that_do_not_fit_each_other_are_refused(override, words):
+    with pytest.raises(UserError) as refusal:
+        load_config(Recipe, TOY, [override])
+    assert all(word in str(refusal.value) for word in words), refusal.value
