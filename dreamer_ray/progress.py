@@ -13,18 +13,22 @@ FIGURES_SHOWN = 4
 class Progress:
     """Shows a stage of ``total`` units such as "steps", as in ``tokenizer  340/1200 steps  14.2 steps/s  ETA 0:01:00  mse 0.0123``.
 
-    Write-only: nothing reads it back. The first update sets from where the rate is measured, so a resumed stage shows its true rate.
+    Write-only: nothing reads it back. The rate is measured from the first unit that was seen to end, so that neither what a resumed
+    stage found done nor the start of its workers counts; until a second one ends, from the first update.
     """
 
     def __init__(self, stage: str, total: int, unit: str, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.stage, self.total, self.unit, self._clock = stage, total, unit, clock
+        self._begun: tuple[int, float] | None = None
         self._first: tuple[int, float] | None = None
         self._shown: tuple[int, float] | None = None
 
     def update(self, done: int, figures: Mapping[str, float]) -> None:
         """``done`` units of the total are finished; logs a line unless one was logged just now (the end is always shown, once)."""
         now = self._clock()
-        self._first = self._first or (done, now)
+        self._begun = self._begun or (done, now)
+        if self._first is None and done > self._begun[0]:
+            self._first = (done, now)
         if self._shown is not None:
             before, moment = self._shown
             if done == before or (done < self.total and now - moment < SECONDS_BETWEEN_LINES):
@@ -33,8 +37,7 @@ class Progress:
         log.info("%s", progress_line(self, done, units_per_second=self._rate(done, now), figures=figures))
 
     def _rate(self, done: int, now: float) -> float | None:
-        assert self._first is not None
-        start, begun = self._first
+        start, begun = self._first if self._first and done > self._first[0] else self._begun or (done, now)
         return (done - start) / (now - begun) if done > start and now > begun else None
 
 

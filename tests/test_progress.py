@@ -43,6 +43,16 @@ def test_a_line_has_place_rate_end_and_figures(shown):
     assert shown[1] == "tokenizer     340/1200 steps  14 steps/s  ETA 0:01:01  mse 0.01235  psnr 20.5"
 
 
+def test_the_start_of_the_workers_does_not_count(shown):
+    clock = Clock()
+    progress = Progress("tokenizer", 1000, "steps", clock=clock)
+    for done, seconds in ((0, 30), (10, 10), (110, 10)):
+        progress.update(done, {})
+        clock.now += seconds
+    assert "0.333 steps/s" in shown[1]
+    assert "10 steps/s  ETA 0:01:29" in shown[2]
+
+
 def test_lines_come_every_few_seconds_and_the_end_is_shown_once(shown):
     clock = Clock()
     progress = Progress("record", 10, "episodes", clock=clock)
