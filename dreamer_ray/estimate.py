@@ -18,14 +18,16 @@ from dreamer_ray.recipe import Recipe
 
 SHARE_OF_PEAK = 0.5
 """Share of the speed of a big matrix product that training reaches."""
-FRAMES_RECORDED_PER_SECOND = 300.0
+FRAMES_RECORDED_PER_SECOND = 250.0
 """Of the scripted player and the world, by one actor on one core."""
-FRAMES_PLAYED_PER_SECOND = 1000.0
+FRAMES_PLAYED_PER_SECOND = 500.0
 """Of the world alone."""
-PROCESS_MB = 400.0
-"""Resident size of a process that has imported PyTorch."""
-RAY_MB = 700.0
-"""Resident size of Ray's own processes."""
+PROCESS_MB = 450.0
+"""Memory of an actor that has imported PyTorch and holds a small model."""
+RAY_MB = 1500.0
+"""Memory of Ray's own processes, its dashboard and the driver."""
+FEED_MB = 2300.0
+"""Memory of the actors with which Ray Train and Ray Data manage a phase, and of the processes that load its batches."""
 NUMBERS_KEPT_PER_WIDTH = 30
 """Activations kept for the backward pass, per token, layer and unit of width."""
 
@@ -115,7 +117,7 @@ def _training_needs(recipe: Recipe, sizes: _Sizes) -> dict[str, Need]:
         needs[stage] = Need(
             f"{section.fit.steps:,} steps, {largest:,} frames x {tokens} tokens at most a step",
             _parameters(model),
-            _memory_mb(recipe, 1 + recipe.cluster.workers) + recipe.cluster.workers * (_training_mb(model) + kept / 2**20),
+            FEED_MB + _memory_mb(recipe, recipe.cluster.workers) + recipe.cluster.workers * (_training_mb(model) + kept / 2**20),
             work / sizes.operations_per_second,
         )
     if recipe.agent.scratch:

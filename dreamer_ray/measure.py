@@ -27,6 +27,8 @@ from dreamer_ray.types import Clip, LatentClip
 AGENT_ROWS = 256
 SHOWN_PICTURES = 8
 SHOWN_DREAMS = 3
+SHOWN_CONTEXT = 4
+"""Frames of the context that a video shows before its dream."""
 
 
 @dataclass(frozen=True)
@@ -64,13 +66,15 @@ def _dreams(recipe: Recipe, run: Path) -> Measurements:
     clip = _heldout_pictures(run, rows=section.windows, length=context + section.dream_frames, seed=1)
     generator = torch.Generator().manual_seed(1)
     dreams = dream_windows(tokenizer, agent.dynamics, clip, context=context, steps=section.sampling_steps, generator=generator)
-    return Measurements(dream_figures(dreams), _shown(dreams))
+    return Measurements(dream_figures(dreams), _shown(dreams, clip.frames[:, max(0, context - SHOWN_CONTEXT) : context]))
 
 
-def _shown(dreams: Dreams) -> dict[str, Tensor]:
+def _shown(dreams: Dreams, before: Tensor) -> dict[str, Tensor]:
     movement = (dreams.truth - dreams.last).square().mean((1, 2, 3, 4))
     liveliest = movement.argsort(descending=True)[:SHOWN_DREAMS]
-    return {"dream_truth": _bytes(dreams.truth[liveliest]), "dream": _bytes(dreams.dream[liveliest])}
+    given = before[liveliest]
+    shown = {"dream_truth": dreams.truth, "dream": dreams.dream}
+    return {name: torch.cat([given, _bytes(pictures[liveliest])], dim=1) for name, pictures in shown.items()}
 
 
 def _agents(recipe: Recipe, run: Path) -> Measurements:

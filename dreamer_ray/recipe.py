@@ -133,11 +133,21 @@ class Recipe(Config):
                 raise ValueError(
                     f"{section}.sampling_steps = {steps}: expected a power of two from 1 to dynamics.model.k_max = {dynamics.k_max}"
                 )
-        for name, batches in (("tokenizer", self.tokenizer.batches), ("dynamics", self.dynamics.batches), ("agent", self.agent.batches)):
-            for key, size in (("batch_size", batches.batch_size), ("long_batch_size", batches.long_batch_size or 0)):
+        if dynamics.transformer.context < 2:
+            raise ValueError("dynamics.model.transformer.context = 1: the dynamics could not see any frame before the one that it predicts")
+        batches = {
+            "tokenizer.batches": self.tokenizer.batches,
+            "dynamics.batches": self.dynamics.batches,
+            "agent.batches": self.agent.batches,
+        }
+        for name, config in batches.items():
+            for key, size in (("batch_size", config.batch_size), ("long_batch_size", config.long_batch_size or 0)):
                 if size % self.cluster.workers:
-                    raise ValueError(f"{name}.batches.{key} = {size} cannot be shared by cluster.workers = {self.cluster.workers}")
-            longest, episode = max(batches.length, batches.long_length or 0), self.data.crafter.length + 1
-            if longest > episode:
-                raise ValueError(f"{name}.batches: clips of {longest} frames, but data.crafter.length allows episodes of {episode} at most")
+                    raise ValueError(f"{name}.{key} = {size} cannot be shared by cluster.workers = {self.cluster.workers}")
+        clips = batches | {"imagination.contexts": self.imagination.contexts}
+        longest = {name: max(config.length, config.long_length or 0) for name, config in clips.items()}
+        longest["evaluation.dream_frames (and the context before them)"] = dynamics.transformer.context - 1 + self.evaluation.dream_frames
+        for name, frames in longest.items():
+            if frames > (episode := self.data.crafter.length + 1):
+                raise ValueError(f"{name}: clips of {frames} frames, but data.crafter.length allows episodes of {episode} at most")
         return self

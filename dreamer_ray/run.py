@@ -15,7 +15,7 @@ from dreamer_ray.config import Config, fingerprint
 from dreamer_ray.errors import RunError, UserError
 from dreamer_ray.progress import duration
 from dreamer_ray.recipe import Recipe
-from dreamer_ray.run_folder import FORMAT, Record, discard, read_record, sweep, write_json
+from dreamer_ray.run_folder import FORMAT, Record, discard, read_record, seconds_of_killed, sweep, write_json
 
 log = logging.getLogger("dreamer_ray")
 
@@ -198,7 +198,7 @@ def _perform(plan: Plan, decision: Decision, executor: Executor) -> float:
     if decision.action == "run":
         discard(folder)
     before = read_record(folder)
-    worked = before.seconds if before else 0.0
+    worked = before.seconds + seconds_of_killed(folder) if before else 0.0
     parents = {name: _result(read_record(plan.folder / name)) for name in stage.inputs}
     claim = {"format": FORMAT, "stage": stage.name, "sections": sections(stage, plan.recipe), "parents": parents}
     claim["fingerprint"] = fingerprint(claim["sections"])

@@ -81,6 +81,12 @@ def discard(folder: Path) -> None:
         shutil.rmtree(aside)
 
 
+def seconds_of_killed(folder: Path) -> float:
+    """How long a killed attempt at a stage worked, as far as its files tell; 0 after one that could still write its record."""
+    begun = (folder / "started.json").stat().st_mtime
+    return max(path.stat().st_mtime for path in folder.rglob("*")) - begun
+
+
 def sweep(run_folder: Path) -> None:
     """Removes what a killed ``discard`` has left."""
     for left in run_folder.glob(".discarded-*"):
@@ -98,5 +104,5 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
             os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:
-        remedy = "make room and run the same command again: finished stages are kept"
+        remedy = "make room and run again without --from: finished stages are kept"
         raise RunError(f"{path}: not written ({error.strerror}); {remedy}") from error

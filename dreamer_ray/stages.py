@@ -15,7 +15,7 @@ from dreamer_ray.data.latents import LatentSet, open_latents
 from dreamer_ray.data.rows import decode_frame
 from dreamer_ray.data.shards import ShardSet, open_shards
 from dreamer_ray.envs.crafter import LADDER
-from dreamer_ray.errors import RunError
+from dreamer_ray.errors import RunError, UserError
 from dreamer_ray.imagination.rollout import imagine
 from dreamer_ray.models.agent import Agent
 from dreamer_ray.models.dynamics import Dynamics
@@ -132,13 +132,16 @@ def imagination(recipe: Recipe, run: Path) -> tuple[ImaginationTraining, dict[st
     checkpoint = trained(run, "agent")
     with _seeded(recipe.imagination.fit.seed):
         phase = ImaginationTraining(restore_agent(checkpoint), recipe.imagination.loss)
-    return phase, {"parents": {"agent": checkpoint.fingerprint}}
+    return phase, {"imagination": recipe.imagination.model_dump(mode="json"), "parents": {"agent": checkpoint.fingerprint}}
 
 
 def acting_agent(run: Path, variant: str) -> Agent:
     """The agent after ``agent``, ``agent_scratch`` or ``imagination``, frozen."""
     if variant == "imagination":
-        return load_heads(restore_agent(trained(run, "agent")), trained(run, "imagination"))
+        agent, heads = trained(run, "agent"), trained(run, "imagination")
+        if heads.made_by["parents"]["agent"] != agent.fingerprint:
+            raise UserError(f"checkpoint {heads.path}: its heads were trained on another agent than {agent.path}; use --from imagination")
+        return load_heads(restore_agent(agent), heads)
     return restore_agent(trained(run, variant))
 
 

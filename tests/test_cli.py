@@ -183,7 +183,7 @@ def test_a_signal_stops_the_run_and_the_same_command_resumes_it(tmp_path, number
     os.kill(running.pid, number)
     stopped = running.end()
     assert stopped.returncode == 130
-    assert "stopped; the same command goes on" in stopped.stderr
+    assert "stopped; the same command, without --from, goes on" in stopped.stderr
     assert "Traceback" not in stopped.stderr
     assert "record        resume (was cut off)" in run(tmp_path).stderr
 
@@ -197,7 +197,7 @@ def test_a_stage_that_answers_the_signal_itself_is_stopped_all_the_same(tmp_path
 
     done = run(tmp_path, work=ends)
     assert (done.returncode, done.stdout) == (130, "begun record\n")
-    assert "stopped; the same command goes on" in done.stderr
+    assert "stopped; the same command, without --from, goes on" in done.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -26,6 +26,10 @@ def test_shipped_recipes_are_valid_and_named_after_their_file(path):
         ("cluster.workers=3", ("tokenizer.batches.batch_size = 8", "cluster.workers = 3")),
         ("data.crafter.length=20", ("dynamics.batches", "32 frames", "data.crafter.length")),
         ("dynamics.model.transformer.heads=3", ("dynamics.model.transformer", "width = 128", "heads = 3")),
+        ("imagination.contexts.length=500", ("imagination.contexts", "500 frames")),
+        ("evaluation.dream_frames=500", ("evaluation.dream_frames", "515 frames")),
+        ("dynamics.model.transformer.context=1", ("dynamics.model.transformer.context = 1",)),
+        ("dynamics.batches.seed=-1", ("dynamics.batches.seed = -1",)),
         ("imagination.dreams_per_call=5", ("dreams_per_call = 5", "batch_size = 32")),
     ],
 )

@@ -102,6 +102,19 @@ def test_a_stage_that_was_cut_off_is_resumed_where_it_was(work):
     assert 1000 < read_record(work.folder / "b").seconds < 1100
 
 
+def test_the_time_of_a_killed_attempt_counts_as_far_as_its_files_tell(work):
+    work.broken = {"b"}
+    with pytest.raises(KeyboardInterrupt):
+        work.go()
+    begun = time.time() - 1000
+    os.utime(work.folder / "b" / "started.json", (begun, begun))
+    os.utime(work.folder / "b" / "steps.txt", (begun + 300, begun + 300))
+    os.utime(work.folder / "b", (begun, begun))
+    work.broken = set()
+    work.go()
+    assert 300 < read_record(work.folder / "b").seconds < 310
+
+
 def test_from_does_the_stage_and_what_follows_again_but_not_its_siblings(work):
     work.go()
     assert actions(work, start="b") == {"a": "skip", "b": "run", "c": "skip", "d": "run"}

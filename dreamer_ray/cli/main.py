@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         log.error("%s", error, exc_info=error)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, SystemExit):  # the latter is how Ray Train answers Ctrl-C
-        log.warning("stopped; the same command goes on from the last checkpoint")
+        log.warning("stopped; the same command, without --from, goes on from the last checkpoint")
         sys.exit(128 + signal.SIGINT)
     sys.exit(0)
 

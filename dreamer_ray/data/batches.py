@@ -37,7 +37,7 @@ class BatchConfig(Config):
     """How many frames behind a relevant clip the event may lie too, so that the task is still to be done where the clip ends."""
     label_fraction: float = Field(default=1.0, ge=0, le=1)
     """Share of the episodes, in data-set order, whose actions are used; the others count as unlabelled video."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
     def _consistent(self) -> "BatchConfig":
@@ -69,7 +69,8 @@ class BatchPlan:
         for length, counts in self.counts.items():
             if counts.sum() == 0:
                 raise UserError(
-                    f"data set {source.folder}: no episode has {length} frames (the longest has {self.lengths.max()}); lower batches.length"
+                    f"data set {source.folder}: no episode has {length} frames (the longest has {self.lengths.max()}); "
+                    "lower the length of the stage's clips or record longer episodes"
                 )
         self.events = self._relevant_events(source) if config.relevant_fraction else {}
         self._order = lru_cache(maxsize=4)(self._epoch)

@@ -38,7 +38,8 @@ def stream(stage: str, recipe: Recipe, run: Path, *, steps: int, rank: int, worl
     text = recipe.model_dump_json()
 
     def window(first: int, count: int) -> list[Any]:
-        DataContext.get_current().execution_options.preserve_order = True
+        context = DataContext.get_current()
+        context.execution_options.preserve_order, context.raise_original_map_exception = True, True
         numbers = ray.data.range(count, override_num_blocks=-(-count // STEPS_PER_BLOCK))
 
         def read(rows: Any) -> Any:

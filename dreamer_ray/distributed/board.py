@@ -10,7 +10,8 @@ from contextlib import contextmanager
 import ray
 
 from dreamer_ray.distributed.cluster import Actor
-from dreamer_ray.errors import DreamerError, RunError, UserError
+from dreamer_ray.distributed.failures import plain
+from dreamer_ray.errors import RunError, UserError
 from dreamer_ray.progress import Progress
 
 
@@ -72,6 +73,8 @@ def raise_failure(board: Actor) -> None:
         raise UserError(message) if exit_code == UserError.exit_code else RunError(message)
 
 
-def note_failure(board: Actor, error: DreamerError) -> None:
-    """Writes an error on the board and waits until it stands there."""
-    ray.get(board.fail.remote(str(error), error.exit_code), timeout=30)
+def note_failure(board: Actor, error: BaseException) -> None:
+    """Writes an error of ours on the board and waits until it stands there; raises ``error`` again where it is none of ours."""
+    if (ours := plain(error)) is None:
+        raise error
+    ray.get(board.fail.remote(str(ours), ours.exit_code), timeout=30)

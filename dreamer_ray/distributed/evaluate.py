@@ -1,8 +1,10 @@
 """Closed-loop evaluation: actors play all worlds of a variant in batches, every variant in the same worlds.
 
-(variant, worlds) --> Evaluator actors (tokenizer + agent + Crafter worlds) --> episode results
+(variant, worlds) --> Evaluator actors (tokenizer + agent + Crafter worlds) --> episode results, a file for each batch
 """
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 import ray
@@ -15,6 +17,7 @@ from dreamer_ray.evaluation.episodes import EpisodeResult, RandomPlayer, play
 from dreamer_ray.imagination.session import ActingSession
 from dreamer_ray.progress import Progress
 from dreamer_ray.recipe import Recipe
+from dreamer_ray.run_folder import write_json
 from dreamer_ray.stages import acting_agent, trained
 from dreamer_ray.training.restore import restore_tokenizer
 
@@ -29,22 +32,33 @@ def variants(recipe: Recipe) -> dict[str, int]:
 
 
 def play_all(recipe: Recipe, run: Path, progress: Progress) -> dict[str, list[EpisodeResult]]:
-    """Episode results by variant, in the order of the worlds' seeds."""
+    """Episode results by variant, in the order of the worlds' seeds; a batch that was played before a kill is not played again."""
     section = recipe.evaluation
     require_cpus(recipe.cluster.replicas, "evaluation")
     jobs = []
+    results: dict[str, list[EpisodeResult]] = {variant: [] for variant in variants(recipe)}
     for variant, worlds in variants(recipe).items():
         seeds = range(section.seed, section.seed + worlds)
-        jobs += [(variant, list(seeds[i : i + section.worlds_per_call])) for i in range(0, worlds, section.worlds_per_call)]
+        for i in range(0, worlds, section.worlds_per_call):
+            job = (variant, list(seeds[i : i + section.worlds_per_call]))
+            if (played := _file(run, *job)).exists():
+                results[variant] += [EpisodeResult(**episode) for episode in json.loads(played.read_text())["episodes"]]
+            else:
+                jobs.append(job)
+    progress.update(sum(map(len, results.values())), {})
     actors: list[Actor] = [
         Evaluator.options(name=f"evaluator-{i}").remote(recipe.model_dump_json(), str(run)) for i in range(recipe.cluster.replicas)
     ]
-    results: dict[str, list[EpisodeResult]] = {variant: [] for variant in variants(recipe)}
-    for (variant, _), episodes in spread(actors, jobs, lambda actor, job: actor.play.remote(*job)):
+    for (variant, seeds), episodes in spread(actors, jobs, lambda actor, job: actor.play.remote(*job)):
         assert isinstance(episodes, list)
+        write_json(_file(run, variant, seeds), {"episodes": [asdict(episode) for episode in episodes]})
         results[variant] += episodes
         progress.update(sum(map(len, results.values())), {})
     return {variant: sorted(episodes, key=lambda episode: episode.seed) for variant, episodes in results.items()}
+
+
+def _file(run: Path, variant: str, seeds: list[int]) -> Path:
+    return run / "evaluate" / "played" / f"{variant}-{seeds[0]}-{seeds[-1]}.json"
 
 
 @ray.remote(num_cpus=1, max_restarts=-1)

@@ -9,16 +9,17 @@ from typing import Any
 
 import ray
 import torch
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayError
 
 from dreamer_ray.distributed.board import note_failure, raise_failure, watched
 from dreamer_ray.distributed.cluster import Actor, require_cpus
 from dreamer_ray.distributed.replicas import ReplicaPool, WorldModelReplica
 from dreamer_ray.distributed.weights import Weights, WeightStore
 from dreamer_ray.errors import DreamerError, RunError
+from dreamer_ray.phases.imagination_training import ImaginationTraining
 from dreamer_ray.progress import Progress
 from dreamer_ray.recipe import Recipe
-from dreamer_ray.stages import imagination, trained
+from dreamer_ray.stages import feed, imagination, trained
 from dreamer_ray.training.loop import Place, fit
 from dreamer_ray.training.metrics import FileSink
 
@@ -28,6 +29,7 @@ LEARNER_RESTARTS = 10
 def imagine_and_learn(recipe: Recipe, run: Path, progress: Progress) -> dict[str, Any]:
     """The imagination stage: starts store, replicas and learner; a lost learner is replaced and goes on from its last checkpoint."""
     require_cpus(recipe.cluster.replicas + 1, f"imagination with cluster.replicas = {recipe.cluster.replicas}")
+    feed("imagination", recipe, run)  # what is wrong with the data is said here, before any actor starts
     checkpoint = trained(run, "agent")
     text = recipe.model_dump_json()
     store: Actor = WeightStore.options(name="weight-store").remote(str(run))
@@ -63,10 +65,9 @@ class Learner:
     def __init__(self, recipe: str, run: str):
         torch.set_num_threads(1)
         self.recipe, self.run_folder = Recipe.model_validate_json(recipe), Path(run)
-        self.phase, self.made_by = imagination(self.recipe, self.run_folder)
 
     def run(self, replicas: list[Actor], store: Actor, board: Actor) -> int:
-        """Fits to the end; returns how many calls were lost and sent again."""
+        """Fits to the end; returns how many calls were lost and sent again. Errors of ours go to the board."""
         config = self.recipe.imagination
         session = uuid.uuid4().hex
         calls = config.contexts.batch_size // config.dreams_per_call
@@ -74,7 +75,7 @@ class Learner:
         files = FileSink(self.run_folder / "imagination")
 
         def publish(version: int) -> None:
-            ray.get(store.publish.remote(session, version, self._heads()))
+            ray.get(store.publish.remote(session, version, _heads(phase)))
 
         def batches(start: int) -> Any:
             publish(start)
@@ -87,14 +88,16 @@ class Learner:
 
         place = Place(self.run_folder / "imagination" / "checkpoints", sink)
         try:
-            fit(self.phase, batches, config.fit, place=place, made_by=self.made_by, after_step=publish)
-        except DreamerError as error:
+            phase, made_by = imagination(self.recipe, self.run_folder)
+            fit(phase, batches, config.fit, place=place, made_by=made_by, after_step=publish)
+        except (DreamerError, RayError, OSError) as error:
             note_failure(board, error)
         return pool.lost
 
-    def _heads(self) -> Weights:
-        parts = {"policy": self.phase.policy, "value": self.phase.value}
-        return {f"{part}.{k}": v.detach().cpu().clone() for part, module in parts.items() for k, v in module.state_dict().items()}
-
     def __repr__(self) -> str:
         return "Learner"
+
+
+def _heads(phase: ImaginationTraining) -> Weights:
+    parts = {"policy": phase.policy, "value": phase.value}
+    return {f"{part}.{k}": v.detach().cpu().clone() for part, module in parts.items() for k, v in module.state_dict().items()}

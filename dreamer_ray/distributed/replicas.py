@@ -9,6 +9,7 @@ A call is pure given the heads: a lost one is simply sent again, so every contex
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +39,14 @@ class WorldModelReplica:
     def __init__(self, number: int, recipe: str, run: str, made_by: dict[str, Any], store: Actor):
         torch.set_num_threads(1)
         self.number, self.store, self.session, self.version = number, store, "", -1
-        agent = build_agent(made_by)
-        agent.load_state_dict(ray.get(ray.get(store.frozen.remote())[0]))
-        self.dreamer = Dreamer(Recipe.model_validate_json(recipe), Path(run), agent.requires_grad_(False).eval())
+        self.recipe, self.run, self.made_by = Recipe.model_validate_json(recipe), Path(run), made_by
+
+    @cached_property
+    def dreamer(self) -> Dreamer:
+        """Made by the first call and not with the actor, whose errors would lose their type."""
+        agent = build_agent(self.made_by)
+        agent.load_state_dict(ray.get(ray.get(self.store.frozen.remote())[0]))
+        return Dreamer(self.recipe, self.run, agent.requires_grad_(False).eval())
 
     def dream(self, call: int, session: str, version: int) -> Trajectory:
         """The rollouts of ``call``, by heads at least as new as ``version`` of ``session``."""
@@ -96,6 +102,7 @@ class ReplicaPool:
             busy[id(replica)] += 1
 
     def _collect(self) -> bool:
+        before = len(self.finished)
         ready, _ = ray.wait(list(self.flying), timeout=1.0)
         for reference in ready:
             call, _, _ = self.flying.pop(reference)
@@ -109,7 +116,7 @@ class ReplicaPool:
                 ray.kill(replica, no_restart=False)
                 del self.flying[reference]
                 self._again(call)
-        return bool(ready)
+        return len(self.finished) > before
 
     def _again(self, call: int) -> None:
         self.lost += 1

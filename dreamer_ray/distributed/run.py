@@ -12,10 +12,10 @@ from ray.exceptions import RayError
 
 from dreamer_ray.distributed.encode import encode
 from dreamer_ray.distributed.evaluate import play_all, variants
+from dreamer_ray.distributed.failures import plain
 from dreamer_ray.distributed.ingest import record
 from dreamer_ray.distributed.learner import imagine_and_learn
 from dreamer_ray.distributed.train import train
-from dreamer_ray.errors import DreamerError
 from dreamer_ray.measure import Measurements, measure
 from dreamer_ray.progress import Progress
 from dreamer_ray.recipe import Recipe
@@ -33,16 +33,11 @@ def ray_executors() -> dict[str, Executor]:
 
 
 def _with_plain_errors(executor: Executor) -> Executor:
-    """An error of ours that was raised in an actor or task arrives wrapped, with that process's traceback; here it is itself again."""
-
     def run(context: StageContext) -> dict[str, Any]:
         try:
             return executor(context)
-        except RayError as error:
-            inner: BaseException | None = error
-            while inner is not None and (isinstance(inner, RayError) or not isinstance(inner, DreamerError)):
-                inner = getattr(inner, "cause", None) or inner.__cause__
-            if inner is None:
+        except (RayError, OSError) as error:
+            if (inner := plain(error)) is None:
                 raise
             raise inner from error
 

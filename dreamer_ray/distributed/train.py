@@ -9,6 +9,7 @@ from typing import Any
 import ray
 import ray.train
 import torch
+from ray.exceptions import RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
 
@@ -18,7 +19,7 @@ from dreamer_ray.distributed.cluster import require_cpus
 from dreamer_ray.errors import DreamerError, RunError
 from dreamer_ray.progress import Progress
 from dreamer_ray.recipe import Recipe
-from dreamer_ray.stages import supervised, trained
+from dreamer_ray.stages import feed, supervised, trained
 from dreamer_ray.training.loop import Place, fit
 from dreamer_ray.training.metrics import FileSink
 
@@ -29,6 +30,7 @@ def train(stage: str, recipe: Recipe, run: Path, progress: Progress) -> dict[str
     """Fits the phase of ``stage``; returns figures for the stage's manifest."""
     cluster = recipe.cluster
     require_cpus(cluster.workers * (1 + LOADER_CPUS), f"stage {stage} with cluster.workers = {cluster.workers}")
+    feed(stage, recipe, run)  # what is wrong with the data is said here, before any worker starts
     with watched(progress) as board:
         trainer = TorchTrainer(
             _worker,
@@ -78,7 +80,7 @@ def _worker(config: dict[str, Any]) -> None:
             place=Place(run / stage / "checkpoints", sink, get_device(), rank),
             made_by=job.made_by,
         )
-    except DreamerError as error:
+    except (DreamerError, RayError, OSError) as error:
         note_failure(board, error)
         if world > 1:
             raise

@@ -21,7 +21,8 @@ class WeightStore:
     """Holds the agent of the run in folder ``run`` once, frozen, and the newest versions of the head weights."""
 
     def __init__(self, run: str):
-        self.frozen_ref = ray.put(restore_agent(trained(Path(run), "agent")).state_dict())
+        self.run = Path(run)
+        self.frozen_ref: ObjectRef | None = None
         self.versions: list[tuple[str, int, ObjectRef]] = []
 
     def publish(self, session: str, version: int, heads: Weights) -> None:
@@ -35,6 +36,8 @@ class WeightStore:
 
     def frozen(self) -> list[ObjectRef]:
         """The reference of the frozen weights, in a list."""
+        if self.frozen_ref is None:
+            self.frozen_ref = ray.put(restore_agent(trained(self.run, "agent")).state_dict())
         return [self.frozen_ref]
 
     def __repr__(self) -> str:

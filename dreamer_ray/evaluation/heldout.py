@@ -50,16 +50,21 @@ def tokenizer_figures(tokenizer: Tokenizer, clip: Clip, mean: Float[Tensor, "y x
 
 @torch.no_grad()
 def dream_windows(tokenizer: Tokenizer, dynamics: Dynamics, clip: Clip, *, context: int, steps: int, generator: torch.Generator) -> Dreams:
-    """Dreams on from the first ``context`` frames of each clip under its own actions, and under those of the next clip of the batch."""
+    """Dreams on from the first ``context`` frames of each clip under its own actions, and under those of the next clip of the batch.
+
+    The decoder, which may look back in time, is given the context before every dream, as before the reconstruction.
+    """
     latents = tokenizer.encode(clip.frames)
     start = LatentClip(latents[:, :context], _frames(clip.notes, slice(0, context)))
     actions: Actions = {name: value[:, context - 1 : -1] for name, value in clip.notes.actions.items()}
     others: Actions = {name: value.roll(1, 0) for name, value in actions.items()}
     seed = generator.initial_seed()
-    dreamed, shuffled = (
-        tokenizer.decode(dream(dynamics, start, a, steps=steps, generator=torch.Generator().manual_seed(seed))).clamp(0, 1)
-        for a in (actions, others)
-    )
+
+    def pictures(taken: Actions) -> Tensor:
+        dreamed = dream(dynamics, start, taken, steps=steps, generator=torch.Generator().manual_seed(seed))
+        return tokenizer.decode(torch.cat([latents[:, :context], dreamed], dim=1))[:, context:].clamp(0, 1)
+
+    dreamed, shuffled = pictures(actions), pictures(others)
     truth, reconstruction = clip.frames / 255, tokenizer.decode(latents).clamp(0, 1)
     before = slice(context - 1, context)
     return Dreams(truth[:, context:], reconstruction[:, context:], dreamed, shuffled, truth[:, before], reconstruction[:, before])
@@ -74,12 +79,11 @@ def dream_figures(dreams: Dreams) -> dict[str, float]:
         error, copied = F.mse_loss(dreamed, truth), F.mse_loss(last, truth)
         figures[f"dream_psnr_{at}"], figures[f"copy_psnr_{at}"] = psnr(dreamed, truth), psnr(last, truth)
         figures[f"error_over_copy_{at}"] = float(error / copied)
-        seen = dreams.reconstruction[:, t]
-        figures[f"error_over_copy_in_reconstruction_{at}"] = float(
-            F.mse_loss(dreamed, seen) / F.mse_loss(dreams.last_reconstruction[:, 0], seen)
-        )
+        seen, seen_last = dreams.reconstruction[:, t], dreams.last_reconstruction[:, 0]
+        figures[f"error_over_copy_in_reconstruction_{at}"] = float(F.mse_loss(dreamed, seen) / F.mse_loss(seen_last, seen))
         changed = changed_tiles(last, truth)
-        figures[f"error_over_copy_on_changed_tiles_{at}"] = float(_mse(dreamed, truth, changed) / _mse(last, truth, changed))
+        for name, of, copy in (("", truth, last), ("_in_reconstruction", seen, seen_last)):
+            figures[f"error_over_copy{name}_on_changed_tiles_{at}"] = float(_mse(dreamed, of, changed) / _mse(copy, of, changed))
         figures[f"action_following_{at}"] = float(F.mse_loss(dreams.shuffled[:, t], truth) / error)
     return figures
 

@@ -41,11 +41,12 @@ class ImaginationTraining(Phase):
             values = self.value(batch.states).mean
             returns = lambda_returns(batch.rewards, batch.continues, values, gamma=config.gamma, lam=config.lam)
             advantage = returns - values[:, :-1]
-        policy = self.policy.now(states)
-        kl = policy.kl(self.prior.now(states))
-        active = float(progress >= config.value_warmup)
-        terms = pmpo(policy.log_prob(batch.actions), advantage, kl, alpha=config.alpha, beta=config.beta)
-        terms = {name: active * term for name, term in terms.items()}
+        active = progress >= config.value_warmup
+        with torch.set_grad_enabled(active and torch.is_grad_enabled()):
+            policy = self.policy.now(states)
+            kl = policy.kl(self.prior.now(states))
+            terms = pmpo(policy.log_prob(batch.actions), advantage, kl, alpha=config.alpha, beta=config.beta)
+        terms = terms if active else {name: torch.zeros_like(term) for name, term in terms.items()}
         terms["value"] = masked_mean(self.value(states).cross_entropy(returns))
         return self.weigh(
             terms,

@@ -80,7 +80,7 @@ def save_checkpoint(
         free = shutil.disk_usage(folder).free / 2**20 if folder.exists() else 0.0
         cause = f"the disk is full ({free:.0f} MiB free)" if full else str(error)
         raise RunError(
-            f"checkpoint {target}: not written, {cause}; make room and run the same command again: it resumes from the checkpoint before"
+            f"checkpoint {target}: not written, {cause}; make room and run again without --from: it resumes from the checkpoint before"
         ) from error
     for old in _committed(folder)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)

@@ -22,7 +22,7 @@ def describe_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def describe_agent(agent: Agent, tasks: list[str]) -> dict[str, Any]:
-    """The ``made_by`` of a checkpoint of dynamics, agent finetuning or imagination."""
+    """The ``made_by`` of a checkpoint of dynamics or agent finetuning."""
     dynamics = agent.dynamics
     return {
         "dynamics": dynamics.config.model_dump(mode="json"),

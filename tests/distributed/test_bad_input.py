@@ -1,6 +1,7 @@
 """Bad input on Ray: one clear message, the right exit code, no traceback, and what was there stays."""
 
 import json
+import re
 import shutil
 import subprocess
 
@@ -24,7 +25,11 @@ def refused(copy, toy_command):
 
     def run(stage: str, *arguments: str, code: int = 2) -> str:
         command = toy_command(copy.parent, "--only", stage, "--from", stage, *arguments)
-        before = {path: path.read_bytes() for path in copy.rglob("*.json") if path.relative_to(copy).parts[0] not in (stage, "recipe.json")}
+        before = {
+            path: path.read_bytes()
+            for path in copy.rglob("*.json")
+            if path.relative_to(copy).parts[0] not in (stage, "recipe.json", "ray_train")
+        }
         done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
         assert done.returncode == code, done.stderr
         assert "Traceback" not in done.stderr
@@ -48,14 +53,23 @@ def test_latents_of_another_tokenizer(copy, refused):
     assert "encode" in said
 
 
-def test_a_checkpoint_cut_in_half(copy, refused):
-    checkpoint = latest_checkpoint(copy / "dynamics/checkpoints")
+@pytest.mark.parametrize(("parent", "stage"), [("dynamics", "agent"), ("agent", "imagination"), ("tokenizer", "encode")])
+def test_a_checkpoint_cut_in_half(copy, refused, parent, stage):
+    checkpoint = latest_checkpoint(copy / parent / "checkpoints")
     assert checkpoint is not None
     file = checkpoint.path / "ema.safetensors"
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    said = refused("agent")
+    said = refused(stage)
     assert str(file.parent) in said
     assert "SHA-256" in said
+
+
+def test_a_picture_that_cannot_be_read(copy, refused):
+    file = next((copy / "record/train").glob("*.parquet"))
+    content = bytearray(file.read_bytes())
+    content[len(content) // 4 : len(content) // 2] = bytes(len(content) // 2 - len(content) // 4)
+    file.write_bytes(content)
+    assert re.search("shard|frame", refused("encode"))
 
 
 def test_an_empty_data_set(copy, refused):

@@ -1,5 +1,6 @@
 """The replica pool under loss: every call of every update exactly once and in order, never older than the bound."""
 
+import errno
 import os
 import signal
 import time
@@ -9,7 +10,9 @@ import ray
 import torch
 
 from dreamer_ray.distributed import replicas as module
+from dreamer_ray.distributed.failures import plain
 from dreamer_ray.distributed.replicas import ReplicaPool
+from dreamer_ray.errors import RunError, UserError
 from dreamer_ray.types import Trajectory
 
 CALLS, STEPS = 2, 12
@@ -83,3 +86,47 @@ def test_a_hung_replica_is_replaced_after_its_deadline(local_ray, monkeypatch):
     assert_each_call_once(batches)
     assert pool.lost >= 1
     assert time.monotonic() - begun < 120
+
+
+@ray.remote(num_cpus=0.5, max_restarts=-1)
+class DyingReplica:
+    """Never answers."""
+
+    def dream(self, call: int, session: str, version: int) -> None:
+        os._exit(1)
+
+
+@ray.remote(num_cpus=0.5)
+class RefusingReplica:
+    """Meets an error of ours, as one that reads a damaged checkpoint does, behind another actor."""
+
+    def __init__(self, inner=None):
+        self.inner = inner
+
+    def dream(self, call: int, session: str, version: int) -> None:
+        if self.inner is not None:
+            ray.get(self.inner.dream.remote(call, session, version))
+        raise UserError("checkpoint x: SHA-256 differs")
+
+
+def test_replicas_that_only_die_end_the_run(local_ray, monkeypatch):
+    monkeypatch.setattr(module, "OUTAGE_LIMIT", 5.0)
+    with pytest.raises(RunError, match="update 0: no replica answered"):
+        consume(ReplicaPool([DyingReplica.remote()], CALLS, 0, "s"))
+
+
+def test_an_error_of_ours_comes_out_as_it_was_and_is_not_tried_again(local_ray):
+    pool = ReplicaPool([RefusingReplica.remote(RefusingReplica.remote())], CALLS, 0, "s")
+    with pytest.raises(UserError) as refusal:
+        consume(pool)
+    assert str(plain(refusal.value)) == "checkpoint x: SHA-256 differs"
+    assert type(plain(refusal.value)) is UserError
+    assert pool.lost == 0
+
+
+def test_only_our_errors_and_full_disks_are_plain():
+    full = OSError(errno.ENOSPC, "No space left on device", "/runs/x")
+    assert plain(ValueError("x")) is None
+    assert plain(OSError(errno.EACCES, "Permission denied", "/runs/x")) is None
+    assert isinstance(plain(full), RunError)
+    assert "/runs/x" in str(plain(full))

@@ -110,7 +110,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_one_message(tmp_path, toy_c
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_two_learner_workers_train_as_one_run(tmp_path, dreamer_run):
+def test_two_learner_workers_go_through_every_stage(tmp_path, dreamer_run):
     said = dreamer_run(
         tmp_path, "cluster.workers=2", "cluster.threads=1", "cluster.cpus=6", "data.crafter.episodes=5", "agent.scratch=false"
     )

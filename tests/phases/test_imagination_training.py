@@ -137,7 +137,7 @@ def test_while_the_value_warms_up_the_policy_stands_still(tiny):
     for progress, moves in ((0.49, False), (0.5, True)):
         phase.zero_grad()
         phase(_batch(agent), generator=tiny.generator(), progress=progress).total.backward()
-        assert (float(sum(p.grad.abs().sum() for p in agent.policy.parameters())) > 0) is moves
+        assert any(p.grad is not None for p in agent.policy.parameters()) is moves, "without a gradient not even weight decay moves it"
         assert float(agent.value.net.output.weight.grad.abs().sum()) > 0
 
 

@@ -1,0 +1,22 @@
+"""Errors that crossed a process: Ray hands them over wrapped, with that process's traceback; here they are themselves again."""
+
+import errno
+
+from ray.exceptions import RayError
+
+from dreamer_ray.errors import DreamerError, RunError
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def plain(error: BaseException) -> DreamerError | None:
+    """The error of ours inside ``error``, or one of ours for a full disk; None where it is neither."""
+    inner: BaseException | None = error
+    while inner is not None:
+        if isinstance(inner, DreamerError) and not isinstance(inner, RayError):
+            return inner
+        if isinstance(inner, OSError) and inner.errno in FULL:
+            place = inner.filename or "the run folder"
+            return RunError(f"{place}: not written ({inner.strerror}); make room and run again without --from: what is finished is kept")
+        inner = getattr(inner, "cause", None) or inner.__cause__
+    return None
