@@ -9,7 +9,6 @@ A call is pure given the heads: a lost one is simply sent again, so every contex
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -40,20 +39,21 @@ class WorldModelReplica:
         torch.set_num_threads(1)
         self.number, self.store, self.session, self.version = number, store, "", -1
         self.recipe, self.run, self.made_by = Recipe.model_validate_json(recipe), Path(run), made_by
-
-    @cached_property
-    def dreamer(self) -> Dreamer:
-        """Made by the first call and not with the actor, whose errors would lose their type."""
-        agent = build_agent(self.made_by)
-        agent.load_state_dict(ray.get(ray.get(self.store.frozen.remote())[0]))
-        return Dreamer(self.recipe, self.run, agent.requires_grad_(False).eval())
+        self.dreamer: Dreamer | None = None
 
     def dream(self, call: int, session: str, version: int) -> Trajectory:
         """The rollouts of ``call``, by heads at least as new as ``version`` of ``session``."""
+        self.dreamer = self.dreamer or self._dreamer()
         if (self.session, self.version) != (session, version):
             self.session, self.version, reference = ray.get(self.store.latest.remote())
             self.dreamer.agent.load_head_weights(ray.get(reference[0]))
         return self.dreamer.dream(call, self.version)
+
+    def _dreamer(self) -> Dreamer:
+        """Made by the first call and not with the actor, whose errors would lose their type."""
+        agent = build_agent(self.made_by)
+        agent.load_state_dict(ray.get(ray.get(self.store.frozen.remote())[0]))
+        return Dreamer(self.recipe, self.run, agent.requires_grad_(False).eval())
 
     def __repr__(self) -> str:
         return f"WorldModelReplica({self.number}, version={self.version})"
