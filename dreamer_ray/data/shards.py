@@ -127,7 +127,7 @@ class ShardSet:
                 fits = found == lengths and parquet.schema_arrow.equals(table_schema(self.schema))
                 table = parquet.read_row_groups(groups, columns=columns) if fits else None
         except (OSError, pa.ArrowException) as error:
-            raise UserError(f"shard {path}: cannot be read ({error}); {REMEDY}") from error
+            raise UserError(f"shard {path}: cannot be read ({' '.join(str(error).split())}); {REMEDY}") from error
         if table is None or any(column.null_count for column in table.columns):
             raise UserError(f"shard {path}: its rows or columns are not those of its manifest; {REMEDY}")
         return table

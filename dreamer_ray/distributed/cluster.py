@@ -45,7 +45,7 @@ def cluster(config: ClusterSection) -> Iterator[None]:
 
 def _quiet() -> None:
     """Our own progress lines take the place of Ray Data's; the zero-copy tensors that workers get are only read."""
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     context = DataContext.get_current()
     context.enable_progress_bars, context.raise_original_map_exception = False, True
     warnings.filterwarnings("ignore", message="The given NumPy array is not writable")

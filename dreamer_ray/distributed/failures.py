@@ -7,6 +7,8 @@ from ray.exceptions import RayError
 from dreamer_ray.errors import DreamerError, RunError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
+RETRY_ADVICE = "\nFailed to apply UDF transform"
+"""What Ray Data appends to the message of any error in its tasks begins so."""
 
 
 def plain(error: BaseException) -> DreamerError | None:
@@ -14,7 +16,7 @@ def plain(error: BaseException) -> DreamerError | None:
     inner: BaseException | None = error
     while inner is not None:
         if isinstance(inner, DreamerError) and not isinstance(inner, RayError):
-            return inner
+            return type(inner)(str(inner).partition(RETRY_ADVICE)[0])
         if isinstance(inner, OSError) and inner.errno in FULL:
             place = inner.filename or "the run folder"
             return RunError(f"{place}: not written ({inner.strerror}); make room and run again without --from: what is finished is kept")

@@ -34,6 +34,7 @@ def refused(copy, toy_command):
         assert done.returncode == code, done.stderr
         assert "Traceback" not in done.stderr
         assert done.stderr.count("error: ") == 1
+        assert "error: " in done.stderr.splitlines()[-1], "nothing follows the message"
         assert {path: path.read_bytes() for path in before} == before
         return done.stderr
 
