@@ -124,6 +124,7 @@ class Dynamics(nn.Module):
         self.signal = nn.Embedding(config.k_max, width // 2)
         self.step_size = nn.Embedding(config.finest + 1, width - width // 2)
         self.expand = nn.Linear(packed, width)
+        # As large as the contents of tokens: with 0.02 the dynamics came to follow actions later.
         self.positions = nn.Parameter(torch.randn(self.layout.total, width) * 0.5)
         self.transformer = Transformer(config.transformer)
         self.predict = nn.Linear(width, packed)

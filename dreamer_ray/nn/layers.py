@@ -11,7 +11,7 @@ from torch import Tensor, nn
 class SwiGLU(nn.Module):
     """``W2 (silu(W1 x) * W3 x)`` (Shazeer 2020, Eq. 6).
 
-    Three matrices: with W1 and W3 in one, the halves are not contiguous, and a training step on a CPU takes a quarter longer.
+    W1 and W3 stay apart: as halves of one product they would not be contiguous, which slows the element-wise part on a CPU.
     """
 
     def __init__(self, width: int, hidden: int):

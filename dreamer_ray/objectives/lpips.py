@@ -163,6 +163,7 @@ class AlexDistance(nn.Module):
 
 
 _operators: list[torch.library.Library] = []
+"""Declarations of operators, which PyTorch forgets with the object that made them; see ``import_torchvision``."""
 
 
 def import_torchvision() -> None:
@@ -180,7 +181,7 @@ def import_torchvision() -> None:
         library = torch.library.Library("torchvision", "DEF")
         for operator in ("nms", "qnms"):
             library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        _operators.append(library)  # the declarations live as long as this object
+        _operators.append(library)
         import_module("torchvision")
 
 
@@ -207,6 +208,7 @@ def _load(path: Path, sha256: str) -> dict[str, Tensor]:
             f"perceptual weights {path}: SHA-256 {digest[:8]}..., expected {sha256[:8]}...: another or a damaged file; "
             f"give the right file, or {_REMEDY}"
         )
+    # Their authors publish these weights as .pth only; the digest is checked above, and nothing but tensors is read.
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
