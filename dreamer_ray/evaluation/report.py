@@ -46,7 +46,7 @@ class Dream:
 
 @dataclass(frozen=True)
 class Quality:
-    """A figure on held-out episodes beside that of a trivial predictor."""
+    """A figure on held-out episodes or in play, beside that of a trivial predictor or random play."""
 
     metric: str
     model: float
