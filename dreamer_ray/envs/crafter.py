@@ -77,12 +77,39 @@ def ladder_prompt(achievements: dict[str, int]) -> int:
     return TASKS.index(missing[0] if missing else LADDER[-1])
 
 
+class _LocalView(engine.LocalView):
+    """Crafter's picture of the world, pixel for pixel, drawn without a Python loop over the tiles of the ground."""
+
+    def __init__(self, world: engine.World, textures: engine.Textures, unit: np.ndarray):
+        super().__init__(world, textures, [2 * side + 1 for side in SEEN])
+        names = (None, *NAMES["materials"])
+        self._ground = np.stack([textures.get(name, unit)[..., :3] for name in names])  # [material, x, y, 3]
+
+    def __call__(self, player: objects.Player, unit: np.ndarray) -> np.ndarray:
+        world, low = self._world, player.pos - self._offset
+        begin, end = np.maximum(low, 0), np.minimum(low + self._grid, self._area)
+        inside = (slice(begin[0], end[0]), slice(begin[1], end[1]))
+        (x, y), (columns, rows) = (begin - low) * unit, (end - begin) * unit
+        canvas = np.full((*(self._grid * unit), 3), 127, np.uint8)
+        ground = self._ground[world._mat_map[inside]]  # noqa: SLF001
+        canvas[x : x + columns, y : y + rows] = ground.swapaxes(1, 2).reshape(columns, rows, 3)
+        for place in begin + np.argwhere(world._obj_map[inside]):  # noqa: SLF001
+            texture = self._textures.get(world[place][1].texture, unit)
+            engine._draw_alpha(canvas, (place - low) * unit, texture)  # noqa: SLF001
+        canvas = self._light(canvas, world.daylight)
+        return self._sleep(canvas) if player.sleeping else canvas
+
+
 class _Game(crafter.Env):
-    """Crafter without its one source of chance outside the seeded generator.
+    """Crafter with a faster picture, and without its one source of chance outside the seeded generator.
 
     Crafter keeps the creatures of a region in a ``set`` of objects, whose order follows their memory addresses, and
     draws the creature that vanishes by its place in that order.
     """
+
+    def __init__(self, **options: Any):
+        super().__init__(**options)
+        self._local_view = _LocalView(self._world, self._textures, self._size // self._view)
 
     def _balance_chunk(self, chunk: tuple[int, int, int, int], objs: Any) -> None:
         in_order_of_birth = [creature for creature in self._world.objects if creature in objs]

@@ -5,10 +5,12 @@ import sys
 import gymnasium
 import numpy as np
 import pytest
+from crafter import engine
 from gymnasium.utils.env_checker import check_env
 
 from dreamer_ray.config import parse_config
 from dreamer_ray.envs.crafter import ACTION_SPACE, ACTIONS, LADDER, TASKS, CrafterConfig, CrafterEnv, frame_shape, ladder_prompt
+from dreamer_ray.envs.crafter_player import ScriptedPlayer
 from dreamer_ray.errors import UserError
 
 
@@ -125,3 +127,23 @@ def test_mistakes_are_refused(env):
         env.step(17)
     with pytest.raises(UserError, match="size = 64"):
         parse_config(CrafterConfig, {"size": 64, "length": 10}, "here")
+
+
+@pytest.mark.parametrize("size", [72, 45])
+def test_pictures_are_those_of_crafter(size):
+    ours, plain = (CrafterEnv(CrafterConfig(size=size, length=400)) for _ in range(2))
+    game = plain._game
+    game._local_view = engine.LocalView(game.world, game._textures, [9, 7])
+    np.testing.assert_array_equal(ours.reset(seed=3)[0], plain.reset(seed=3)[0])
+    player, asleep, dark, edges = ScriptedPlayer(np.random.default_rng(0), noise=0.1), 0, 0, {220: (0, 3), 230: (63, 60)}
+    for step in range(240):
+        for env in (ours, plain):
+            if step in edges:  # the view reaches over the edge of the world
+                env._game.world.move(env._game.player, edges[step])
+        action = player.act(plain) if step < 200 else ACTIONS.index("sleep")
+        frame = ours.step(action)[0]
+        np.testing.assert_array_equal(frame, plain.step(action)[0], err_msg=f"step {step}")
+        asleep, dark = asleep + ours.state().sleeping, dark + (ours.state().daylight < 0.5)
+    assert ours.state().position == (63, 60)
+    assert asleep
+    assert dark
