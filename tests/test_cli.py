@@ -160,6 +160,13 @@ def test_all_stages_run_once_and_run_log_has_what_the_console_showed(tmp_path):
     assert "all done already" in again.stderr
 
 
+def test_a_log_file_on_a_full_disk_says_nothing_of_its_own(tmp_path):
+    folder = tmp_path / "crafter-tiny"
+    folder.mkdir()
+    (folder / "run.log").symlink_to("/dev/full")
+    assert_one_message(run(tmp_path, work=fail), 1, "loss is NaN at step 3")
+
+
 def test_a_changed_recipe_is_refused(tmp_path):
     run(tmp_path)
     manifest = tmp_path / "crafter-tiny" / "dynamics" / "manifest.json"

@@ -35,6 +35,7 @@ def copy_to(path: Path) -> None:
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); choose another place with --runs DIR") from error
     handler.setFormatter(logging.Formatter("%(asctime)s  %(levelname)s  %(message)s"))
+    logging.raiseExceptions = False  # on a full disk the console says why the run ends, without a traceback of the log file
     log.addHandler(handler)
 
 
