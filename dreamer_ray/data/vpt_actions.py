@@ -1,0 +1,155 @@
+"""Actions of the VPT contractor recordings: a jsonl line a frame to 23 keys and the mouse, and the mouse's 11 x 11 mu-law grid.
+
+The format is that of OpenAI's recorder (Baker et al. 2022, arXiv:2206.11795, and its index and jsonl files).
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, UInt8
+from pydantic import BaseModel, Field, ValidationError
+
+from dreamer_ray.errors import UserError
+from dreamer_ray.types import ActionSpace, Binary, Categorical
+
+KEYBOARD = {
+    "key.keyboard.e": "inventory",
+    "key.keyboard.escape": "ESC",
+    **{f"key.keyboard.{n}": f"hotbar.{n}" for n in range(1, 10)},
+    "key.keyboard.w": "forward",
+    "key.keyboard.s": "back",
+    "key.keyboard.a": "left",
+    "key.keyboard.d": "right",
+    "key.keyboard.space": "jump",
+    "key.keyboard.left.shift": "sneak",
+    "key.keyboard.left.control": "sprint",
+    "key.keyboard.f": "swapHands",
+}
+BUTTONS = ("attack", "use", "pickItem")
+"""Names of the mouse buttons 0, 1, 2."""
+KEYS: tuple[str, ...] = (*KEYBOARD.values(), *BUTTONS, "drop")
+"""The 23 keys in the order of the component "keys"."""
+KEY_NUMBER = {code: KEYS.index(name) for code, name in (KEYBOARD | {"key.keyboard.q": "drop"}).items()}
+ATTACK, HOTBAR = KEYS.index("attack"), KEYS.index("hotbar.1")
+
+DEGREES_PER_UNIT = 360 / 2400
+"""Turn of the camera by one unit of ``dx`` or ``dy``."""
+GUI_MOUSE_SCALE = {"5.7": 0.5, "5.8": 0.5, "6.7": 2.0, "6.8": 2.0, "6.9": 2.0}
+"""Factor on ``dx`` and ``dy`` while a GUI is open, for the versions of the recorder that wrote them in another unit."""
+
+MU, MAX_DEGREES, BINS = 10.0, 10.0, 11
+MOUSE_BINS = BINS * BINS
+VPT_ACTIONS: ActionSpace = {"keys": Binary(size=len(KEYS)), "mouse": Categorical(size=MOUSE_BINS)}
+
+
+def encode_mouse(degrees: Float[np.ndarray, "*s 2"]) -> Int[np.ndarray, "*s"]:
+    """Number 0 .. 120 of the cell of a turn (pitch, yaw) in degrees: ``11 * bin(pitch) + bin(yaw)``.
+
+    ``bin(x) = round((sign(x) ln(1 + mu |x| / 10) / ln(1 + mu) * 10 + 10) / 2)`` with mu = 10 and x cut to +-10 degrees.
+    """
+    share = np.clip(np.asarray(degrees, np.float64) / MAX_DEGREES, -1, 1)
+    companded = np.sign(share) * np.log1p(MU * np.abs(share)) / np.log1p(MU)
+    bins = np.rint((companded + 1) * (BINS - 1) / 2).astype(np.int64)
+    return bins[..., 0] * BINS + bins[..., 1]
+
+
+def decode_mouse(cell: Int[np.ndarray, "*s"]) -> Float[np.ndarray, "*s 2"]:
+    """Turn (pitch, yaw) in degrees at the centre of ``cell``, the inverse of ``encode_mouse``."""
+    bins = np.stack(np.divmod(np.asarray(cell), BINS), axis=-1)
+    companded = bins * 2 / (BINS - 1) - 1
+    return (np.sign(companded) * np.expm1(np.abs(companded) * np.log1p(MU)) / MU * MAX_DEGREES).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class SegmentActions:
+    """The actions of one segment; entry t is taken while frame t is seen."""
+
+    keys: UInt8[np.ndarray, "t 23"]
+    """1 where the key of ``KEYS`` is held."""
+    camera: Float[np.ndarray, "t 2"]
+    """Turn in degrees, (pitch, yaw), before it is put into the cells of the grid."""
+    labelled: Bool[np.ndarray, "t"]
+    """False where the line could not be read."""
+    gui: Bool[np.ndarray, "t"]
+    """Whether an inventory or the like is open, in which case the mouse moves the cursor."""
+    cursor: Float[np.ndarray, "t 2"]
+    """Where the cursor is, (x, y) in a window of 1280 x 720."""
+    tick: Int[np.ndarray, "t"]
+    """The game's clock, 20 a second; -1 where it is not known."""
+
+    def actions(self) -> dict[str, np.ndarray]:
+        """By component of ``VPT_ACTIONS``."""
+        return {"keys": self.keys, "mouse": encode_mouse(self.camera)}
+
+
+Number = Annotated[float, Field(gt=-1e6, lt=1e6)]
+
+
+class _Mouse(BaseModel):
+    x: Number = 0.0
+    y: Number = 0.0
+    dx: Number
+    dy: Number
+    buttons: list[int]
+    pressed: list[int] = Field(default=[], alias="newButtons")
+
+
+class _Keyboard(BaseModel):
+    keys: list[str]
+
+
+class _Line(BaseModel):
+    """What is read of a line; all but mouse and keyboard came to the format over time."""
+
+    mouse: _Mouse
+    keyboard: _Keyboard
+    in_gui: bool = Field(default=False, alias="isGuiOpen")
+    hotbar: int | None = None
+    tick: Annotated[int, Field(ge=-1, lt=2**62)] = -1
+
+
+def read_segment(lines: Iterable[bytes], *, name: str, version: str = "") -> SegmentActions:
+    """The actions in the ``lines`` of a segment's jsonl file; blank lines are left out, unreadable ones are not labelled.
+
+    Read from the first line on, since two states of the recorder are carried along: an attack that was held before the segment began
+    counts only from where it is pressed anew, and a hotbar slot that changes without its key, by the mouse wheel, counts as pressed.
+    ``version`` is the recorder's, such as "6.9". Raises ``UserError`` naming ``name`` where no line can be read.
+    """
+    parsed = [_parse(line) for line in lines if line.strip()]
+    if not any(parsed):
+        raise UserError(f"{name}: none of its {len(parsed)} lines is an action of a VPT recording; is it the jsonl file of a segment?")
+    size, scale = len(parsed), GUI_MOUSE_SCALE.get(version, 1.0)
+    keys, camera, cursor = np.zeros((size, len(KEYS)), np.uint8), np.zeros((size, 2), np.float32), np.zeros((size, 2), np.float32)
+    gui, tick = np.zeros(size, bool), np.full(size, -1, np.int64)
+    stuck, slot = bool(parsed[0] and parsed[0].mouse.pressed == [0]), None
+    for t, line in enumerate(parsed):
+        if line is None:
+            continue
+        stuck = stuck and (t == 0 or 0 not in line.mouse.pressed)
+        _press(keys[t], line, stuck=stuck, slot=slot)
+        slot = line.hotbar if line.hotbar is not None else slot
+        unit = DEGREES_PER_UNIT * (scale if line.in_gui else 1.0)
+        camera[t] = np.clip([line.mouse.dy * unit, line.mouse.dx * unit], -180, 180)
+        cursor[t], gui[t], tick[t] = (line.mouse.x, line.mouse.y), line.in_gui, line.tick
+    return SegmentActions(keys, camera, np.array([line is not None for line in parsed]), gui, cursor, tick)
+
+
+def _parse(line: bytes) -> _Line | None:
+    try:
+        return _Line.model_validate_json(line)
+    except ValidationError:
+        return None
+
+
+def _press(row: np.ndarray, line: _Line, *, stuck: bool, slot: int | None) -> None:
+    """Sets the keys held in ``line``; ``slot`` is the hotbar's before it."""
+    for code in line.keyboard.keys:
+        if (number := KEY_NUMBER.get(code)) is not None:
+            row[number] = 1
+    for button in line.mouse.buttons:
+        if 0 <= button < len(BUTTONS) and not (stuck and button == 0):
+            row[ATTACK + button] = 1
+    if slot is not None and line.hotbar is not None and line.hotbar != slot and 0 <= line.hotbar < 9:
+        row[HOTBAR + line.hotbar] = 1

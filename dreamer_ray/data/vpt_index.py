@@ -1,0 +1,102 @@
+"""The index of the VPT contractor recordings: which segments there are, and which of them were played in one go.
+
+The format is that of OpenAI's snapshot files: ``{"basedir": URL, "relpaths": ["data/10.0/ALIAS-SESSION-DAY-TIME.mp4", ...]}``.
+"""
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from dreamer_ray.errors import UserError
+
+SEGMENT = re.compile(
+    r"(?:data/)?(?P<version>\d+\.\d+)/(?P<alias>[^/\\\x00-\x1f]+)-(?P<session>[0-9a-f]{12})-(?P<day>\d{8})-(?P<time>\d{6})(?:\.mp4)?",
+    re.ASCII,
+)
+"""A path of an index, in either of its two styles."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Up to five minutes of play: a video, and its actions in a jsonl file of the same name."""
+
+    path: str
+    """Below the base folder, without suffix."""
+    version: str
+    """Of the recorder, such as "10.0"."""
+    alias: str
+    session: str
+    day: str
+    time: str
+
+    @property
+    def recording(self) -> str:
+        """What must not be split between training and held-out data: all that one session played on one day, whatever the alias."""
+        return f"{self.session}-{self.day}"
+
+
+@dataclass(frozen=True)
+class Index:
+    """The segments of an index file, in its order, and how many of its paths were left out, by reason."""
+
+    base: str
+    segments: tuple[Segment, ...]
+    dropped: dict[str, int]
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(strict=True)
+    basedir: str
+    relpaths: list[object] = Field(min_length=1)
+
+
+def read_index(path: Path) -> Index:
+    """The index in the JSON file ``path``, which may be compressed (.gz).
+
+    A path that is not one of a segment, or that stands there twice, is left out and counted. Raises ``UserError`` naming the file and
+    the key where it is no index or holds no segment.
+    """
+    try:
+        with pa.input_stream(str(path), compression="detect") as stream:
+            file = _File.model_validate_json(stream.read())
+    except OSError as error:
+        raise UserError(f"index {path}: cannot be read ({error})") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "the file"
+        raise UserError(
+            f'index {path}: {place}: {first["msg"]}; wanted {{"basedir": "...", "relpaths": ["data/10.0/....mp4", ...]}}'
+        ) from error
+    segments: dict[str, Segment] = {}
+    dropped: dict[str, int] = {}
+    for entry in file.relpaths:
+        segment = _segment(entry)
+        reason = "not the path of a segment" if segment is None else "listed twice" if segment.path in segments else None
+        if segment is None or reason:
+            dropped[str(reason)] = dropped.get(str(reason), 0) + 1
+        else:
+            segments[segment.path] = segment
+    if not segments:
+        raise UserError(
+            f"index {path}: none of its {len(file.relpaths)} relpaths is the path of a segment; the first is {file.relpaths[0]!r:.100}"
+        )
+    return Index(file.basedir, tuple(segments.values()), dropped)
+
+
+def _segment(entry: object) -> Segment | None:
+    found = SEGMENT.fullmatch(entry) if isinstance(entry, str) and len(entry) < 500 else None
+    return None if found is None else Segment(found[0].removesuffix(".mp4"), **found.groupdict())
+
+
+def split_of(segment: Segment, holdout: float) -> Literal["train", "heldout"]:
+    """The part of the data to which ``segment`` belongs: a share ``holdout`` of the recordings, chosen by their names, is held out.
+
+    So a longer index leaves every recording where it was.
+    """
+    draw = int.from_bytes(hashlib.blake2b(segment.recording.encode(), digest_size=8).digest()) / 2**64
+    return "heldout" if draw < holdout else "train"

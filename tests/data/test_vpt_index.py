@@ -1,0 +1,111 @@
+"""The index files that OpenAI published, and such as nobody should."""
+
+import json
+import random
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+from dreamer_ray.data.vpt_index import Segment, read_index, split_of
+from dreamer_ray.errors import UserError
+
+PUBLISHED = Path(__file__).parent / "vpt_index"
+GOOD = "data/10.0/cheeky-cornflower-setter-02e496ce4abb-20220421-092639.mp4"
+
+
+def index(path: Path, value: object) -> Path:
+    path.write_text(value if isinstance(value, str) else json.dumps(value))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "segments", "aliases", "played"),
+    [("all_7xx_Apr_6", 17886, 147, 2479), ("all_9xx_Jun_29", 8698, 21, 3499), ("all_10xx_Jun_29", 5661, 20, 1637)],
+)
+def test_published_indices(name, segments, aliases, played):
+    found = read_index(PUBLISHED / f"{name}.json.gz")
+    assert len(found.segments) == segments
+    assert not found.dropped
+    assert found.base.endswith("/minecraft-rl/")
+    assert len({segment.alias for segment in found.segments}) == aliases
+    assert len({(segment.alias, segment.recording) for segment in found.segments}) == played
+
+
+def test_both_styles_of_path_are_one_segment(tmp_path):
+    short = GOOD.removeprefix("data/").removesuffix(".mp4")
+    segment, other = (read_index(index(tmp_path / "i.json", {"basedir": "b/", "relpaths": [p]})).segments[0] for p in (GOOD, short))
+    assert segment.path == GOOD.removesuffix(".mp4")
+    assert other.path == short
+    assert (segment.version, segment.alias, segment.session) == ("10.0", "cheeky-cornflower-setter", "02e496ce4abb")
+    assert (segment.day, segment.time) == ("20220421", "092639") == (other.day, other.time)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "../" + GOOD,
+        "/" + GOOD,
+        "data/10.0/../../etc/passwd-02e496ce4abb-20220421-092639.mp4",
+        "data/10.0/a\n-02e496ce4abb-20220421-092639.mp4",
+        "data/10.0/a\x00-02e496ce4abb-20220421-092639.mp4",
+        GOOD + "\n",
+        GOOD.replace("02e496ce4abb", "02e496ce4abz"),
+        GOOD.replace("20220421", "\u0662\u0660\u0662\u0662\u0660\u0664\u0662\u0661"),
+        "data/10.0/" + "a" * 10_000 + "-02e496ce4abb-20220421-092639.mp4",
+        7,
+        None,
+        ["x"],
+        "",
+    ],
+)
+def test_a_path_of_another_form_is_left_out_and_counted(tmp_path, bad):
+    found = read_index(index(tmp_path / "i.json", {"basedir": "b/", "relpaths": [bad, GOOD, GOOD]}))
+    assert [segment.path for segment in found.segments] == [GOOD.removesuffix(".mp4")]
+    assert found.dropped == {"not the path of a segment": 1, "listed twice": 1}
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("{", "the file: Invalid JSON"),
+        ("[]", "the file: "),
+        ({"relpaths": [GOOD]}, "basedir: Field required"),
+        ({"basedir": 1, "relpaths": [GOOD]}, "basedir: "),
+        ({"basedir": "b", "relpaths": GOOD}, "relpaths: "),
+        ({"basedir": "b", "relpaths": []}, "relpaths: "),
+        ({"basedir": "b", "relpaths": ["x" * 9999]}, "none of its 1 relpaths"),
+    ],
+)
+def test_what_is_no_index_is_refused_by_key(tmp_path, value, words):
+    with pytest.raises(UserError, match=f"index .*i.json: {words}") as caught:
+        read_index(index(tmp_path / "i.json", value))
+    assert len(str(caught.value)) < 500
+
+
+def test_a_missing_or_cut_file_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"nowhere\.json: cannot be read"):
+        read_index(tmp_path / "nowhere.json")
+    whole = (PUBLISHED / "all_10xx_Jun_29.json.gz").read_bytes()
+    (tmp_path / "cut.json.gz").write_bytes(whole[:2000])
+    with pytest.raises(UserError, match=r"cut\.json\.gz"):
+        read_index(tmp_path / "cut.json.gz")
+
+
+def test_recordings_are_never_split():
+    parts = defaultdict(set)
+    for segment in read_index(PUBLISHED / "all_7xx_Apr_6.json.gz").segments:
+        parts[segment.session, segment.day].add(split_of(segment, 0.1))
+    assert all(len(part) == 1 for part in parts.values())
+    held_out = sum(part == {"heldout"} for part in parts.values()) / len(parts)
+    assert 0.08 < held_out < 0.12
+
+
+def test_the_split_depends_on_the_recording_alone():
+    rng = random.Random(0)
+    for _ in range(100):
+        session = f"{rng.getrandbits(48):012x}"
+        one, other = (Segment("p", version, alias, session, "20220101", "000000") for version, alias in (("6.9", "a"), ("7.0", "b")))
+        assert split_of(one, 0.5) == split_of(other, 0.5)
+        assert split_of(one, 0.0) == "train"
+        assert split_of(one, 1.0) == "heldout"
