@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import ray
 
-from dreamer_ray.distributed.cluster import Actor
+from dreamer_ray.distributed import Actor
 from dreamer_ray.distributed.failures import plain
 from dreamer_ray.errors import RunError, UserError
 from dreamer_ray.progress import Progress

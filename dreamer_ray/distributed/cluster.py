@@ -8,7 +8,6 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import ray
 from ray.data import DataContext
@@ -18,12 +17,9 @@ from dreamer_ray.recipe import LEAST_OBJECT_STORE_MB, ClusterSection
 
 log = logging.getLogger("dreamer_ray")
 
-Actor = Any
-"""A handle of an actor; Ray's own handle types do not know the methods behind ``.remote``."""
-
 WORKER_ENVIRONMENT = {"RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": "1"}
-LOCAL_ENVIRONMENT = {"RAY_prestart_worker_first_driver": "0"}
-"""No idle worker processes beforehand: on a small machine their imports would slow the first stage."""
+LOCAL_ENVIRONMENT = {"RAY_prestart_worker_first_driver": "0", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
+"""No idle worker processes beforehand, and none that waits for the machine to be taken away: their imports slow the start of a stage."""
 LEAST_CPUS = 4
 """Declared by a local Ray even where there are fewer: one each for the learner and two replicas, and one for what comes beside them."""
 

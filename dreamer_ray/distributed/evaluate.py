@@ -10,7 +10,8 @@ from pathlib import Path
 import ray
 import torch
 
-from dreamer_ray.distributed.cluster import Actor, require_cpus
+from dreamer_ray.distributed import Actor
+from dreamer_ray.distributed.cluster import require_cpus
 from dreamer_ray.distributed.pool import spread
 from dreamer_ray.envs.crafter import CrafterConfig
 from dreamer_ray.evaluation.episodes import EpisodeResult, RandomPlayer, play

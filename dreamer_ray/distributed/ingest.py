@@ -10,7 +10,8 @@ import ray
 
 from dreamer_ray.data.crafter import EpisodePlan, RecordConfig, episode_plan, record_episode, shard_schema
 from dreamer_ray.data.shards import ShardFile, commit_manifest, existing_shard, write_shard
-from dreamer_ray.distributed.cluster import Actor, require_cpus
+from dreamer_ray.distributed import Actor
+from dreamer_ray.distributed.cluster import require_cpus
 from dreamer_ray.distributed.pool import spread
 from dreamer_ray.progress import Progress
 from dreamer_ray.recipe import Recipe

@@ -11,8 +11,9 @@ import ray
 import torch
 from ray.exceptions import RayActorError, RayError
 
+from dreamer_ray.distributed import Actor
 from dreamer_ray.distributed.board import note_failure, raise_failure, watched
-from dreamer_ray.distributed.cluster import Actor, require_cpus
+from dreamer_ray.distributed.cluster import require_cpus
 from dreamer_ray.distributed.replicas import ReplicaPool, WorldModelReplica
 from dreamer_ray.distributed.weights import Weights, WeightStore
 from dreamer_ray.errors import DreamerError, RunError

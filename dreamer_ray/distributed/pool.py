@@ -10,7 +10,7 @@ import ray
 from ray import ObjectRef
 from ray.exceptions import RayActorError
 
-from dreamer_ray.distributed.cluster import Actor
+from dreamer_ray.distributed import Actor
 from dreamer_ray.errors import RunError
 
 J = TypeVar("J")

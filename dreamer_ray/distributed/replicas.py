@@ -17,7 +17,7 @@ import torch
 from ray import ObjectRef
 from ray.exceptions import RayActorError
 
-from dreamer_ray.distributed.cluster import Actor
+from dreamer_ray.distributed import Actor
 from dreamer_ray.errors import RunError
 from dreamer_ray.recipe import Recipe
 from dreamer_ray.stages import Dreamer, join
