@@ -4,3 +4,6 @@ from typing import Any
 
 Actor = Any
 """A handle of an actor; Ray's own handle types do not know the methods behind ``.remote``."""
+
+ZERO_COPY_TENSORS = {"env_vars": {"RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": "1"}}
+"""Runtime environment of actors that send tensors. Not of all: it makes a process import torch, which Ray's own helpers do without."""

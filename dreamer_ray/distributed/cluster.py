@@ -17,7 +17,6 @@ from dreamer_ray.recipe import LEAST_OBJECT_STORE_MB, ClusterSection
 
 log = logging.getLogger("dreamer_ray")
 
-WORKER_ENVIRONMENT = {"RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": "1"}
 LOCAL_ENVIRONMENT = {"RAY_prestart_worker_first_driver": "0", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 """No idle worker processes beforehand, and none that waits for the machine to be taken away: their imports slow the start of a stage."""
 LEAST_CPUS = 4
@@ -49,7 +48,7 @@ def _quiet() -> None:
 
 def _join(address: str) -> None:
     try:
-        ray.init(address=address, runtime_env={"env_vars": WORKER_ENVIRONMENT}, log_to_driver=False, logging_level=logging.WARNING)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
     except ConnectionError as error:
         raise UserError(f"RAY_ADDRESS = {address}: no Ray cluster answers there; start one, or unset it to use this machine") from error
     there = ray.cluster_resources().get("object_store_memory", 0) / 2**20
@@ -62,7 +61,7 @@ def _join(address: str) -> None:
 
 
 def _start(config: ClusterSection) -> None:
-    os.environ.update(WORKER_ENVIRONMENT | LOCAL_ENVIRONMENT)
+    os.environ.update(LOCAL_ENVIRONMENT)
     free = os.statvfs("/dev/shm")
     available = free.f_bavail * free.f_frsize // 2**20
     if available < config.object_store_mb:

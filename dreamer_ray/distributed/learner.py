@@ -11,7 +11,7 @@ import ray
 import torch
 from ray.exceptions import RayActorError, RayError
 
-from dreamer_ray.distributed import Actor
+from dreamer_ray.distributed import ZERO_COPY_TENSORS, Actor
 from dreamer_ray.distributed.board import note_failure, raise_failure, watched
 from dreamer_ray.distributed.cluster import require_cpus
 from dreamer_ray.distributed.replicas import ReplicaPool, WorldModelReplica
@@ -59,7 +59,7 @@ def _supervise(recipe: str, run: str, replicas: list[Actor], store: Actor, board
     raise RunError(f"imagination: the learner was lost {LEARNER_RESTARTS + 1} times; the run resumes from its last checkpoint")
 
 
-@ray.remote(num_cpus=1)
+@ray.remote(num_cpus=1, runtime_env=ZERO_COPY_TENSORS)
 class Learner:
     """Owns the policy and value heads in training."""
 

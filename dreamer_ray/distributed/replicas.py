@@ -17,7 +17,7 @@ import torch
 from ray import ObjectRef
 from ray.exceptions import RayActorError
 
-from dreamer_ray.distributed import Actor
+from dreamer_ray.distributed import ZERO_COPY_TENSORS, Actor
 from dreamer_ray.errors import RunError
 from dreamer_ray.recipe import Recipe
 from dreamer_ray.stages import Dreamer, join
@@ -31,7 +31,7 @@ OUTAGE_LIMIT = 600.0
 """Seconds without any trajectory after which the run fails."""
 
 
-@ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=0)
+@ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=0, runtime_env=ZERO_COPY_TENSORS)
 class WorldModelReplica:
     """Holds the frozen world model and the newest heads; one call dreams one batch of whole rollouts."""
 

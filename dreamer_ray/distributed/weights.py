@@ -9,6 +9,7 @@ import ray
 from ray import ObjectRef
 from torch import Tensor
 
+from dreamer_ray.distributed import ZERO_COPY_TENSORS
 from dreamer_ray.stages import trained
 from dreamer_ray.training.restore import restore_agent
 
@@ -16,7 +17,7 @@ Weights = dict[str, Tensor]
 KEPT_VERSIONS = 2
 
 
-@ray.remote(num_cpus=0, max_restarts=-1)
+@ray.remote(num_cpus=0, max_restarts=-1, runtime_env=ZERO_COPY_TENSORS)
 class WeightStore:
     """Holds the agent of the run in folder ``run`` once, frozen, and the newest versions of the head weights."""
 

@@ -4,19 +4,29 @@ Crafter (Hafner 2021, arXiv:2109.06780) shows a player from above: 9 x 7 tiles o
 """
 
 from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
-import crafter
 import gymnasium
 import numpy as np
-from crafter import constants, engine, objects
+import yaml
 from pydantic import Field
 
 from dreamer_ray.config import Config
 from dreamer_ray.errors import UserError
 from dreamer_ray.types import ActionSpace, Categorical
 
-NAMES = vars(constants)  # Crafter fills this module from a YAML file, so no checker sees its attributes
+
+def _tables() -> dict[str, Any]:
+    """Crafter's lists of materials, actions and achievements, without importing Crafter."""
+    package = find_spec("crafter")
+    assert package is not None
+    assert package.origin is not None
+    return yaml.safe_load((Path(package.origin).parent / "data.yaml").read_text())
+
+
+NAMES = _tables()
 ACTIONS: tuple[str, ...] = tuple(NAMES["actions"])
 """Names of the 17 actions, by their number."""
 TASKS: tuple[str, ...] = tuple(NAMES["achievements"])
@@ -77,66 +87,6 @@ def ladder_prompt(achievements: dict[str, int]) -> int:
     return TASKS.index(missing[0] if missing else LADDER[-1])
 
 
-class _LocalView(engine.LocalView):
-    """Crafter's picture of the world, pixel for pixel, drawn without a Python loop over the tiles of the ground."""
-
-    def __init__(self, world: engine.World, textures: engine.Textures, unit: np.ndarray):
-        super().__init__(world, textures, [2 * side + 1 for side in SEEN])
-        names = (None, *NAMES["materials"])
-        self._ground = np.stack([textures.get(name, unit)[..., :3] for name in names])  # [material, x, y, 3]
-
-    def __call__(self, player: objects.Player, unit: np.ndarray) -> np.ndarray:
-        world, low = self._world, player.pos - self._offset
-        begin, end = np.maximum(low, 0), np.minimum(low + self._grid, self._area)
-        inside = (slice(begin[0], end[0]), slice(begin[1], end[1]))
-        (x, y), (columns, rows) = (begin - low) * unit, (end - begin) * unit
-        canvas = np.full((*(self._grid * unit), 3), 127, np.uint8)
-        ground = self._ground[world._mat_map[inside]]  # noqa: SLF001
-        canvas[x : x + columns, y : y + rows] = ground.swapaxes(1, 2).reshape(columns, rows, 3)
-        for place in begin + np.argwhere(world._obj_map[inside]):  # noqa: SLF001
-            texture = self._textures.get(world[place][1].texture, unit)
-            engine._draw_alpha(canvas, (place - low) * unit, texture)  # noqa: SLF001
-        canvas = self._light(canvas, world.daylight)
-        return self._sleep(canvas) if player.sleeping else canvas
-
-
-class _Game(crafter.Env):
-    """Crafter with a faster picture, and without its one source of chance outside the seeded generator.
-
-    Crafter keeps the creatures of a region in a ``set`` of objects, whose order follows their memory addresses, and
-    draws the creature that vanishes by its place in that order.
-    """
-
-    def __init__(self, **options: Any):
-        super().__init__(**options)
-        self._local_view = _LocalView(self._world, self._textures, self._size // self._view)
-
-    def _balance_chunk(self, chunk: tuple[int, int, int, int], objs: Any) -> None:
-        in_order_of_birth = [creature for creature in self._world.objects if creature in objs]
-        super()._balance_chunk(chunk, in_order_of_birth)
-
-    def restart(self, seed: int) -> np.ndarray:
-        """The first picture of the world of ``seed``, no matter what was played before."""
-        self._seed, self._episode = seed, 0
-        return self.reset()
-
-    @property
-    def world(self) -> engine.World:
-        return self._world
-
-    @property
-    def player(self) -> objects.Player:
-        assert self._player is not None, "reset comes first"
-        return self._player
-
-    def tiles(self) -> np.ndarray:
-        tiles = self._sem_view()
-        for thing in self._world.objects:
-            if isinstance(thing, objects.Plant) and thing.ripe:
-                tiles[tuple(thing.pos)] = TILES.index("ripe-plant")
-        return tiles
-
-
 class CrafterEnv(gymnasium.Env[np.ndarray, int]):
     """Crafter with pictures uint8 ``[size, size, 3]`` and 17 actions.
 
@@ -149,7 +99,9 @@ class CrafterEnv(gymnasium.Env[np.ndarray, int]):
         self.config = config
         self.observation_space = gymnasium.spaces.Box(0, 255, (*side, 3), np.uint8)
         self.action_space = gymnasium.spaces.Discrete(len(ACTIONS))  # pyright: ignore[reportAttributeAccessIssue]
-        self._game = _Game(size=side, length=config.length, seed=0)
+        from dreamer_ray.envs.crafter_game import Game
+
+        self._game = Game(size=side, length=config.length, seed=0)
         self._counts = np.zeros(len(TASKS), np.int64)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:

@@ -2,6 +2,7 @@ import hashlib
 import subprocess
 import sys
 
+import crafter
 import gymnasium
 import numpy as np
 import pytest
@@ -79,6 +80,23 @@ def test_tiles_are_whole_in_the_picture(env):
         assert len(np.unique(tiles[names == name], axis=0)) == 1, "the same thing looks the same on every tile by day"
 
 
+def test_worlds_are_those_of_crafter(env):
+    for seed in range(12):
+        plain = crafter.Env(seed=seed)
+        plain.reset()
+        game = env._game
+        game.restart(seed)
+        np.testing.assert_array_equal(game.world._mat_map, plain._world._mat_map)
+        ours, theirs = ([(type(thing), *thing.pos) for thing in world.objects] for world in (game.world, plain._world))
+        assert ours == theirs
+        assert game.world.random.uniform() == plain._world.random.uniform()
+
+
+def test_names_are_those_of_crafter():
+    assert list(ACTIONS) == crafter.constants.actions
+    assert list(TASKS) == crafter.constants.achievements
+
+
 def test_events_are_the_rises_of_the_counters(env):
     _, info = env.reset(seed=0)
     actions, total = np.random.default_rng(0), info["events"].astype(int)
@@ -134,6 +152,7 @@ def test_pictures_are_those_of_crafter(size):
     ours, plain = (CrafterEnv(CrafterConfig(size=size, length=400)) for _ in range(2))
     game = plain._game
     game._local_view = engine.LocalView(game.world, game._textures, [9, 7])
+    game._item_view = engine.ItemView(game._textures, [9, 2])
     np.testing.assert_array_equal(ours.reset(seed=3)[0], plain.reset(seed=3)[0])
     player, asleep, dark, edges = ScriptedPlayer(np.random.default_rng(0), noise=0.1), 0, 0, {220: (0, 3), 230: (63, 60)}
     for step in range(240):
