@@ -29,6 +29,8 @@ class RecordConfig(Config):
     """Step limit of an episode."""
     noise: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field((0.0, 0.05, 0.15, 0.3, 0.6), min_length=1)
     """Shares of random actions; episodes take them in turn, so that the data holds failures as well as successes."""
+    skill: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field((1.0,), min_length=1)
+    """Shares of its needs that the player notices at a step; episodes take them in turn, as they do ``noise``."""
     seed: int = Field(default=0, ge=0, lt=1000)
 
     def world(self) -> CrafterConfig:
@@ -44,13 +46,17 @@ class EpisodePlan:
     split: Literal["train", "heldout"]
     seed: int
     noise: float
+    skill: float = 1.0
 
 
 def episode_plan(config: RecordConfig) -> list[EpisodePlan]:
     """All episodes of the data set; no seed is shared between the splits."""
 
     def planned(split: Literal["train", "heldout"], count: int, first: int) -> list[EpisodePlan]:
-        return [EpisodePlan(f"{split}-{i:06d}", split, first + i, config.noise[i % len(config.noise)]) for i in range(count)]
+        return [
+            EpisodePlan(f"{split}-{i:06d}", split, first + i, config.noise[i % len(config.noise)], config.skill[i % len(config.skill)])
+            for i in range(count)
+        ]
 
     base = config.seed * SEEDS_A_SET
     return planned("train", config.episodes, base) + planned("heldout", config.holdout_episodes, base + HELDOUT_SEEDS)
@@ -65,7 +71,7 @@ def shard_schema(config: RecordConfig) -> ShardSchema:
 def record_episode(config: RecordConfig, plan: EpisodePlan) -> Episode:
     """Plays one episode to its end; the same plan gives the same episode in any process."""
     env = CrafterEnv(config.world())
-    player = ScriptedPlayer(np.random.default_rng(plan.seed), plan.noise)
+    player = ScriptedPlayer(np.random.default_rng(plan.seed), plan.noise, skill=plan.skill)
     frame, info = env.reset(seed=plan.seed)
     frames, events, actions, died, ended = [frame], [info["events"]], [], False, False
     while not ended:
@@ -77,5 +83,5 @@ def record_episode(config: RecordConfig, plan: EpisodePlan) -> Episode:
     continues = np.ones(len(frames), np.float32)
     continues[-1] = 0.0 if died else 1.0
     labelled = np.arange(len(frames)) < len(actions)
-    details: dict[str, float | int | str] = {"seed": plan.seed, "noise": plan.noise}
+    details: dict[str, float | int | str] = {"seed": plan.seed, "noise": plan.noise, "skill": plan.skill}
     return Episode(plan.name, np.stack(frames), {"action": np.array([*actions, 0])}, labelled, np.stack(events), continues, details)

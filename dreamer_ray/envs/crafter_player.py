@@ -4,7 +4,7 @@ A list of goals in order of urgency; the first that applies chooses the action. 
 prefers what the picture shows, so that a clone that sees only pictures can learn to do the same.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -211,13 +211,13 @@ GOALS: tuple[Goal, ...] = (
 
 
 class ScriptedPlayer:
-    """Plays by ``GOALS``; with probability ``noise`` a uniformly random action instead.
+    """Plays by ``GOALS``, of which it overlooks a share of ``1 - skill`` anew at every step; or, with probability ``noise``, at random.
 
     ``curiosity`` is the chance to search the grass ahead for a sapling, which the game grants one time in ten.
     """
 
-    def __init__(self, rng: np.random.Generator, noise: float, *, curiosity: float = 0.05):
-        self.rng, self.noise, self.curiosity = rng, noise, curiosity
+    def __init__(self, rng: np.random.Generator, noise: float, *, skill: float = 1.0, curiosity: float = 0.05):
+        self.rng, self.noise, self.skill, self.curiosity = rng, noise, skill, curiosity
 
     def act(self, env: CrafterEnv) -> int:
         """Number of the action for the present state of ``env``."""
@@ -227,9 +227,10 @@ class ScriptedPlayer:
         scene = Scene(env.state())
         if scene.ahead == "grass" and not scene.sleeping and draw < self.curiosity:
             return ACTIONS.index("do")
-        return ACTIONS.index(choose(scene))
+        seen = GOALS if self.skill == 1 else [goal for goal in GOALS if goal is settle or self.rng.random() < self.skill]
+        return ACTIONS.index(choose(scene, seen))
 
 
-def choose(scene: Scene) -> str:
-    """The action of the first goal that applies."""
-    return next(action for action in (goal(scene) for goal in GOALS) if action is not None)
+def choose(scene: Scene, goals: Sequence[Goal] = GOALS) -> str:
+    """The action of the first of ``goals`` that applies; ``settle`` always does."""
+    return next(action for action in (goal(scene) for goal in goals) if action is not None)

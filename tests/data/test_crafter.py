@@ -28,7 +28,7 @@ def test_an_episode_keeps_the_contract(episode):
     assert episode.continues.dtype == np.float32
     assert (episode.continues == 1).all(), "the step limit is no death"
     assert not episode.events[0].any()
-    assert episode.info == {"seed": 3, "noise": 0.15}
+    assert episode.info == {"seed": 3, "noise": 0.15, "skill": 1.0}
     assert shard_schema(config()).frame_shape == (72, 72)
 
 
@@ -57,6 +57,7 @@ def test_the_plan_is_fixed_and_shares_no_world():
     plan = episode_plan(config())
     assert plan == episode_plan(config())
     assert [episode.noise for episode in plan[:6]] == [0.0, 0.05, 0.15, 0.3, 0.6, 0.0]
+    assert [episode.skill for episode in episode_plan(config(skill=(1.0, 0.5)))[:3]] == [1.0, 0.5, 1.0]
     assert len({episode.name for episode in plan}) == len({episode.seed for episode in plan}) == 10
     more = episode_plan(config(episodes=9))
     assert [e for e in more if e.split == "heldout"] == [e for e in plan if e.split == "heldout"]

@@ -114,3 +114,16 @@ def test_equal_generators_play_alike(env):
             env.step(actions[-1])
         runs.append(actions)
     assert runs[0] == runs[1]
+
+
+def test_less_skill_overlooks_needs(env):
+    def wood(skill: float) -> int:
+        total = 0
+        for seed in range(3):
+            env.reset(seed=seed)
+            player = ScriptedPlayer(np.random.default_rng(seed), 0.0, skill=skill)
+            for _ in range(60):
+                total += int(env.step(player.act(env))[4]["events"][TASKS.index("collect_wood")])
+        return total
+
+    assert wood(1.0) > wood(0.3) > 0
