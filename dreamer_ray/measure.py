@@ -66,7 +66,9 @@ def _dreams(recipe: Recipe, run: Path) -> Measurements:
     clip = _heldout_pictures(run, rows=section.windows, length=context + section.dream_frames, seed=1)
     generator = torch.Generator().manual_seed(1)
     dreams = dream_windows(tokenizer, agent.dynamics, clip, context=context, steps=section.sampling_steps, generator=generator)
-    return Measurements(dream_figures(dreams), _shown(dreams, clip.frames[:, max(0, context - SHOWN_CONTEXT) : context]))
+    return Measurements(
+        dream_figures(dreams, tile=recipe.data.crafter.size // 9), _shown(dreams, clip.frames[:, max(0, context - SHOWN_CONTEXT) : context])
+    )
 
 
 def _shown(dreams: Dreams, before: Tensor) -> dict[str, Tensor]:
@@ -91,6 +93,18 @@ def _agents(recipe: Recipe, run: Path) -> Measurements:
         figures |= {f"{name}_{variant}": value for name, value in found.items()}
         arrays[f"policy_{variant}"] = mean_policy(agent, _relevant(clip), generator)
     return Measurements(figures, arrays)
+
+
+def refuse_poor_data(recipe: Recipe, run: Path) -> None:
+    """Raises ``UserError`` where the recorded episodes are too few or too short for any stage that is still to come."""
+    relevant = BatchConfig(batch_size=1, length=recipe.agent.batches.length, relevant_fraction=0.5)
+    window = recipe.dynamics.model.transformer.context - 1 + recipe.evaluation.dream_frames
+    trained_on = [recipe.tokenizer.batches, recipe.dynamics.batches, recipe.agent.batches, recipe.imagination.contexts]
+    needs = {"train": [*trained_on, relevant], "heldout": [recipe.tokenizer.batches, BatchConfig(batch_size=1, length=window), relevant]}
+    for split, configs in needs.items():
+        shards = open_shards(run / "record" / split)
+        for config in configs:
+            BatchPlan(shards, config, steps=1, tasks=LADDER)
 
 
 def _heldout_pictures(run: Path, *, rows: int, length: int, seed: int) -> Clip:

@@ -4,7 +4,7 @@ from pydantic import Field, model_validator
 
 from dreamer_ray.config import Config
 from dreamer_ray.data.batches import BatchConfig
-from dreamer_ray.data.crafter import RecordConfig
+from dreamer_ray.data.crafter import HELDOUT_SEEDS, SEEDS_A_SET, RecordConfig
 from dreamer_ray.models.agent import AgentConfig
 from dreamer_ray.models.dynamics import DynamicsConfig
 from dreamer_ray.models.tokenizer import TokenizerConfig
@@ -13,6 +13,7 @@ from dreamer_ray.phases.forcing import ForcingConfig
 from dreamer_ray.phases.imagination_training import ImaginationLossConfig
 from dreamer_ray.training.loop import FitConfig
 
+FIRST_FRESH_WORLD, MOST_WORLDS = 2 * HELDOUT_SEEDS, 1_000_000
 LEAST_OBJECT_STORE_MB = 80
 """Room for two windows of batches and the weights."""
 
@@ -77,9 +78,9 @@ class ImaginationSection(Config):
 class EvaluationSection(Config):
     """What is measured at the end."""
 
-    worlds: int = Field(gt=0)
+    worlds: int = Field(gt=0, le=MOST_WORLDS)
     """Fresh worlds played by behaviour cloning and by the agent after imagination (the same for both)."""
-    baseline_worlds: int = Field(gt=0)
+    baseline_worlds: int = Field(gt=0, le=MOST_WORLDS)
     """How many of these random play and the agent from random weights play."""
     length: int = Field(gt=0)
     """Step limit of an episode."""
@@ -90,8 +91,8 @@ class EvaluationSection(Config):
     pictures: int = Field(default=256, gt=0)
     """Held-out pictures on which reconstruction is measured."""
     sampling_steps: int = Field(default=4, gt=0)
-    seed: int = 1_000_000
-    """Worlds take the seeds from here on; recorded episodes use seeds far below."""
+    seed: int = Field(default=FIRST_FRESH_WORLD, ge=FIRST_FRESH_WORLD, le=SEEDS_A_SET - MOST_WORLDS)
+    """Worlds take the seeds from here on; no recorded episode has one of them."""
 
 
 class ClusterSection(Config):

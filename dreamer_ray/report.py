@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from dreamer_ray.envs.crafter import ACTIONS, LADDER, TASKS
+from dreamer_ray.errors import RunError
 from dreamer_ray.evaluation.episodes import EpisodeResult
 from dreamer_ray.evaluation.intervals import Interval, mean, paired_difference, success_rate
 from dreamer_ray.evaluation.report import ActionShares, Comparison, Dream, Quality, Report, Score, StageTime, text_table, write_report
@@ -41,8 +43,11 @@ Episodes = dict[str, list[EpisodeResult]]
 
 
 def save_evaluation(folder: Path, measured: Measurements, episodes: Episodes) -> None:
-    """Writes what the evaluate stage has found into its folder."""
-    save_file({name: array.contiguous() for name, array in measured.arrays.items()}, folder / "arrays.safetensors")
+    """Writes what the evaluate stage has found into its folder. Raises ``RunError`` where the disk is full."""
+    try:
+        save_file({name: array.contiguous() for name, array in measured.arrays.items()}, folder / "arrays.safetensors")
+    except SafetensorError as error:
+        raise RunError(f"{folder}: not written ({error}); make room and run again without --from: what was played is kept") from error
     results = {variant: [asdict(episode) for episode in played] for variant, played in episodes.items()}
     (folder / "results.json").write_text(json.dumps({"figures": measured.figures, "episodes": results}))
 

@@ -26,6 +26,7 @@ from dreamer_ray.phases.imagination_training import ImaginationTraining
 from dreamer_ray.phases.phase import Phase
 from dreamer_ray.phases.tokenizer_pretraining import TokenizerPretraining
 from dreamer_ray.recipe import Recipe
+from dreamer_ray.run_folder import read_record
 from dreamer_ray.training.checkpoint import Checkpoint, latest_checkpoint
 from dreamer_ray.training.loop import FitConfig
 from dreamer_ray.training.restore import describe_agent, describe_tokenizer, load_heads, restore_agent
@@ -65,10 +66,16 @@ def feed(stage: str, recipe: Recipe, run: Path) -> Feed:
 
 
 def trained(run: Path, stage: str) -> Checkpoint:
-    """The last checkpoint of a finished stage of the run in folder ``run``."""
-    checkpoint = latest_checkpoint(run / stage / "checkpoints")
+    """The last checkpoint of a stage of the run in folder ``run``: the one with which a finished stage ended, or none."""
+    checkpoint, record = latest_checkpoint(run / stage / "checkpoints"), read_record(run / stage)
     if checkpoint is None:
         raise RunError(f"{run / stage}: holds no checkpoint; run the stage {stage} first (--from {stage})")
+    last = record.figures.get("checkpoint") if record else None
+    if last not in (None, checkpoint.fingerprint):
+        raise UserError(
+            f"checkpoint {checkpoint.path}: fingerprint {checkpoint.fingerprint}, but the stage {stage} ended with {last}, which is gone; "
+            f"do it again with --from {stage}"
+        )
     return checkpoint
 
 
@@ -93,7 +100,7 @@ def _tokenizer(recipe: Recipe, run: Path) -> Supervised:
         if section.model.mean_frame:
             tokenizer.set_mean(mean_frame(shards))
         phase = TokenizerPretraining(tokenizer)
-    made_by = describe_tokenizer(tokenizer) | {"parents": {"record": shards.fingerprint}}
+    made_by = describe_tokenizer(tokenizer) | {"parents": {"record": shards.fingerprint}, "recipe": section.model_dump(mode="json")}
     return Supervised(phase, made_by, section.fit)
 
 
@@ -108,7 +115,8 @@ def _new_agent(recipe: Recipe, source: LatentSet, seed: int) -> Agent:
 def _dynamics(recipe: Recipe, run: Path) -> Supervised:
     section, source = recipe.dynamics, latents(run, "train")
     agent = _new_agent(recipe, source, section.fit.seed)
-    made_by = describe_agent(agent, list(source.schema.tasks)) | {"parents": {"encode": source.fingerprint}}
+    made_by = describe_agent(agent, list(source.schema.tasks))
+    made_by |= {"parents": {"encode": source.fingerprint}, "recipe": section.model_dump(mode="json")}
     return Supervised(DynamicsPretraining(agent.dynamics, section.forcing), made_by, section.fit)
 
 
@@ -123,7 +131,8 @@ def _agent(recipe: Recipe, run: Path, *, scratch: bool) -> Supervised:
         with _seeded(section.fit.seed):
             agent = restore_agent(checkpoint)
     agent.requires_grad_(True)
-    made_by = describe_agent(agent, list(source.schema.tasks)) | {"parents": parents}
+    made_by = describe_agent(agent, list(source.schema.tasks))
+    made_by |= {"parents": parents, "recipe": section.model_dump(mode="json", exclude={"scratch"})}
     return Supervised(AgentFinetuning(agent, section.finetuning), made_by, section.fit)
 
 
@@ -132,7 +141,7 @@ def imagination(recipe: Recipe, run: Path) -> tuple[ImaginationTraining, dict[st
     checkpoint = trained(run, "agent")
     with _seeded(recipe.imagination.fit.seed):
         phase = ImaginationTraining(restore_agent(checkpoint), recipe.imagination.loss)
-    return phase, {"imagination": recipe.imagination.model_dump(mode="json"), "parents": {"agent": checkpoint.fingerprint}}
+    return phase, {"parents": {"agent": checkpoint.fingerprint}, "recipe": recipe.imagination.model_dump(mode="json")}
 
 
 def acting_agent(run: Path, variant: str) -> Agent:

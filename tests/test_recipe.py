@@ -30,6 +30,8 @@ def test_shipped_recipes_are_valid_and_named_after_their_file(path):
         ("evaluation.dream_frames=500", ("evaluation.dream_frames", "515 frames")),
         ("dynamics.model.transformer.context=1", ("dynamics.model.transformer.context = 1",)),
         ("dynamics.batches.seed=-1", ("dynamics.batches.seed = -1",)),
+        ("evaluation.seed=5", ("evaluation.seed = 5", "1000000")),
+        ("dynamics.fit.optimizer.betas=[0.9, 1.5]", ("dynamics.fit.optimizer.betas",)),
         ("imagination.dreams_per_call=5", ("dreams_per_call = 5", "batch_size = 32")),
     ],
 )

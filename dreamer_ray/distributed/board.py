@@ -5,9 +5,10 @@ workers --report(done, figures)--> Board <--read-- driver's watcher --> console,
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import ray
+from ray.exceptions import RayActorError
 
 from dreamer_ray.distributed import Actor
 from dreamer_ray.distributed.failures import plain
@@ -50,9 +51,10 @@ def watched(progress: Progress) -> Iterator[Actor]:
 
     def watch() -> None:
         while not ended.wait(2):
-            done, _ = ray.wait([state := board.read.remote()], timeout=2)
-            if done:
-                progress.update(*ray.get(state))
+            with suppress(RayActorError):  # a lost board is told of where its results are read
+                done, _ = ray.wait([state := board.read.remote()], timeout=2)
+                if done:
+                    progress.update(*ray.get(state))
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()

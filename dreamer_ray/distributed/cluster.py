@@ -13,6 +13,7 @@ import ray
 from ray.data import DataContext
 
 from dreamer_ray.errors import UserError
+from dreamer_ray.loopback import named_cluster
 from dreamer_ray.recipe import LEAST_OBJECT_STORE_MB, ClusterSection
 
 log = logging.getLogger("dreamer_ray")
@@ -27,8 +28,7 @@ LEAST_CPUS = 4
 def cluster(config: ClusterSection) -> Iterator[None]:
     """A connected Ray inside the ``with``; shut down or left behind it."""
     _quiet()
-    address = os.environ.get("RAY_ADDRESS")
-    if address:
+    if address := named_cluster():
         _join(address)
     else:
         _start(config)
@@ -49,7 +49,7 @@ def _quiet() -> None:
 def _join(address: str) -> None:
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
-    except ConnectionError as error:
+    except (ConnectionError, ValueError) as error:
         raise UserError(f"RAY_ADDRESS = {address}: no Ray cluster answers there; start one, or unset it to use this machine") from error
     there = ray.cluster_resources().get("object_store_memory", 0) / 2**20
     if there < LEAST_OBJECT_STORE_MB:

@@ -16,7 +16,7 @@ from dreamer_ray.distributed.failures import plain
 from dreamer_ray.distributed.ingest import record
 from dreamer_ray.distributed.learner import imagine_and_learn
 from dreamer_ray.distributed.train import train
-from dreamer_ray.measure import Measurements, measure
+from dreamer_ray.measure import Measurements, measure, refuse_poor_data
 from dreamer_ray.progress import Progress
 from dreamer_ray.recipe import Recipe
 from dreamer_ray.report import report, save_evaluation
@@ -46,7 +46,9 @@ def _with_plain_errors(executor: Executor) -> Executor:
 
 def _record(context: StageContext) -> dict[str, Any]:
     config = context.recipe.data.crafter
-    return record(context.recipe, context.run, Progress("record", config.episodes + config.holdout_episodes, "episodes"))
+    figures = record(context.recipe, context.run, Progress("record", config.episodes + config.holdout_episodes, "episodes"))
+    refuse_poor_data(context.recipe, context.run)
+    return figures
 
 
 def _train(context: StageContext) -> dict[str, Any]:

@@ -70,8 +70,11 @@ def dream_windows(tokenizer: Tokenizer, dynamics: Dynamics, clip: Clip, *, conte
     return Dreams(truth[:, context:], reconstruction[:, context:], dreamed, shuffled, truth[:, before], reconstruction[:, before])
 
 
-def dream_figures(dreams: Dreams) -> dict[str, float]:
-    """Errors of the first and of the last dreamed frame beside copying the last real frame, and how much the actions matter."""
+def dream_figures(dreams: Dreams, *, tile: int) -> dict[str, float]:
+    """Errors of the first and of the last dreamed frame beside copying the last real frame, and how much the actions matter.
+
+    ``tile`` is the side of the squares, in pixels, of which those that changed are also looked at alone.
+    """
     figures: dict[str, float] = {}
     for t in (0, dreams.truth.shape[1] - 1):
         at = f"at_{t + 1}"
@@ -81,7 +84,7 @@ def dream_figures(dreams: Dreams) -> dict[str, float]:
         figures[f"error_over_copy_{at}"] = float(error / copied)
         seen, seen_last = dreams.reconstruction[:, t], dreams.last_reconstruction[:, 0]
         figures[f"error_over_copy_in_reconstruction_{at}"] = float(F.mse_loss(dreamed, seen) / F.mse_loss(seen_last, seen))
-        changed = changed_tiles(last, truth)
+        changed = changed_tiles(last, truth, tile)
         for name, of, copy in (("", truth, last), ("_in_reconstruction", seen, seen_last)):
             figures[f"error_over_copy{name}_on_changed_tiles_{at}"] = float(_mse(dreamed, of, changed) / _mse(copy, of, changed))
         figures[f"action_following_{at}"] = float(F.mse_loss(dreams.shuffled[:, t], truth) / error)

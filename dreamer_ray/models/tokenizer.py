@@ -34,7 +34,7 @@ class TokenizerConfig(Config):
     random_crop: int = Field(default=0, ge=0)
     """In training shift pictures by up to this many pixels, the border repeated; 0 is off."""
     perceptual: Literal["lpips_alex", "lite0", "none"] = "lpips_alex"
-    perceptual_weight: float = 0.2
+    perceptual_weight: float = Field(default=0.2, ge=0)
     perceptual_share: float = Field(default=0.5, gt=0, le=1)
     """Share of the pictures of a batch on which the perceptual term is computed."""
     perceptual_weights: str | None = None

@@ -20,7 +20,7 @@ class TransformerConfig(Config):
     heads: int = Field(gt=0)
     kv_heads: int = Field(gt=0)
     """Grouped-query attention where smaller than ``heads``."""
-    mlp_ratio: float = 4.0
+    mlp_ratio: float = Field(default=4.0, gt=0)
     """Hidden width of the SwiGLU over ``width``."""
     time_every: int = Field(default=4, gt=0)
     """Layers ``time_every - 1``, ``2 time_every - 1``, ... (from 0) attend over time instead of space."""
@@ -28,7 +28,7 @@ class TransformerConfig(Config):
     """C: a frame attends to itself and the C - 1 frames before it."""
     rope: bool = True
     """Rotary positions in the space layers; the time layers always have them."""
-    soft_cap: float | None = 50.0
+    soft_cap: float | None = Field(default=50.0, gt=0)
 
     @model_validator(mode="after")
     def _heads_fit(self) -> "TransformerConfig":

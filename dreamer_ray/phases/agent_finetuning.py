@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -22,10 +23,10 @@ class FinetuningConfig(ForcingConfig):
 
     relevant_signal: Literal["sampled", "context"] = "sampled"
     """Signal of task-relevant rows: drawn as in pretraining (paper), or that at which the agent acts."""
-    dynamics_weight: float = 1.0
-    policy_weight: float = 1.0
-    reward_weight: float = 1.0
-    continue_weight: float = 1.0
+    dynamics_weight: float = Field(default=1.0, ge=0)
+    policy_weight: float = Field(default=1.0, ge=0)
+    reward_weight: float = Field(default=1.0, ge=0)
+    continue_weight: float = Field(default=1.0, ge=0)
 
 
 class AgentFinetuning(Phase):

@@ -20,7 +20,10 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A committed checkpoint folder. ``made_by`` is the configuration of what it contains and the fingerprints of its parents."""
+    """A committed checkpoint folder.
+
+    ``made_by`` is the configuration of what it contains, the recipe's section by which it was trained and the fingerprints of its parents.
+    """
 
     path: Path
     step: int
@@ -49,7 +52,7 @@ class Checkpoint:
         return self.read("weights") | ema
 
 
-_REMEDY = "delete this folder to go on from the checkpoint before it, or redo the stage with --from"
+_REMEDY = "delete this folder to let an unfinished stage go on from the checkpoint before it, or redo the stage with --from"
 
 
 def save_checkpoint(

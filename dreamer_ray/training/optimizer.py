@@ -22,7 +22,7 @@ class OptimizerConfig(Config):
     """On matrices only: not on embeddings' biases, norms and positions."""
     clip: float = Field(default=1.0, gt=0)
     """Largest norm of the gradient."""
-    betas: tuple[float, float] = (0.9, 0.99)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.99)
     rates: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
     """Factors on the learning rate of parameters whose names begin so, such as ``{value: 4}``; 1 for all others."""
 

@@ -87,3 +87,23 @@ def test_missing_perceptual_weights(refused):
 @pytest.mark.parametrize("size", ["10", "99999999"])
 def test_an_object_store_of_an_impossible_size(refused, size):
     assert "object_store_mb" in refused("encode", f"cluster.object_store_mb={size}")
+
+
+def test_a_finished_stage_whose_last_checkpoint_is_gone(copy, refused):
+    checkpoint = latest_checkpoint(copy / "dynamics/checkpoints")
+    assert checkpoint is not None
+    shutil.rmtree(checkpoint.path)
+    said = refused("agent")
+    assert checkpoint.fingerprint in said
+    assert "--from dynamics" in said
+
+
+def test_episodes_too_short_for_a_later_stage(refused):
+    said = refused("record", "data.crafter.length=30", "dynamics.batches.long_length=31", "data.crafter.noise=[1.0]")
+    assert "no clip of 16 frames holds an event" in said or "no episode has" in said
+
+
+@pytest.mark.parametrize("address", ["nonsense", "127.0.0.1:1"])
+def test_an_address_without_a_cluster(refused, monkeypatch, address):
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    assert f"RAY_ADDRESS = {address}" in refused("encode")

@@ -25,7 +25,8 @@ def test_errors_are_set_beside_copying_over_all_and_over_changed_tiles():
     figures = dream_figures(
         Dreams(
             truth=truth, reconstruction=truth - 0.1, dream=truth + 0.1, shuffled=truth + 0.2, last=last, last_reconstruction=picture(0.5)
-        )
+        ),
+        tile=8,
     )
     close = {
         "dream_psnr_at_1": 20.0,
@@ -41,7 +42,7 @@ def test_errors_are_set_beside_copying_over_all_and_over_changed_tiles():
 
 def test_the_first_and_the_last_dreamed_frame_are_measured():
     frames = [torch.cat([picture(v) for v in values], dim=1) for values in ((0.5, 0.5, 0.5), (0.6, 0.9, 0.7))]
-    figures = dream_figures(Dreams(frames[0], frames[0], frames[1], frames[1], picture(0.4), picture(0.4)))
+    figures = dream_figures(Dreams(frames[0], frames[0], frames[1], frames[1], picture(0.4), picture(0.4)), tile=8)
     assert figures["dream_psnr_at_1"] == pytest.approx(20, rel=1e-4)
     assert figures["dream_psnr_at_3"] == pytest.approx(-10 * math.log10(0.04), rel=1e-4)
     assert not any(name.endswith("at_2") for name in figures)

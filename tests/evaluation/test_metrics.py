@@ -49,11 +49,16 @@ def test_block_averages_hold_at_most_the_given_numbers(numbers, cells):
     torch.testing.assert_close(blocks[1, :side, -side:].mean((0, 1)), truth[1, :side, -side:].mean((0, 1)))
 
 
+def test_block_averages_take_the_best_grid_not_the_finest():
+    tiles = pictures(2, 9, 9).repeat_interleave(8, 1).repeat_interleave(8, 2)
+    assert torch.equal(block_averages(tiles, 3 * 12 * 12), tiles)
+
+
 def test_a_tile_counts_as_changed_by_any_pixel_of_any_colour():
     before = pictures(2, 5, 16, 24)
     after = before.clone()
     after[1, 3, 15, 8, 2] += 0.01
-    mask = changed_tiles(before, after)
+    mask = changed_tiles(before, after, 8)
     expected = torch.zeros(2, 5, 16, 24, 1, dtype=torch.bool)
     expected[1, 3, 8:, 8:16] = True
     assert torch.equal(mask, expected)
