@@ -4,7 +4,7 @@ Time is operations over the speed of a matrix product measured here: 2 per param
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -16,9 +16,11 @@ from dreamer_ray.models.dynamics import Dynamics
 from dreamer_ray.models.tokenizer import Tokenizer
 from dreamer_ray.recipe import Recipe
 
-SHARE_OF_PEAK = 0.5
-"""Share of the speed of a big matrix product that training reaches."""
-FRAMES_RECORDED_PER_SECOND = 250.0
+SHARE_OF_PEAK = 0.2
+"""Share of the speed of a big matrix product that the small networks of the shipped recipes reach on two cores."""
+START_SECONDS = 15.0
+"""From the beginning of a stage to its first step: processes start and import."""
+FRAMES_RECORDED_PER_SECOND = 300.0
 """Of the scripted player and the world, by one actor on one core."""
 FRAMES_PLAYED_PER_SECOND = 500.0
 """Of the world alone."""
@@ -56,7 +58,8 @@ class _Sizes:
 def estimate(recipe: Recipe, operations_per_second: float | None = None) -> dict[str, Need]:
     """Needs by stage name; the speed of this machine is measured where it is not given."""
     sizes = _sizes(recipe, operations_per_second or matrix_product_speed())
-    return _data_needs(recipe, sizes) | _training_needs(recipe, sizes) | _acting_needs(recipe, sizes)
+    needs = _data_needs(recipe, sizes) | _training_needs(recipe, sizes) | _acting_needs(recipe, sizes)
+    return {stage: replace(need, seconds=need.seconds + START_SECONDS) for stage, need in needs.items()}
 
 
 def matrix_product_speed(width: int = 1024, seconds: float = 0.2) -> float:
