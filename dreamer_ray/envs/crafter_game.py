@@ -10,7 +10,7 @@ import crafter
 import numpy as np
 from crafter import engine, objects
 
-from dreamer_ray.envs.crafter import NAMES, SEEN, TILES
+from dreamer_ray.envs.crafter import CREATURES, NAMES, SEEN, TILES
 from dreamer_ray.envs.crafter_worlds import generate_world
 
 
@@ -60,7 +60,8 @@ class Game(crafter.Env):
         unit = self._size // self._view
         self._local_view = _LocalView(self._world, self._textures, unit)
         self._item_view = _ItemView(self._textures, self._item_view._grid)  # noqa: SLF001
-        self._codes, self._sem_view = self._sem_view, lambda: None  # else made on every step, for the info that nobody reads
+        self._codes = engine.SemanticView(self._world, [getattr(objects, name.title()) for name in CREATURES])
+        self._sem_view = lambda: None  # Crafter would make one on every step, for the info that nobody reads
 
     def _balance_chunk(self, chunk: tuple[int, int, int, int], objs: Any) -> None:
         in_order_of_birth = [creature for creature in self._world.objects if creature in objs]
