@@ -33,6 +33,7 @@ def cluster(config: ClusterSection) -> Iterator[None]:
     else:
         _start(config)
     try:
+        require_gpus(config)
         yield
     finally:
         ray.shutdown()
@@ -93,4 +94,14 @@ def require_cpus(wanted: float, purpose: str) -> None:
     if there < wanted:
         raise UserError(
             f"{purpose} needs {wanted:g} CPUs, the cluster has {there:g}; raise cluster.cpus or lower cluster.workers and cluster.replicas"
+        )
+
+
+def require_gpus(config: ClusterSection) -> None:
+    """Raises ``UserError`` at once where the cluster could never give the learner workers their GPUs."""
+    wanted, there = config.workers * config.gpus_per_worker, ray.cluster_resources().get("GPU", 0)
+    if there < wanted:
+        raise UserError(
+            f"cluster.workers = {config.workers} with cluster.gpus_per_worker = {config.gpus_per_worker:g} need {wanted:g} GPUs, "
+            f"the cluster has {there:g}; lower these keys (gpus_per_worker = 0 trains on CPUs) or add GPUs"
         )

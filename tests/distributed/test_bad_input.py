@@ -84,6 +84,11 @@ def test_missing_perceptual_weights(refused):
     assert "tokenizer.model.perceptual" in said
 
 
+def test_a_gpu_that_is_not_there(refused):
+    said = refused("encode", "cluster.workers=2", "cluster.gpus_per_worker=100")
+    assert "cluster.gpus_per_worker = 100 need 200 GPUs" in said
+
+
 @pytest.mark.parametrize("size", ["10", "99999999"])
 def test_an_object_store_of_an_impossible_size(refused, size):
     assert "object_store_mb" in refused("encode", f"cluster.object_store_mb={size}")
