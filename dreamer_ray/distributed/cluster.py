@@ -5,6 +5,7 @@ driver --init--> [RAY_ADDRESS set: that cluster] | [else: a Ray of its own, ende
 
 import logging
 import os
+import socket
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ log = logging.getLogger("dreamer_ray")
 
 LOCAL_ENVIRONMENT = {"RAY_prestart_worker_first_driver": "0", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 """No idle worker processes beforehand, and none that waits for the machine to be taken away: their imports slow the start of a stage."""
+KNOCK_SECONDS = 15
 LEAST_CPUS = 4
 """Declared by a local Ray even where there are fewer: one each for the learner and two replicas, and one for what comes beside them."""
 
@@ -49,8 +51,9 @@ def _quiet() -> None:
 
 def _join(address: str) -> None:
     try:
+        _knock(address)
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
-    except (ConnectionError, ValueError) as error:
+    except (OSError, OverflowError, ValueError) as error:
         raise UserError(f"RAY_ADDRESS = {address}: no Ray cluster answers there; start one, or unset it to use this machine") from error
     there = ray.cluster_resources().get("object_store_memory", 0) / 2**20
     if there < LEAST_OBJECT_STORE_MB:
@@ -59,6 +62,13 @@ def _join(address: str) -> None:
             "least; start its nodes with a larger --object-store-memory"
         )
     log.info("joined the Ray cluster at %s: %s", address, _resources())
+
+
+def _knock(address: str) -> None:
+    """Raises ``OSError`` where nothing listens at HOST:PORT; Ray itself would try for a quarter of an hour."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_SECONDS).close()
 
 
 def _start(config: ClusterSection) -> None:
