@@ -3,15 +3,19 @@
 It is imported where a world is made: it brings numba, which the processes that train have no use for.
 """
 
-from functools import lru_cache
+from functools import cache
+from itertools import product
 from typing import Any
 
 import crafter
 import numpy as np
-from crafter import engine, objects
+from crafter import constants, engine, objects
 
 from dreamer_ray.envs.crafter import CREATURES, NAMES, SEEN, TILES
 from dreamer_ray.envs.crafter_worlds import generate_world
+
+AMOUNTS = 11
+"""Amounts of an item that Crafter draws apart: 0 to 9, and one sign for more."""
 
 
 class _LocalView(engine.LocalView):
@@ -37,15 +41,27 @@ class _LocalView(engine.LocalView):
         return self._sleep(canvas) if player.sleeping else canvas
 
 
-class _ItemView(engine.ItemView):
-    """Crafter's picture of the inventory, drawn once for each inventory."""
+@cache
+def _item_tiles(items: tuple[str, ...], grid: tuple[int, int], unit: tuple[int, int]) -> np.ndarray:
+    """Crafter's tile of each item in each amount, uint8 ``[item, amount, x, y, 3]``; the last amount stands for all from there on."""
+    view = engine.ItemView(engine.Textures(constants.root / "assets"), grid)
+    tiles = np.zeros((len(items), AMOUNTS, *unit, 3), np.uint8)
+    for (index, item), amount in product(enumerate(items), range(AMOUNTS)):
+        x, y = index % grid[0] * unit[0], index // grid[0] * unit[1]
+        tiles[index, amount] = view(dict.fromkeys(items, 0) | {item: amount}, unit)[x : x + unit[0], y : y + unit[1]]
+    return tiles
 
-    def __init__(self, textures: engine.Textures, grid: np.ndarray):
-        super().__init__(textures, grid)
-        self._drawn = lru_cache(maxsize=256)(lambda items, unit: super(_ItemView, self).__call__(dict(items), unit))
+
+class _ItemView(engine.ItemView):
+    """Crafter's picture of the inventory, laid out of tiles that were drawn once for all worlds of a process."""
 
     def __call__(self, inventory: dict[str, int], unit: np.ndarray) -> np.ndarray:
-        return self._drawn(tuple(inventory.items()), tuple(unit))
+        grid, side = tuple(self._grid.tolist()), tuple(unit.tolist())
+        tiles = _item_tiles(tuple(inventory), grid, side)
+        cells = np.zeros((grid[0] * grid[1], *side, 3), np.uint8)
+        cells[: len(tiles)] = tiles[np.arange(len(tiles)), np.minimum(list(inventory.values()), AMOUNTS - 1)]
+        columns_first = cells.reshape(grid[1], grid[0], *side, 3).transpose(1, 2, 0, 3, 4)
+        return columns_first.reshape(grid[0] * side[0], grid[1] * side[1], 3)
 
 
 class Game(crafter.Env):
