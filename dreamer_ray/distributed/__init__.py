@@ -7,6 +7,3 @@ Actor = Any
 
 ZERO_COPY_TENSORS = {"env_vars": {"RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": "1"}}
 """Runtime environment of actors that send tensors. Not of all: it makes a process import torch, which Ray's own helpers do without."""
-
-RETURN_MEMORY = {"env_vars": {"MALLOC_MMAP_THRESHOLD_": str(2**20), "MALLOC_TRIM_THRESHOLD_": str(2**28)}}
-"""Runtime environment of actors that mix big and small blocks for long: by glibc's own, rising limits their heap grew by fragments."""

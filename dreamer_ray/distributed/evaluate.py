@@ -10,7 +10,7 @@ from pathlib import Path
 import ray
 import torch
 
-from dreamer_ray.distributed import RETURN_MEMORY, Actor
+from dreamer_ray.distributed import Actor
 from dreamer_ray.distributed.cluster import require_cpus
 from dreamer_ray.distributed.pool import spread
 from dreamer_ray.envs.crafter import CrafterConfig
@@ -62,7 +62,7 @@ def _file(run: Path, variant: str, seeds: list[int]) -> Path:
     return run / "evaluate" / "played" / f"{variant}-{seeds[0]}-{seeds[-1]}.json"
 
 
-@ray.remote(num_cpus=1, max_restarts=-1, runtime_env=RETURN_MEMORY)
+@ray.remote(num_cpus=1, max_restarts=-1)
 class Evaluator:
     """Plays batches of worlds as any variant of the agent."""
 
