@@ -17,6 +17,7 @@ from dreamer_ray.data.shards import ShardSet, open_shards
 from dreamer_ray.envs.crafter import LADDER
 from dreamer_ray.errors import RunError, UserError
 from dreamer_ray.imagination.rollout import imagine
+from dreamer_ray.imagination.sampler import Sampling
 from dreamer_ray.models.agent import Agent
 from dreamer_ray.models.dynamics import Dynamics
 from dreamer_ray.models.tokenizer import Tokenizer
@@ -167,9 +168,9 @@ class Dreamer:
         context = self.contexts.load(update, rank=part, world=self.calls_per_update)
         assert isinstance(context, LatentClip)
         generator = torch.Generator().manual_seed(self.config.fit.seed * 1_000_003 + call)
-        return imagine(
-            self.agent, context, horizon=self.config.horizon, steps=self.config.sampling_steps, generator=generator, version=version
-        )
+        seeds = torch.randint(2**62, (context.latents.shape[0],), generator=generator).tolist()
+        sampling = Sampling(steps=self.config.sampling_steps)
+        return imagine(self.agent, context, horizon=self.config.horizon, sampling=sampling, seeds=seeds, version=version)
 
 
 def join(parts: list[Trajectory]) -> Trajectory:
@@ -191,7 +192,7 @@ def encode_episode(tokenizer: Tokenizer, frames: np.ndarray, chunk: int = 128) -
     A frame sees at most (context - 1) frames back per time layer, so each chunk is encoded with that many frames before it.
     """
     transformer = tokenizer.encoder
-    time_layers = sum(block.axis == "time" for block in transformer.blocks)
+    time_layers = transformer.axes.count("time")
     reach = time_layers * (transformer.config.context - 1)
     parts = []
     for start in range(0, len(frames), chunk):

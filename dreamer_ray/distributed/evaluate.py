@@ -72,13 +72,11 @@ class Evaluator:
 
     def play(self, variant: str, seeds: list[int]) -> list[EpisodeResult]:
         """One episode in each of the worlds ``seeds``."""
-        generator = torch.Generator().manual_seed(seeds[0])
         config = CrafterConfig(size=self.recipe.data.crafter.size, length=self.recipe.evaluation.length)
         if variant == RANDOM:
-            return play(RandomPlayer(generator), seeds, config)
+            return play(RandomPlayer(torch.Generator().manual_seed(seeds[0])), seeds, config)
         tokenizer = restore_tokenizer(trained(self.run, "tokenizer"))
-        session = ActingSession(tokenizer, acting_agent(self.run, variant), batch=len(seeds), generator=generator)
-        return play(session, seeds, config)
+        return play(ActingSession(tokenizer, acting_agent(self.run, variant), seeds=seeds), seeds, config)
 
     def __repr__(self) -> str:
         return "Evaluator"

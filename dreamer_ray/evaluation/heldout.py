@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dreamer_ray.evaluation.metrics import block_averages, changed_tiles, psnr
-from dreamer_ray.imagination.rollout import dream, prefill
+from dreamer_ray.imagination.rollout import dream
+from dreamer_ray.imagination.sampler import Sampling, prefill
 from dreamer_ray.models.agent import Agent
 from dreamer_ray.models.dynamics import Dynamics
 from dreamer_ray.models.tokenizer import Tokenizer
@@ -58,10 +59,10 @@ def dream_windows(tokenizer: Tokenizer, dynamics: Dynamics, clip: Clip, *, conte
     start = LatentClip(latents[:, :context], _frames(clip.notes, slice(0, context)))
     actions: Actions = {name: value[:, context - 1 : -1] for name, value in clip.notes.actions.items()}
     others: Actions = {name: value.roll(1, 0) for name, value in actions.items()}
-    seed = generator.initial_seed()
+    seeds = torch.randint(2**62, (len(latents),), generator=generator).tolist()
 
     def pictures(taken: Actions) -> Tensor:
-        dreamed = dream(dynamics, start, taken, steps=steps, generator=torch.Generator().manual_seed(seed))
+        dreamed = dream(dynamics, start, taken, sampling=Sampling(steps=steps), seeds=seeds)
         return tokenizer.decode(torch.cat([latents[:, :context], dreamed], dim=1))[:, context:].clamp(0, 1)
 
     dreamed, shuffled = pictures(actions), pictures(others)
@@ -99,8 +100,7 @@ def agent_figures(agent: Agent, clip: LatentClip, marginal: Float[Tensor, "k"], 
     prompted task's event happened; its baseline is the constant with the lowest cross-entropy on these very frames.
     """
     notes = clip.notes
-    _, states = prefill(agent.dynamics, clip, generator, agent=agent.prompt(notes.task, clip.latents.shape[1]))
-    assert states is not None
+    states = _states(agent, clip, generator)
     policy, known = agent.policy.now(states), notes.labelled & notes.relevant.unsqueeze(1)
     chosen = notes.actions["action"].long()
     best = policy.components["action"].probs.argmax(-1)  # pyright: ignore[reportAttributeAccessIssue]
@@ -118,9 +118,15 @@ def agent_figures(agent: Agent, clip: LatentClip, marginal: Float[Tensor, "k"], 
 @torch.no_grad()
 def mean_policy(agent: Agent, clip: LatentClip, generator: torch.Generator) -> Float[Tensor, "k"]:
     """Average probability of each action over the frames of ``clip``."""
-    _, states = prefill(agent.dynamics, clip, generator, agent=agent.prompt(clip.notes.task, clip.latents.shape[1]))
+    return agent.policy.now(_states(agent, clip, generator)).components["action"].probs.mean((0, 1))  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _states(agent: Agent, clip: LatentClip, generator: torch.Generator) -> Float[Tensor, "b t d"]:
+    """Agent states of real frames under the clips' own prompts."""
+    noise = torch.randn(clip.latents.shape, generator=generator)
+    states = prefill(agent.dynamics, clip, noise=noise, agent=agent.prompt(clip.notes.task, clip.latents.shape[1]))
     assert states is not None
-    return agent.policy.now(states).components["action"].probs.mean((0, 1))  # pyright: ignore[reportAttributeAccessIssue]
+    return states
 
 
 def action_counts(clip: LatentClip, size: int) -> Float[Tensor, "k"]:

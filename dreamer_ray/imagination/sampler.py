@@ -1,20 +1,43 @@
 """One dreamed frame: K shortcut steps from noise, then a pass that commits the finished frame to the cache (Dreamer 4, section 3.2)."""
 
+from dataclasses import dataclass, replace
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from dreamer_ray.errors import UserError
-from dreamer_ray.models.dynamics import Conditioning, Dynamics, Noising
+from dreamer_ray.models.actions import previous_actions
+from dreamer_ray.models.dynamics import Conditioning, Dynamics, Noising, Prediction
 from dreamer_ray.nn.transformer import TransformerCache
 from dreamer_ray.objectives.shortcut_forcing import corrupt
+from dreamer_ray.types import LatentClip
 
 
-def context_noising(dynamics: Dynamics, rows: int, frames: int) -> Noising:
-    """The (tau, d) pair of finished frames: the context signal at the finest step, a pair that training has seen."""
+@dataclass(frozen=True)
+class Sampling:
+    """How frames are dreamed; may differ from frame to frame."""
+
+    steps: int = 4
+    """K, shortcut steps a frame: a power of two up to the dynamics' k_max."""
+    context_signal: float | None = None
+    """Signal level of finished frames in the cache, 1 - context noise; None is the dynamics' own."""
+    temperature: float = 1.0
+    """Of the policy's actions."""
+    commit: bool = True
+    """Whether a further pass writes the finished frame to the cache; without, the cache keeps what the last of the K steps wrote."""
+
+
+def context_noising(dynamics: Dynamics, rows: int, frames: int, signal: float | None = None) -> Noising:
+    """The (tau, d) pair of finished frames: the context signal at the finest step, a pair that training has seen.
+
+    Raises ``UserError`` for a ``signal`` outside (0, 1).
+    """
+    if signal is not None and not 0 < signal < 1:
+        raise UserError(f"context signal {signal}: expected a level between 0 (noise) and 1 (data)")
     shape, device = (rows, frames), dynamics.positions.device
-    config = dynamics.config
-    return Noising(torch.full(shape, config.context_level, device=device), torch.full(shape, config.finest, device=device))
+    level, finest = dynamics.config.signal_level(signal), dynamics.config.finest
+    return Noising(torch.full(shape, level, device=device), torch.full(shape, finest, device=device))
 
 
 def check_steps(steps: int, k_max: int) -> None:
@@ -30,20 +53,21 @@ def sample_frame(
     *,
     steps: int,
     noise: Float[Tensor, "b 1 l c"],
-) -> Float[Tensor, "b 1 l c"]:
+) -> Prediction:
     """Denoises the current frame from ``noise`` in ``steps`` = K Euler steps: ``z <- z + d (z1^ - z) / (1 - tau)``, d = 1 / K.
 
-    Returns clean latents, standardised. The cache's clock does not move.
+    Returns clean latents, standardised, and the last step's agent states where agent tokens are given; the earlier steps go without
+    them. The cache's clock does not move.
     """
     check_steps(steps, dynamics.config.k_max)
     stride, exponent = dynamics.config.k_max // steps, steps.bit_length() - 1
-    z = noise
+    z, world, prediction = noise, replace(conditioning, agent=None), Prediction(noise, None)
     for i in range(steps):
         shape = (z.shape[0], 1)
         noising = Noising(torch.full(shape, i * stride, device=z.device), torch.full(shape, exponent, device=z.device))
-        clean = dynamics.step(z, noising, conditioning, cache=cache).latents
-        z = z + (clean - z) / (steps - i)
-    return z
+        prediction = dynamics.step(z, noising, conditioning if i == steps - 1 else world, cache=cache)
+        z = z + (prediction.latents - z) / (steps - i)
+    return Prediction(z, prediction.states)
 
 
 def commit_frame(
@@ -53,10 +77,28 @@ def commit_frame(
     *,
     latents: Float[Tensor, "b 1 l c"],
     noise: Float[Tensor, "b 1 l c"],
+    signal: float | None = None,
 ) -> Float[Tensor, "b d"] | None:
     """Writes finished ``latents`` to the cache at the context signal and moves on; returns ``h_t`` where agent tokens were given."""
-    noising = context_noising(dynamics, latents.shape[0], 1)
+    noising = context_noising(dynamics, latents.shape[0], 1, signal)
     noisy = corrupt(latents, noise, noising.tau(dynamics.config.k_max))
     states = dynamics.step(noisy, noising, conditioning, cache=cache).states
     cache.advance()
     return None if states is None else states[:, 0]
+
+
+def prefill(
+    dynamics: Dynamics,
+    context: LatentClip,
+    *,
+    noise: Float[Tensor, "b t l c"],
+    agent: Float[Tensor, "b t a d"] | None = None,
+    cache: TransformerCache | None = None,
+    signal: float | None = None,
+) -> Float[Tensor, "b t d"] | None:
+    """One pass over a context at the context signal, into a new ``cache`` where one is given; returns the agent states of all frames."""
+    clean = dynamics.standardize(context.latents)
+    noising = context_noising(dynamics, *clean.shape[:2], signal=signal)
+    noisy = corrupt(clean, noise, noising.tau(dynamics.config.k_max))
+    actions, labelled = previous_actions(context.notes.actions, context.notes.labelled)
+    return dynamics(noisy, noising, Conditioning(actions, labelled, agent), cache=cache).states

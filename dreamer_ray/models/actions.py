@@ -46,3 +46,13 @@ def previous_actions(actions: Actions, labelled: Bool[Tensor, "b t"]) -> tuple[A
     """
     shifted = {name: torch.cat([torch.zeros_like(value[:, :1]), value[:, :-1]], dim=1) for name, value in actions.items()}
     return shifted, torch.cat([torch.zeros_like(labelled[:, :1]), labelled[:, :-1]], dim=1)
+
+
+def no_actions(space: ActionSpace, rows: int, device: torch.device | str = "cpu") -> Actions:
+    """Zeros ``[b ...]`` in the shapes and types of actions, for frames that none led to."""
+    return {
+        name: torch.zeros(rows, dtype=torch.long, device=device)
+        if isinstance(component, Categorical)
+        else torch.zeros(rows, component.size, device=device)
+        for name, component in space.items()
+    }

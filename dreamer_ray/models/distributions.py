@@ -18,6 +18,15 @@ def _width(component: ActionComponent) -> int:
     return component.size if isinstance(component, Binary | Categorical) else 2 * component.size
 
 
+def draw_count(space: ActionSpace) -> int:
+    """Uniform numbers that decide one action."""
+    return sum(_draws(component) for component in space.values())
+
+
+def _draws(component: ActionComponent) -> int:
+    return 1 if isinstance(component, Categorical) else component.size
+
+
 class ActionDistribution:
     """Independent components: Bernoulli keys, Categorical choices, Normal vectors. Log-probabilities and KL are sums over them (nats)."""
 
@@ -47,19 +56,25 @@ class ActionDistribution:
         """In nats."""
         return torch.stack([self.components[name].entropy() for name in self.space]).sum(0)
 
-    def sample(self, generator: torch.Generator | None = None) -> Actions:
-        """One draw."""
-        return {name: self._draw(component, self.components[name], generator) for name, component in self.space.items()}
+    def sample(self, uniform: Float[Tensor, "*s u"], temperature: float | Tensor = 1.0) -> Actions:
+        """The actions that ``draw_count(space)`` numbers, uniform over [0, 1), decide, by the inverse of each component's distribution.
+
+        Logits are divided and deviations multiplied by ``temperature``; so equal numbers give equal actions on any device and row.
+        """
+        sizes = [_draws(component) for component in self.space.values()]
+        parts = zip(self.space.items(), uniform.split(sizes, dim=-1), strict=True)
+        return {name: self._draw(component, self.components[name], part, temperature) for (name, component), part in parts}
 
     @staticmethod
-    def _draw(component: ActionComponent, distribution: td.Distribution, generator: torch.Generator | None) -> Tensor:
+    def _draw(component: ActionComponent, distribution: td.Distribution, uniform: Tensor, temperature: float | Tensor) -> Tensor:
         if isinstance(component, Binary):
-            return torch.bernoulli(distribution.mean, generator=generator)
+            base = distribution.base_dist  # pyright: ignore[reportAttributeAccessIssue]
+            return (uniform < torch.sigmoid(base.logits / temperature)).float()
         if isinstance(component, Categorical):
-            probs = distribution.probs  # pyright: ignore[reportAttributeAccessIssue]
-            return torch.multinomial(probs.flatten(0, -2), 1, generator=generator).view(probs.shape[:-1])
-        noise = torch.randn(distribution.mean.shape, generator=generator, device=distribution.mean.device)
-        return distribution.mean + distribution.stddev * noise
+            logits = distribution.logits  # pyright: ignore[reportAttributeAccessIssue]
+            below = (logits / temperature).softmax(-1).cumsum(-1)[..., :-1]
+            return (uniform >= below).sum(-1)
+        return distribution.mean + temperature * distribution.stddev * torch.special.ndtri(uniform.clamp(min=1e-7))
 
 
 class TwoHot:

@@ -42,10 +42,9 @@ class DynamicsConfig(Config):
         """Exponent of d_min = 2^-finest."""
         return self.k_max.bit_length() - 1
 
-    @property
-    def context_level(self) -> int:
-        """The context signal in units of 1 / k_max."""
-        return min(max(round(self.context_signal * self.k_max), 1), self.k_max - 1)
+    def signal_level(self, signal: float | None = None) -> int:
+        """``signal``, by default the context signal, in units of 1 / k_max, rounded to a level that training has seen."""
+        return min(max(round((self.context_signal if signal is None else signal) * self.k_max), 1), self.k_max - 1)
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ class PolicyHead(nn.Module):
 
     def now(self, states: Float[Tensor, "*s d"]) -> ActionDistribution:
         """``pi_0(a_t | h_t)`` with leading dimensions ``[*s]``."""
-        return ActionDistribution(self.space, self.net(states).unflatten(-1, (self.distances, -1))[..., 0, :])
+        return ActionDistribution(self.space, self.net.first(states, parameter_count(self.space)))
 
 
 class _TwoHotHead(nn.Module):
@@ -77,7 +77,7 @@ class RewardHead(_TwoHotHead):
 
     def now(self, states: Float[Tensor, "*s d"]) -> TwoHot:
         """``p_0(r_t | h_t)`` with leading dimensions ``[*s]``."""
-        return TwoHot(self._read(states)[..., 0, :], self.bins)
+        return TwoHot(self.net.first(states, len(self.bins)), self.bins)
 
 
 class ValueHead(_TwoHotHead):

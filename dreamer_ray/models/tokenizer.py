@@ -95,8 +95,11 @@ class Tokenizer(nn.Module):
         return torch.tanh(self.bottleneck(y[:, :, self.layout.slice("latents")]))
 
     def decode(self, latents: Float[Tensor, "b t l c"], *, cache: TransformerCache | None = None) -> Float[Tensor, "b t y x 3"]:
-        """Pictures, about 0 to 1 but not clipped. A ``cache`` from ``new_decoder_cache`` continues running sequences by one frame."""
-        x = self.expand(latents)
+        """Pictures, about 0 to 1 but not clipped.
+
+        A ``cache`` from ``new_decoder_cache`` continues running sequences by one frame, or takes in the first frames of new ones.
+        """
+        x = self.expand(latents.to(self.expand.weight.dtype))
         queries = x.new_zeros(*x.shape[:2], self.grid[0] * self.grid[1], x.shape[-1])
         x = torch.cat([queries, x], dim=2) + self.decoder_positions
         y = self._transform(self.decoder, x, self.decoder_mask, cache)
@@ -125,8 +128,8 @@ class Tokenizer(nn.Module):
         return rearrange(pictures, "b t (gy py) (gx px) k -> b t (gy gx) (py px k)", py=self.config.patch, px=self.config.patch)
 
     def _transform(self, transformer: Transformer, x: Tensor, mask: Tensor, cache: TransformerCache | None) -> Tensor:
-        if cache is None:
-            return transformer(x, space_mask=mask)
+        if cache is None or x.shape[1] > 1:
+            return transformer(x, space_mask=mask, cache=cache)
         y = transformer.step(x, cache, space_mask=mask)
         cache.advance()
         return y

@@ -39,6 +39,10 @@ class MLP(nn.Module):
     def forward(self, x: Float[Tensor, "*s d"]) -> Float[Tensor, "*s k"]:
         return self.output(self.hidden(x))
 
+    def first(self, x: Float[Tensor, "*s d"], count: int) -> Float[Tensor, "*s k"]:
+        """The first ``count`` outputs alone."""
+        return F.linear(self.hidden(x), self.output.weight[:count], self.output.bias[:count])
+
 
 Rotary = tuple[Float[Tensor, "*p n e/2"], Float[Tensor, "*p n e/2"]]
 """Cosines and sines of a rotary code."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from dreamer_ray.config import Config
 from dreamer_ray.nn.attention import Attention, RingCache, attend
+from dreamer_ray.nn.frame import FrameBlock, frame_rotary
 from dreamer_ray.nn.layers import Rotary, SwiGLU, rotary_code
 
 
@@ -21,7 +22,7 @@ class TransformerConfig(Config):
     kv_heads: int = Field(gt=0)
     """Grouped-query attention where smaller than ``heads``."""
     mlp_ratio: float = Field(default=4.0, gt=0)
-    """Hidden width of the SwiGLU over ``width``."""
+    """Hidden width of the SwiGLU over ``width``, rounded to a multiple of 16 (other widths make slow matrix products)."""
     time_every: int = Field(default=4, gt=0)
     """Layers ``time_every - 1``, ``2 time_every - 1``, ... (from 0) attend over time instead of space."""
     context: int = Field(gt=0)
@@ -43,41 +44,25 @@ class TransformerConfig(Config):
 class Block(nn.Module):
     """Pre-norm attention over one axis, then a pre-norm SwiGLU."""
 
-    def __init__(self, config: TransformerConfig, axis: str):
+    def __init__(self, config: TransformerConfig):
         super().__init__()
-        self.axis = axis
         self.attention_norm = nn.RMSNorm(config.width, eps=1e-6)
         self.attention = Attention(config.width, heads=config.heads, kv_heads=config.kv_heads, soft_cap=config.soft_cap)
         self.mlp_norm = nn.RMSNorm(config.width, eps=1e-6)
-        self.mlp = SwiGLU(config.width, int(config.mlp_ratio * config.width))
+        self.mlp = SwiGLU(config.width, 16 * max(1, round(config.mlp_ratio * config.width / 16)))
 
     def forward(
-        self, x: Float[Tensor, "b s n d"], rotary: Rotary | None, mask: Tensor | None, cache: "LayerCache | None" = None
+        self, x: Float[Tensor, "b s n d"], rotary: Rotary | None, mask: Tensor | None, ring: RingCache | None = None
     ) -> Float[Tensor, "b s n d"]:
-        """``x`` is ``[b t n d]`` in a space layer and ``[b n t d]`` in a time layer; the attended axis is the third."""
+        """``x`` is ``[b t n d]`` in a space layer and ``[b n t d]`` in a time layer; the attended axis is the third.
+
+        A new ``ring`` takes in the keys and values of a time layer.
+        """
         q, k, v = self.attention.project(self.attention_norm(x), rotary)
-        if cache is not None:
-            k, v = cache.exchange(k, v)
+        if ring is not None:
+            ring.fill(k, v)
         x = x + self.attention.merge(attend(q, k, v, mask=mask, soft_cap=self.attention.soft_cap))
         return x + self.mlp(self.mlp_norm(x))
-
-
-@dataclass
-class LayerCache:
-    """A ring cache together with what this pass does to it."""
-
-    ring: RingCache
-    slots: Int[Tensor, "b"] | None
-    """Where a single new frame goes; None while a context is filled in."""
-
-    def exchange(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Stores the new keys and values and returns those to attend to."""
-        if self.slots is None:
-            self.ring.fill(keys, values)
-            return keys, values
-        self.ring.write(keys, values, self.slots)
-        count = keys.shape[1]
-        return self.ring.keys[:, :count], self.ring.values[:, :count]
 
 
 @dataclass
@@ -92,6 +77,12 @@ class TransformerCache:
         """Ends the current frame in every sequence."""
         self.frame += 1
 
+    def put(self, rows: Int[Tensor, "r"], other: "TransformerCache") -> None:
+        """The sequences in ``rows`` go on where those of ``other`` are."""
+        self.frame[rows] = other.frame
+        for ring, new in zip(self.rings, other.rings, strict=True):
+            ring.keys[rows], ring.values[rows] = new.keys, new.values
+
 
 class Transformer(nn.Module):
     """``config.layers`` blocks over tokens ``[b t n d]`` and a final RMSNorm."""
@@ -99,9 +90,10 @@ class Transformer(nn.Module):
     def __init__(self, config: TransformerConfig):
         super().__init__()
         self.config = config
-        axes = ["time" if (i + 1) % config.time_every == 0 else "space" for i in range(config.layers)]
-        blocks = [Block(config, axis) for axis in axes]
+        self.axes = ["time" if (i + 1) % config.time_every == 0 else "space" for i in range(config.layers)]
+        blocks = [Block(config) for _ in self.axes]
         self.blocks = nn.ModuleList(blocks)
+        self._frame_blocks: list[FrameBlock] = []
         self.norm = nn.RMSNorm(config.width, eps=1e-6)
         for block in blocks:
             for last in (block.attention.output, block.mlp.down):
@@ -112,14 +104,23 @@ class Transformer(nn.Module):
         return [module for module in self.modules() if isinstance(module, Attention)]
 
     def new_cache(self, batch: int, tokens: int, device: torch.device | str = "cpu") -> TransformerCache:
-        """An empty cache for ``batch`` sequences: ``2 * time layers * batch * tokens * kv_heads * context * e`` numbers."""
+        """An empty cache for ``batch`` sequences: ``2 * time layers * batch * tokens * kv_heads * context * e`` numbers.
+
+        Lays out the weights for ``step`` where they are not yet.
+        """
         weight = self.norm.weight
+        if not self._frame_blocks or not all(block.shares_memory() for block in self._frame_blocks):
+            self._frame_blocks = [
+                FrameBlock((b.attention_norm, b.mlp_norm), b.attention, b.mlp) for b in self.blocks if isinstance(b, Block)
+            ]
+        for block in self._frame_blocks:
+            block.refresh()
         head_width = self.config.width // self.config.heads
         shape = (batch, tokens, self.config.kv_heads, self.config.context, head_width)
         rings = [
             RingCache(torch.zeros(shape, dtype=weight.dtype, device=device), torch.zeros(shape, dtype=weight.dtype, device=device))
-            for block in self.blocks
-            if block.axis == "time"
+            for axis in self.axes
+            if axis == "time"
         ]
         return TransformerCache(rings, torch.zeros(batch, dtype=torch.long, device=device))
 
@@ -145,35 +146,36 @@ class Transformer(nn.Module):
             mask = mask.view(1, 1, 1, length, length)
         if cache is not None:
             cache.frame += length
-        return self._run(x, space_mask, (self._rotary(frames), mask), cache, None)
+        time = self._rotary(frames)
+        space = self._rotary(torch.arange(x.shape[2], device=x.device)) if self.config.rope else None
+        hidden = None if space_mask is None else space_mask.unsqueeze(0)
+        rings = iter(cache.rings if cache is not None else ())
+        for axis, block in zip(self.axes, self.blocks, strict=True):
+            if axis == "space":
+                x = block(x, space, hidden)
+            else:
+                x = block(x.transpose(1, 2), time, mask, next(rings, None)).transpose(1, 2)
+        return self.norm(x)
 
+    @torch.no_grad()
     def step(
         self, x: Float[Tensor, "b 1 n d"], cache: TransformerCache, *, space_mask: Bool[Tensor, "n n"] | None = None
     ) -> Float[Tensor, "b 1 n d"]:
-        """One pass over the current frame of each sequence; running it again overwrites the frame until ``cache.advance()``."""
-        window = self.config.context
+        """One pass over the current frame of each sequence; running it again overwrites the frame until ``cache.advance()``.
+
+        For inference only: it has no gradients.
+        """
+        window, tokens = self.config.context, x.shape[2]
         slots = cache.frame % window
         age = (slots.unsqueeze(1) - torch.arange(window, device=x.device)) % window
-        mask = (age <= cache.frame.unsqueeze(1)).view(-1, 1, 1, 1, window)
-        return self._run(x, space_mask, (self._rotary(cache.frame.view(-1, 1, 1, 1)), mask), cache, slots)
+        unfilled = (age > cache.frame.unsqueeze(1)).view(-1, 1, 1, 1, window)
+        time = frame_rotary(self._rotary(cache.frame.unsqueeze(1)), x.dtype)
+        space = frame_rotary(self._rotary(torch.arange(tokens, device=x.device)), x.dtype) if self.config.rope else None
+        hidden = None if space_mask is None else ~space_mask
+        rings, y = iter(cache.rings), x.flatten(0, 2)
+        for axis, block in zip(self.axes, self._frame_blocks, strict=True):
+            y = block.space(y, tokens, space, hidden) if axis == "space" else block.time(y, tokens, time, unfilled, next(rings), slots)
+        return self.norm(y).view_as(x)
 
     def _rotary(self, positions: Tensor) -> Rotary:
         return rotary_code(positions, self.config.width // self.config.heads)
-
-    def _run(
-        self,
-        x: Tensor,
-        space_mask: Tensor | None,
-        time: tuple[Rotary, Tensor],
-        cache: TransformerCache | None,
-        slots: Tensor | None,
-    ) -> Tensor:
-        space_rotary = self._rotary(torch.arange(x.shape[2], device=x.device)) if self.config.rope else None
-        rings = iter(cache.rings if cache is not None else ())
-        for block in self.blocks:
-            if block.axis == "space":
-                x = block(x, space_rotary, None if space_mask is None else space_mask.unsqueeze(0))
-            else:
-                layer = None if cache is None else LayerCache(next(rings), slots)
-                x = block(x.transpose(1, 2), *time, layer).transpose(1, 2)
-        return self.norm(x)

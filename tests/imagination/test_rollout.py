@@ -3,21 +3,25 @@
 import pytest
 import torch
 
-from dreamer_ray.imagination.rollout import dream, imagine, prefill
+from dreamer_ray.imagination.rollout import dream, imagine
+from dreamer_ray.imagination.sampler import Sampling, prefill
+from dreamer_ray.imagination.streams import RandomStreams
+from dreamer_ray.models.distributions import draw_count
 from dreamer_ray.models.dynamics import Conditioning, Noising
 
 ROWS, CONTEXT, HORIZON, STEPS = 3, 6, 7, 2
+SEEDS, SAMPLING, ONE = [7, 8, 9], Sampling(steps=STEPS), Sampling(steps=1)
 
 
 class Slow:
     """Keeps all committed frames and passes over all of them each time."""
 
-    def __init__(self, dynamics, context, generator, prompt=None):
-        self.dynamics, self.prompt = dynamics, prompt
-        self.k_max, self.level = dynamics.config.k_max, dynamics.config.context_level
+    def __init__(self, dynamics, context, streams, prompt=None, signal=None):
+        self.dynamics, self.prompt, self.streams = dynamics, prompt, streams
+        self.k_max, self.level = dynamics.config.k_max, dynamics.config.signal_level(signal)
         clean = dynamics.standardize(context.latents)
         tau = self.level / self.k_max
-        self.noisy = tau * clean + (1 - tau) * torch.randn(clean.shape, generator=generator)
+        self.noisy = tau * clean + (1 - tau) * streams.normal(*clean.shape[1:])
         # Block t holds a_{t-1}; block 0 has none.
         self.actions = {name: torch.cat([value[:, :1] * 0, value[:, :-1]], 1) for name, value in context.notes.actions.items()}
         self.labelled = torch.cat([torch.zeros(ROWS, 1, dtype=torch.bool), context.notes.labelled[:, :-1]], 1)
@@ -34,15 +38,15 @@ class Slow:
         agent = None if self.prompt is None else self.prompt(frames)
         return self.dynamics(noisy, Noising(signals, exponents), Conditioning(self.actions, self.labelled, agent))
 
-    def frame(self, generator, steps):
-        z = torch.randn(ROWS, 1, *self.noisy.shape[2:], generator=generator)
+    def frame(self, steps):
+        z = self.streams.normal(1, *self.noisy.shape[2:])
         for i in range(steps):
             tau, d = i / steps, 1 / steps
             now = torch.cat([self.noisy, z], 1)
             clean = self.whole(now, i * self.k_max // steps, steps.bit_length() - 1).latents[:, -1:]
             z = z + d * (clean - z) / (1 - tau)
         tau = self.level / self.k_max
-        committed = tau * z + (1 - tau) * torch.randn(z.shape, generator=generator)
+        committed = tau * z + (1 - tau) * self.streams.normal(*z.shape[1:])
         self.noisy = torch.cat([self.noisy, committed], 1)
         return z
 
@@ -58,17 +62,19 @@ def agent(tiny):
     return agent
 
 
-def test_a_dream_equals_uncached_passes_with_the_same_draws(tiny, agent):
-    context = tiny.clip(ROWS, CONTEXT)
-    trajectory = imagine(agent, context, horizon=HORIZON, steps=STEPS, generator=tiny.generator(7), version=3)
-    generator = tiny.generator(7)
+@pytest.mark.parametrize("signal", [None, 0.5])
+def test_a_dream_equals_uncached_passes_with_the_same_draws(tiny, agent, signal):
+    context, sampling = tiny.clip(ROWS, CONTEXT), Sampling(steps=STEPS, context_signal=signal, temperature=1.5)
+    trajectory = imagine(agent, context, horizon=HORIZON, sampling=sampling, seeds=SEEDS, version=3)
+    streams = RandomStreams(SEEDS)
     with torch.no_grad():
-        slow = Slow(agent.dynamics, context, generator, lambda frames: agent.prompt(context.notes.task, frames))
+        slow = Slow(agent.dynamics, context, streams, lambda frames: agent.prompt(context.notes.task, frames), signal)
         states, taken = [slow.state()], []
         for _ in range(HORIZON):
-            taken.append(agent.policy.now(states[-1]).sample(generator))
+            uniform = streams.uniform(draw_count(agent.policy.space))
+            taken.append(agent.policy.now(states[-1]).sample(uniform, temperature=1.5))
             slow.act(taken[-1])
-            slow.frame(generator, STEPS)
+            slow.frame(STEPS)
             states.append(slow.state())
     expected = torch.stack(states, 1)
     assert trajectory.states.shape == (ROWS, HORIZON + 1, 16)
@@ -85,13 +91,13 @@ def test_a_dream_equals_uncached_passes_with_the_same_draws(tiny, agent):
 
 def test_a_dream_under_given_actions_equals_uncached_passes(tiny, agent):
     context, actions = tiny.clip(ROWS, CONTEXT), tiny.actions(ROWS, HORIZON, seed=4)
-    found = dream(agent.dynamics, context, actions, steps=STEPS, generator=tiny.generator(7))
-    generator, expected = tiny.generator(7), []
+    found = dream(agent.dynamics, context, actions, sampling=SAMPLING, seeds=SEEDS)
+    expected = []
     with torch.no_grad():
-        slow = Slow(agent.dynamics, context, generator)
+        slow = Slow(agent.dynamics, context, RandomStreams(SEEDS))
         for t in range(HORIZON):
             slow.act({name: value[:, t] for name, value in actions.items()})
-            expected.append(slow.frame(generator, STEPS))
+            expected.append(slow.frame(STEPS))
     assert torch.allclose(found.double(), (torch.cat(expected, 1).double() * 0.5 + 0.1).clamp(-1, 1), atol=1e-4)
     assert found.shape == (ROWS, HORIZON, tiny.latents, tiny.channels)
 
@@ -100,38 +106,42 @@ def test_the_last_action_of_the_context_is_not_taken_again(tiny, agent):
     context, other = tiny.clip(ROWS, CONTEXT), tiny.clip(ROWS, CONTEXT)
     for value, new in zip(other.notes.actions.values(), tiny.actions(ROWS, CONTEXT, seed=8).values(), strict=True):
         value[:, -1] = new[:, -1]
-    one, two = (imagine(agent, c, horizon=3, steps=1, generator=tiny.generator(1)) for c in (context, other))
+    one, two = (imagine(agent, c, horizon=3, sampling=ONE, seeds=SEEDS) for c in (context, other))
     assert torch.equal(one.states, two.states)
     earlier = tiny.clip(ROWS, CONTEXT)
     for value, new in zip(earlier.notes.actions.values(), tiny.actions(ROWS, CONTEXT, seed=8).values(), strict=True):
         value[:, -2] = new[:, -2]
-    assert not torch.allclose(one.states[:, 0], imagine(agent, earlier, horizon=1, steps=1, generator=tiny.generator(1)).states[:, 0])
+    assert not torch.allclose(one.states[:, 0], imagine(agent, earlier, horizon=1, sampling=ONE, seeds=SEEDS).states[:, 0])
 
 
 def test_first_dreamed_frames_follow_their_actions(tiny, agent):
     context, actions = tiny.clip(ROWS, CONTEXT), tiny.actions(ROWS, 4, seed=4)
     changed = {name: value.clone() for name, value in actions.items()}
     changed["mouse"][:, 2] = (changed["mouse"][:, 2] + 1) % 5
-    one, two = (dream(agent.dynamics, context, a, steps=2, generator=tiny.generator(1)) for a in (actions, changed))
+    one, two = (dream(agent.dynamics, context, a, sampling=SAMPLING, seeds=SEEDS) for a in (actions, changed))
     difference = (one - two).abs().amax((0, 2, 3))
     assert bool((difference[:2] == 0).all())
     assert bool((difference[2:] > 1e-5).all())
 
 
 def test_the_task_moves_the_dreamed_choices_only(tiny, agent):
-    context = tiny.clip(ROWS, CONTEXT)
-    cache, states = prefill(agent.dynamics, context, tiny.generator(1), agent=agent.prompt(torch.zeros(ROWS, dtype=torch.long), CONTEXT))
-    other, moved = prefill(agent.dynamics, context, tiny.generator(1), agent=agent.prompt(torch.ones(ROWS, dtype=torch.long), CONTEXT))
+    context, caches, states = tiny.clip(ROWS, CONTEXT), [], []
+    noise = torch.randn(context.latents.shape)
+    for task in (0, 1):
+        caches.append(agent.dynamics.new_cache(ROWS))
+        prompt = agent.prompt(torch.full((ROWS,), task), CONTEXT)
+        states.append(prefill(agent.dynamics, context, noise=noise, agent=prompt, cache=caches[-1]))
     world = slice(0, agent.dynamics.world_tokens)
-    for one, two in zip(cache.rings, other.rings, strict=True):
+    for one, two in zip(caches[0].rings, caches[1].rings, strict=True):
         assert torch.equal(one.keys[:, world], two.keys[:, world])
         assert torch.equal(one.values[:, world], two.values[:, world])
-    assert not torch.allclose(states, moved, atol=1e-3)
-    assert cache.frame.tolist() == [CONTEXT] * ROWS
+    assert not torch.allclose(states[0], states[1], atol=1e-3)
+    assert caches[0].frame.tolist() == [CONTEXT] * ROWS
 
 
-def test_the_generator_decides_the_dream(tiny, agent):
-    context = tiny.clip(ROWS, CONTEXT)
-    one, same, other = (imagine(agent, context, horizon=3, steps=2, generator=tiny.generator(s)) for s in (1, 1, 2))
-    assert torch.equal(one.states, same.states)
-    assert not torch.equal(one.states, other.states)
+def test_the_seed_of_a_row_decides_its_dream(tiny, agent):
+    context = tiny.clip(1, CONTEXT).map(lambda tensor: tensor.expand(ROWS, *tensor.shape[1:]))
+    dreamed = imagine(agent, context, horizon=3, sampling=SAMPLING, seeds=[1, 2, 1]).states
+    assert torch.equal(dreamed[0], dreamed[2])
+    assert not torch.allclose(dreamed[0], dreamed[1], atol=1e-3)
+    assert torch.equal(dreamed, imagine(agent, context, horizon=3, sampling=SAMPLING, seeds=[1, 2, 1]).states)

@@ -54,7 +54,7 @@ def test_signal_and_step_size_that_the_model_is_asked_at(tiny, dynamics, monkeyp
 def test_any_number_of_steps_ends_at_the_same_point_of_a_straight_line_field(tiny, dynamics, monkeypatch, steps):
     clean = _noise(tiny)
     _stub(dynamics, monkeypatch, lambda _: clean)
-    found = sample_frame(dynamics, dynamics.new_cache(2), _conditioning(tiny), steps=steps, noise=_noise(tiny))
+    found = sample_frame(dynamics, dynamics.new_cache(2), _conditioning(tiny), steps=steps, noise=_noise(tiny)).latents
     assert torch.allclose(found, clean, atol=1e-5)
 
 
@@ -69,12 +69,29 @@ def test_the_points_of_a_straight_line_field_lie_on_the_line_from_the_noise(tiny
 
 def test_one_step_is_the_models_prediction(tiny, dynamics):
     cache, noise, conditioning = dynamics.new_cache(2), _noise(tiny), _conditioning(tiny)
-    found = sample_frame(dynamics, cache, conditioning, steps=1, noise=noise)
-    again = sample_frame(dynamics, cache, conditioning, steps=1, noise=noise)
-    finer = sample_frame(dynamics, cache, conditioning, steps=4, noise=noise)
+    found = sample_frame(dynamics, cache, conditioning, steps=1, noise=noise).latents
+    again = sample_frame(dynamics, cache, conditioning, steps=1, noise=noise).latents
+    finer = sample_frame(dynamics, cache, conditioning, steps=4, noise=noise).latents
     assert torch.equal(found, again)
     assert not torch.allclose(found, finer, atol=1e-3)
     assert cache.frame.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("signal", [0.0, 1.0, -0.1, 1.5])
+def test_other_context_signals_are_refused(dynamics, signal):
+    with pytest.raises(UserError, match=f"context signal {signal}: "):
+        context_noising(dynamics, 2, 1, signal)
+
+
+def test_agent_tokens_ride_on_the_last_step_and_change_no_latents(tiny):
+    agent = tiny.agent()
+    cache, noise, world = agent.dynamics.new_cache(2), _noise(tiny), _conditioning(tiny)
+    asked = Conditioning(world.actions, world.labelled, agent.prompt(torch.tensor([0, 1]), 1))
+    plain = sample_frame(agent.dynamics, cache, world, steps=4, noise=noise)
+    found = sample_frame(agent.dynamics, cache, asked, steps=4, noise=noise)
+    assert plain.states is None
+    assert torch.equal(found.latents, plain.latents)
+    assert found.states.shape == (2, 1, 16)
 
 
 @pytest.mark.parametrize("steps", [0, 3, 12, 32, -1])

@@ -5,10 +5,12 @@ import torch
 
 from dreamer_ray.imagination.sampler import context_noising
 from dreamer_ray.imagination.session import ActingSession
+from dreamer_ray.imagination.streams import RandomStreams
+from dreamer_ray.models.distributions import draw_count
 from dreamer_ray.models.dynamics import Conditioning
 from dreamer_ray.objectives.shortcut_forcing import corrupt
 
-ROWS, FRAMES = 3, 11
+ROWS, FRAMES, SEEDS, OTHER_SEEDS = 3, 11, [5, 6, 7], [9, 10, 11]
 
 
 @pytest.fixture
@@ -28,12 +30,17 @@ def _pictures(seed=0):
     return torch.randint(0, 256, (ROWS, FRAMES, 8, 8, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
 
 
+def _restart(session, seeds):
+    for row, seed in enumerate(seeds):
+        session.engine.streams.restart(row, seed)
+
+
 def _first(*rows):
     return torch.tensor([row in rows for row in range(ROWS)])
 
 
-def _play(parts, pictures, *, task=None, begins=None, session=None, seed=5):
-    session = session or ActingSession(*parts, batch=ROWS, generator=torch.Generator().manual_seed(seed))
+def _play(parts, pictures, *, task=None, begins=None, session=None, seeds=SEEDS):
+    session = session or ActingSession(*parts, seeds=seeds)
     task = torch.tensor([0, 1, 2]) if task is None else task
     begins = begins or {0: (0, 1, 2)}
     return [session.act(pictures[:, t], task, first=_first(*begins.get(t, ()))) for t in range(pictures.shape[1])]
@@ -52,27 +59,25 @@ def test_a_row_does_not_depend_on_other_rows(parts, states):
 
 def test_first_is_a_new_session(parts, states):
     pictures, cut = _pictures(), 6
-    generator = torch.Generator().manual_seed(5)
-    session = ActingSession(*parts, batch=ROWS, generator=generator)
+    session = ActingSession(*parts, seeds=SEEDS)
     _play(parts, pictures[:, :cut], session=session)
-    generator.manual_seed(9)
+    _restart(session, OTHER_SEEDS)
     _play(parts, pictures[:, cut:], session=session, begins={0: (0, 1, 2)})
     began = list(states[cut:])
     states.clear()
-    _play(parts, pictures[:, cut:], seed=9)
+    _play(parts, pictures[:, cut:], seeds=OTHER_SEEDS)
     assert all(torch.allclose(one, two, atol=1e-11) for one, two in zip(began, states, strict=True))
 
 
 def test_one_row_begins_anew_and_the_others_go_on(parts, states):
     pictures, cut = _pictures(), 6
-    generator = torch.Generator().manual_seed(5)
-    session = ActingSession(*parts, batch=ROWS, generator=generator)
+    session = ActingSession(*parts, seeds=SEEDS)
     _play(parts, pictures[:, :cut], session=session)
-    generator.manual_seed(9)
+    _restart(session, OTHER_SEEDS)
     _play(parts, pictures[:, cut:], session=session, begins={0: (1,)})
     mixed = list(states)
     states.clear()
-    _play(parts, pictures[:, cut:], seed=9)
+    _play(parts, pictures[:, cut:], seeds=OTHER_SEEDS)
     assert all(torch.allclose(one[1], two[1], atol=1e-11) for one, two in zip(mixed[cut:], states, strict=True))
     assert not torch.allclose(mixed[cut][0], states[0][0], atol=1e-3)
 
@@ -81,13 +86,13 @@ def test_states_are_those_of_one_pass_over_the_episode(parts, states):
     tokenizer, agent = parts
     pictures, task = _pictures(), torch.tensor([0, 1, 2])
     taken = _play(parts, pictures)
-    dynamics, generator = agent.dynamics, torch.Generator().manual_seed(5)
+    dynamics, streams = agent.dynamics, RandomStreams(SEEDS)
     with torch.no_grad():
         clean = dynamics.standardize(tokenizer.encode(pictures))
         noise = []
-        for t in range(FRAMES):
-            noise.append(torch.randn(clean[:, :1].shape, generator=generator))
-            agent.policy.now(states[t]).sample(generator)
+        for _ in range(FRAMES):
+            noise.append(streams.normal(1, *clean.shape[2:]))
+            streams.uniform(draw_count(agent.policy.space))
         noising = context_noising(dynamics, ROWS, FRAMES)
         noisy = corrupt(clean, torch.cat(noise, 1), noising.tau(dynamics.config.k_max))
         # The block of frame t holds the action taken at frame t - 1; the first block has none.
@@ -104,5 +109,5 @@ def test_actions_have_the_shapes_of_the_space(parts):
 
 
 def test_acting_samples(parts):
-    draws = {tuple(_play(parts, _pictures()[:, :2], seed=seed)[1]["mouse"].tolist()) for seed in range(12)}
+    draws = {tuple(_play(parts, _pictures()[:, :2], seeds=[seed] * ROWS)[1]["mouse"].tolist()) for seed in range(12)}
     assert len(draws) > 3

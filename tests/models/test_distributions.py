@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from dreamer_ray.models.distributions import ActionDistribution, parameter_count
+from dreamer_ray.models.distributions import ActionDistribution, draw_count, parameter_count
 from dreamer_ray.types import Binary, Categorical, Continuous
 
 SPACE = {"keys": Binary(size=3), "mouse": Categorical(size=5), "arm": Continuous(size=2)}
@@ -53,15 +53,34 @@ def test_entropy_of_uniform_choices():
 
 def test_samples_have_the_frequencies_of_the_distribution():
     logits = torch.tensor([1.0, -1.0, 0.0, 0.0, 1.0, 2.0, -1.0, 0.0, 0.5, -0.5, 0.3, 1.0])
-    draws = ActionDistribution(SPACE, logits.expand(20_000, 12)).sample(torch.Generator().manual_seed(0))
+    draws = ActionDistribution(SPACE, logits.expand(20_000, 12)).sample(torch.rand(20_000, draw_count(SPACE)))
     assert torch.allclose(draws["keys"].mean(0), torch.sigmoid(logits[:3]), atol=0.02)
     assert torch.allclose(draws["mouse"].bincount(minlength=5) / 20_000, logits[3:8].softmax(0), atol=0.02)
     assert torch.allclose(draws["arm"].mean(0), logits[8:10], atol=0.05)
     assert torch.allclose(draws["arm"].std(0), torch.nn.functional.softplus(logits[10:] + 0.5) + 0.01, atol=0.05)
 
 
-def test_the_generator_alone_decides_the_draws():
-    one, same, other = (_distribution().sample(torch.Generator().manual_seed(seed)) for seed in (3, 3, 4))
+@pytest.mark.parametrize(("temperature", "sharpness"), [(0.5, 2.0), (2.0, 0.5)])
+def test_temperature_divides_logits_and_multiplies_deviations(temperature, sharpness):
+    logits, uniform = torch.tensor([1.0, -1.0, 0.0, 0.0, 1.0, 2.0, -1.0, 0.0, 0.5, -0.5, 0.3, 1.0]), torch.rand(20_000, draw_count(SPACE))
+    draws = ActionDistribution(SPACE, logits.expand(20_000, 12)).sample(uniform, temperature)
+    assert torch.allclose(draws["keys"].mean(0), torch.sigmoid(sharpness * logits[:3]), atol=0.02)
+    assert torch.allclose(draws["mouse"].bincount(minlength=5) / 20_000, (sharpness * logits[3:8]).softmax(0), atol=0.02)
+    scale = torch.nn.functional.softplus(logits[10:] + 0.5) + 0.01
+    assert torch.allclose(draws["arm"].std(0), temperature * scale, atol=0.1)
+
+
+def test_the_uniform_numbers_alone_decide_the_draws():
+    uniform, changed = torch.rand(2, 3, draw_count(SPACE)), torch.rand(2, 3, draw_count(SPACE))
+    one, same, other = (_distribution().sample(numbers) for numbers in (uniform, uniform, changed))
+    assert draw_count(SPACE) == 3 + 1 + 2
     assert all(torch.equal(one[name], same[name]) for name in SPACE)
     assert any(not torch.equal(one[name], other[name]) for name in SPACE)
     assert {name: tuple(value.shape) for name, value in one.items()} == {"keys": (2, 3, 3), "mouse": (2, 3), "arm": (2, 3, 2)}
+
+
+@pytest.mark.parametrize("number", [0.0, 1 - 2**-24])
+def test_the_outermost_uniform_numbers_give_possible_actions(number):
+    drawn = _distribution().sample(torch.full((2, 3, draw_count(SPACE)), number))
+    assert bool(((drawn["mouse"] >= 0) & (drawn["mouse"] < 5)).all())
+    assert bool(drawn["arm"].isfinite().all())

@@ -271,7 +271,7 @@ def test_standardising_is_a_switch_and_dead_channels_do_not_blow_up(tiny):
 @pytest.mark.parametrize(("signal", "k_max", "level"), [(0.9, 64, 58), (0.9, 8, 7), (0.99, 8, 7), (0.01, 8, 1)])
 def test_context_signal_is_rounded_to_a_trained_level(tiny, signal, k_max, level):
     config = DynamicsConfig(transformer=tiny.transformer_config(), context_signal=signal, k_max=k_max)
-    assert config.context_level == level
+    assert config.signal_level() == level
     assert 2**config.finest == k_max
 
 

@@ -23,8 +23,7 @@ def _step(model, x, cache):
 
 
 def test_time_layers_stand_at_every_fourth_place(tiny):
-    axes = [block.axis for block in _transformer(tiny, layers=8, time_every=4).blocks]
-    assert axes == ["space", "space", "space", "time"] * 2
+    assert _transformer(tiny, layers=8, time_every=4).axes == ["space", "space", "space", "time"] * 2
 
 
 def test_a_frame_changes_nothing_before_it_and_something_after_it(tiny):

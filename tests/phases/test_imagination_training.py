@@ -26,7 +26,7 @@ def _episodes(agent, kinds, generator, *, continues):
     which = torch.randint(0, CHOICES, (ROWS, LENGTH + 1), generator=generator)
     states = kinds[which]
     with torch.no_grad():
-        actions = agent.policy.now(states[:, :-1]).sample(generator)
+        actions = agent.policy.now(states[:, :-1]).sample(torch.rand(ROWS, LENGTH, 1, generator=generator))
     rewards = (actions["action"] == which[:, :-1]).float()
     going_on = (torch.rand(ROWS, LENGTH, generator=generator) < continues).float()
     return Trajectory(states, actions, rewards, going_on, torch.zeros(ROWS, dtype=torch.long), 0)

@@ -1,0 +1,148 @@
+"""The dream engine: a running batch of worlds of static shape, advanced frame by frame, for imagination, evaluation and play alike.
+
+    join (a context, in one pass) --> dream (K shortcut passes, the commit pass: states, heads; decoder) | observe (a real frame) --> leave
+
+A world lives in a slot. Slots share every pass and nothing else: neither neighbours nor the slot change what is dreamed there.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from dreamer_ray.errors import UserError
+from dreamer_ray.imagination.sampler import Sampling, commit_frame, prefill, sample_frame
+from dreamer_ray.imagination.streams import RandomStreams
+from dreamer_ray.models.agent import Agent
+from dreamer_ray.models.distributions import draw_count
+from dreamer_ray.models.dynamics import Conditioning, Dynamics
+from dreamer_ray.models.tokenizer import Tokenizer
+from dreamer_ray.types import Actions, LatentClip
+
+DEFAULT = Sampling()
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What the agent makes of a frame."""
+
+    states: Float[Tensor, "b d"]
+    """``h_t``, on which the policy acts next."""
+    rewards: Float[Tensor, "b"]
+    """Expectation of ``r_t``, which arrives with the frame."""
+    continues: Float[Tensor, "b"]
+    """Probability that the episode goes on at the frame."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One frame of every slot; what stands in a free slot means nothing."""
+
+    latents: Float[Tensor, "b l c"]
+    """Clean latents of the tokenizer."""
+    actions: Actions
+    """``a_{t-1}``, which led to the frame."""
+    judgement: Judgement | None
+    """None without an agent."""
+    pictures: Float[Tensor, "b y x 3"] | None
+    """In 0 .. 1; None without a tokenizer."""
+
+
+class DreamEngine:
+    """``slots`` worlds of one dynamics. An ``agent`` acts in them and judges them; a ``tokenizer`` decodes every frame.
+
+    Nothing grows while it runs. Numbers in memory: the weights; ``2 * time layers * slots * tokens * kv_heads * context * head width``
+    for the cache of the dynamics and for that of the decoder; the activations of one pass over one frame of all slots, or over the
+    contexts that join together where these are longer.
+    """
+
+    def __init__(self, dynamics: Dynamics, *, slots: int, agent: Agent | None = None, tokenizer: Tokenizer | None = None):
+        self.dynamics, self.agent, self.tokenizer = dynamics, agent, tokenizer
+        self.device = dynamics.positions.device
+        self.cache = dynamics.new_cache(slots)
+        self.decoder_cache = None if tokenizer is None else tokenizer.new_decoder_cache(slots)
+        self.streams = RandomStreams([0] * slots, self.device)
+        self.task = torch.zeros(slots, dtype=torch.long, device=self.device)
+        self.states = torch.zeros(slots, dynamics.config.transformer.width, dtype=dynamics.positions.dtype, device=self.device)
+        """``h_t`` of the newest frame of each slot."""
+        self.free = list(range(slots))
+
+    @torch.no_grad()
+    def join(self, context: LatentClip, seeds: Sequence[int], *, sampling: Sampling = DEFAULT) -> list[int]:
+        """Begins a world after each row of ``context`` and returns their slots; a world's random numbers are those of its seed.
+
+        Raises ``UserError`` where fewer slots are free.
+        """
+        rows, device = context.latents.shape[0], self.device
+        if rows > len(self.free):
+            raise UserError(f"{rows} worlds cannot join: {len(self.free)} of {len(self.streams.rows)} slots are free")
+        slots, self.free = self.free[:rows], self.free[rows:]
+        for slot, seed in zip(slots, seeds, strict=True):
+            self.streams.restart(slot, seed)
+        where = torch.tensor(slots, device=device)
+        self.task = self.task.index_copy(0, where, context.notes.task)
+        cache, noise = self.dynamics.new_cache(rows), self.streams.normal(*context.latents.shape[1:], rows=slots)
+        prompt, signal = self._prompt(context.notes.task, context.latents.shape[1]), sampling.context_signal
+        states = prefill(self.dynamics, context, noise=noise, agent=prompt, cache=cache, signal=signal)
+        self.cache.put(where, cache)
+        if states is not None:
+            self.states = self.states.index_copy(0, where, states[:, -1])  # in place it would change frames handed out
+        if self.tokenizer is not None and self.decoder_cache is not None:
+            cache = self.tokenizer.new_decoder_cache(rows)
+            self.tokenizer.decode(context.latents, cache=cache)
+            self.decoder_cache.put(where, cache)
+        return slots
+
+    def leave(self, slots: Sequence[int]) -> None:
+        """Ends the worlds in ``slots``, which others may join then."""
+        self.free = sorted({*self.free, *slots})
+
+    def act(self, *, sampling: Sampling = DEFAULT) -> Actions:
+        """Actions ``[b ...]`` that the policy draws on the newest frames."""
+        assert self.agent is not None, "an engine without an agent does not act"
+        uniform = self.streams.uniform(draw_count(self.dynamics.actions.space))
+        with torch.no_grad():
+            return self.agent.policy.now(self.states).sample(uniform, sampling.temperature)
+
+    @torch.no_grad()
+    def dream(self, actions: Actions, *, sampling: Sampling = DEFAULT) -> Frame:
+        """The next frame of every slot under ``actions [b ...]``."""
+        shape = (1, *self.dynamics.latent_mean.shape)
+        known = torch.ones(len(self.task), 1, dtype=torch.bool, device=self.device)
+        told = Conditioning({name: value.unsqueeze(1) for name, value in actions.items()}, known)
+        asked = Conditioning(told.actions, known, self._prompt(self.task, 1))
+        first = told if sampling.commit else asked
+        done = sample_frame(self.dynamics, self.cache, first, steps=sampling.steps, noise=self.streams.normal(*shape))
+        if sampling.commit:
+            noise, signal = self.streams.normal(*shape), sampling.context_signal
+            states = commit_frame(self.dynamics, self.cache, asked, latents=done.latents, noise=noise, signal=signal)
+        else:
+            self.cache.advance()
+            states = None if done.states is None else done.states[:, 0]
+        return self._frame(self.dynamics.restore(done.latents), actions, states)
+
+    @torch.no_grad()
+    def observe(
+        self, latents: Float[Tensor, "b 1 l c"], actions: Actions, known: Bool[Tensor, "b"], *, sampling: Sampling = DEFAULT
+    ) -> None:
+        """Takes ``latents`` of the tokenizer as the next frame of every slot, led to by ``actions`` where ``known``."""
+        clean = self.dynamics.standardize(latents)
+        told = Conditioning({name: value.unsqueeze(1) for name, value in actions.items()}, known.unsqueeze(1), self._prompt(self.task, 1))
+        noise = self.streams.normal(*clean.shape[1:])
+        states = commit_frame(self.dynamics, self.cache, told, latents=clean, noise=noise, signal=sampling.context_signal)
+        if states is not None:
+            self.states = states
+
+    def _prompt(self, task: Tensor, frames: int) -> Tensor | None:
+        return None if self.agent is None else self.agent.prompt(task, frames)
+
+    def _frame(self, latents: Float[Tensor, "b 1 l c"], actions: Actions, states: Tensor | None) -> Frame:
+        judgement = pictures = None
+        if self.agent is not None and states is not None:
+            self.states = states
+            judgement = Judgement(states, self.agent.reward.now(states).mean, self.agent.continues.probability(states))
+        if self.tokenizer is not None:
+            pictures = self.tokenizer.decode(latents, cache=self.decoder_cache)[:, 0].clamp(0, 1)
+        return Frame(latents[:, 0], actions, judgement, pictures)
