@@ -73,12 +73,14 @@ class DreamEngine:
     def join(self, context: LatentClip, seeds: Sequence[int], *, sampling: Sampling = DEFAULT) -> list[int]:
         """Begins a world after each row of ``context`` and returns their slots; a world's random numbers are those of its seed.
 
-        Raises ``UserError`` where fewer slots are free.
+        Raises ``UserError`` where fewer slots are free or seeds are not as many as rows; no slot is taken then.
         """
         rows, device = context.latents.shape[0], self.device
+        if len(seeds) != rows:
+            raise UserError(f"{rows} worlds cannot join with {len(seeds)} seeds: each has its own")
         if rows > len(self.free):
             raise UserError(f"{rows} worlds cannot join: {len(self.free)} of {len(self.streams.rows)} slots are free")
-        slots, self.free = self.free[:rows], self.free[rows:]
+        slots = self.free[:rows]
         for slot, seed in zip(slots, seeds, strict=True):
             self.streams.restart(slot, seed)
         where = torch.tensor(slots, device=device)
@@ -93,6 +95,7 @@ class DreamEngine:
             cache = self.tokenizer.new_decoder_cache(rows)
             self.tokenizer.decode(context.latents, cache=cache)
             self.decoder_cache.put(where, cache)
+        self.free = self.free[rows:]
         return slots
 
     def leave(self, slots: Sequence[int]) -> None:

@@ -49,12 +49,12 @@ class FrameBlock:
         return self._finish(x, merged)
 
     def time(
-        self, x: Float[Tensor, "r d"], tokens: int, rotary: Rotary, hidden: Bool[Tensor, "b 1 1 1 w"], cache: RingCache, slots: Tensor
-    ) -> Tensor:
-        """Attention of each token to its own index in the frames of the ring, the newest written to ``slots`` first."""
+        self, x: Float[Tensor, "r d"], tokens: int, rotary: Rotary, hidden: Bool[Tensor, "b 1 1 1 w"], ring: RingCache, slots: Tensor
+    ) -> Float[Tensor, "r d"]:
+        """Attention of each token to its own index in the frames of the ``ring``, the newest written to ``slots`` first."""
         q, k, v = self._project(x, tokens, rotary)
-        cache.write(k.unsqueeze(3), v.unsqueeze(3), slots)
-        keys, values = cache.keys[:, :tokens], cache.values[:, :tokens]
+        ring.write(k.unsqueeze(3), v.unsqueeze(3), slots)
+        keys, values = ring.keys[:, :tokens], ring.values[:, :tokens]
         scores = q.unflatten(2, (self.groups, -1)) @ keys.transpose(-1, -2)
         return self._finish(x, self._weights(scores, hidden) @ values)
 

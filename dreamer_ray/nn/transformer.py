@@ -106,7 +106,8 @@ class Transformer(nn.Module):
     def new_cache(self, batch: int, tokens: int, device: torch.device | str = "cpu") -> TransformerCache:
         """An empty cache for ``batch`` sequences: ``2 * time layers * batch * tokens * kv_heads * context * e`` numbers.
 
-        Lays out the weights for ``step`` where they are not yet.
+        Lays out the weights for ``step`` where they are not yet, and reads the scales of its queries and keys: weights that are loaded
+        later are for new caches.
         """
         weight = self.norm.weight
         if not self._frame_blocks or not all(block.shares_memory() for block in self._frame_blocks):
@@ -148,11 +149,11 @@ class Transformer(nn.Module):
             cache.frame += length
         time = self._rotary(frames)
         space = self._rotary(torch.arange(x.shape[2], device=x.device)) if self.config.rope else None
-        hidden = None if space_mask is None else space_mask.unsqueeze(0)
+        seen = None if space_mask is None else space_mask.unsqueeze(0)
         rings = iter(cache.rings if cache is not None else ())
         for axis, block in zip(self.axes, self.blocks, strict=True):
             if axis == "space":
-                x = block(x, space, hidden)
+                x = block(x, space, seen)
             else:
                 x = block(x.transpose(1, 2), time, mask, next(rings, None)).transpose(1, 2)
         return self.norm(x)

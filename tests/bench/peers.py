@@ -36,7 +36,7 @@ def _ours(kind: str) -> Job:
     from dreamer_ray.training.optimizer import OptimizerConfig, make_optimizer
     from dreamer_ray.types import Annotations, Categorical, LatentClip
 
-    plain = kind == "train"  # the features of the fastest peer: no soft-cap, no rotary positions in space
+    plain = kind in TRAIN  # the features of the fastest peer: no soft-cap, no rotary positions in space
     transformer = TransformerConfig(
         width=WIDTH, layers=LAYERS, heads=HEADS, kv_heads=HEADS, mlp_ratio=8 / 3, time_every=TIME_EVERY, context=CONTEXT,
         rope=not plain, soft_cap=None if plain else 50.0,
@@ -117,7 +117,7 @@ def _hansen(kind: str) -> Job:
 def _lucidrains(kind: str) -> Job:
     import torch
 
-    library = torch.library.Library("torchvision", "DEF")  # torchvision's wheel is built for CUDA
+    library = torch.library.Library("torchvision", "DEF")  # as objectives/lpips.py, which this interpreter lacks
     library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     from dreamer4.dreamer4 import DynamicsWorldModel  # pyright: ignore[reportMissingImports]

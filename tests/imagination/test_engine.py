@@ -71,6 +71,15 @@ def test_worlds_join_and_leave_a_running_batch(tiny, parts):
     _same(last, 0, _alone(parts, _row(context, 2), 3))
 
 
+def test_a_refused_world_takes_no_slot(tiny, parts):
+    engine = _engine(parts, 2)
+    with pytest.raises(UserError, match="2 worlds cannot join with 1 seeds"):
+        engine.join(tiny.clip(2, CONTEXT), [1])
+    with pytest.raises(UserError, match="context signal"):
+        engine.join(tiny.clip(2, CONTEXT), [1, 2], sampling=Sampling(context_signal=2.0))
+    assert engine.join(tiny.clip(2, CONTEXT), [1, 2]) == [0, 1]
+
+
 def test_pictures_are_those_of_one_pass_of_the_decoder(tiny, parts):
     context = tiny.clip(1, CONTEXT).map(lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)
     frames = _alone(parts, context, 1)
