@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from dreamer_ray.nn.layers import Rotary, rotate
+from dreamer_ray.nn.layers import RMSNorm, Rotary, rms_norm, rotate
 
 
 @dataclass
@@ -43,19 +43,21 @@ def attend(
     mask: Bool[Tensor, "*m 1 i j"] | None,
     soft_cap: float | None,
 ) -> Float[Tensor, "*s h i e"]:
-    """``softmax(cap tanh(q k^T / sqrt(e) / cap)) v`` where ``mask``; ``h / g`` query heads share each key and value head.
+    """``softmax(cap tanh(q k^T / cap)) v`` where ``mask``, for scaled queries; ``h / g`` query heads share each key and value head.
 
     ``mask`` broadcasts over the leading dimensions; its head dimension is 1. Without a soft-cap PyTorch's fused attention is used.
     """
     if soft_cap is None:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=q.shape[-3] != k.shape[-3])
-    heads, groups = q.shape[-3], k.shape[-3]
-    grouped = q.unflatten(-3, (groups, heads // groups))
-    scores = (grouped * (q.shape[-1] ** -0.5 / soft_cap)) @ k.unsqueeze(-3).transpose(-1, -2)
-    scores = torch.tanh(scores) * soft_cap
-    if mask is not None:
-        scores = scores.masked_fill(~mask.unsqueeze(-3), float("-inf"))
-    return (scores.softmax(-1) @ v.unsqueeze(-3)).flatten(-4, -3)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0, enable_gqa=q.shape[-3] != k.shape[-3])
+    heads, groups, rows = q.shape[-3], k.shape[-3], q.shape[-2]
+    grouped = q.unflatten(-3, (groups, heads // groups)).flatten(-3, -2)
+    scores = torch.tanh(grouped @ k.transpose(-1, -2) / soft_cap).unflatten(-2, (-1, rows))
+    if mask is None:
+        scores = scores * soft_cap
+    else:
+        bias = torch.zeros_like(mask, dtype=q.dtype).masked_fill_(~mask, float("-inf"))
+        scores = torch.add(bias.unsqueeze(-3), scores, alpha=soft_cap)
+    return (scores.softmax(-1).flatten(-3, -2) @ v).unflatten(-2, (-1, rows)).flatten(-4, -3)
 
 
 class Attention(nn.Module):
@@ -72,16 +74,19 @@ class Attention(nn.Module):
         self.key = nn.Linear(width, kv_heads * self.head_width, bias=False)
         self.value = nn.Linear(width, kv_heads * self.head_width, bias=False)
         self.output = nn.Linear(width, width, bias=False)
-        self.query_norm = nn.RMSNorm(self.head_width, eps=1e-6)
-        self.key_norm = nn.RMSNorm(self.head_width, eps=1e-6)
+        self.query_norm = RMSNorm(self.head_width)
+        self.key_norm = RMSNorm(self.head_width)
 
-    def project(self, x: Float[Tensor, "*s n d"], rotary: Rotary | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries ``[*s h n e]`` and keys, values ``[*s g n e]`` of ``x``."""
-        q = self.query_norm(self.query(x).unflatten(-1, (self.heads, -1))).transpose(-2, -3)
-        k = self.key_norm(self.key(x).unflatten(-1, (self.kv_heads, -1))).transpose(-2, -3)
-        v = self.value(x).unflatten(-1, (self.kv_heads, -1)).transpose(-2, -3)
-        return (q, k, v) if rotary is None else (rotate(q, rotary), rotate(k, rotary), v)
+    def scales(self) -> Float[Tensor, "hg e"]:
+        """The weights of the norms of all heads of queries, with ``e^(-1/2)``, and of keys."""
+        query = (self.query_norm.weight * self.head_width**-0.5).expand(self.heads, -1)
+        return torch.cat([query, self.key_norm.weight.expand(self.kv_heads, -1)])
 
-    def merge(self, y: Float[Tensor, "*s h n e"]) -> Float[Tensor, "*s n d"]:
-        """The output projection over all heads."""
-        return self.output(y.transpose(-2, -3).flatten(-2))
+    def project(self, x: Float[Tensor, "*s d"], rotary: Rotary | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Scaled queries ``[*s h e]`` and keys, values ``[*s g e]`` of ``x``."""
+        weight = torch.cat([self.query.weight, self.key.weight, self.value.weight])
+        heads = F.linear(x, weight).unflatten(-1, (-1, self.head_width))
+        qk, v = heads.split([self.heads + self.kv_heads, self.kv_heads], -2)
+        qk = rms_norm(qk, self.scales())
+        q, k = (qk if rotary is None else rotate(qk, rotary)).split([self.heads, self.kv_heads], -2)
+        return q, k, v

@@ -11,13 +11,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from dreamer_ray.nn.attention import Attention, RingCache
-from dreamer_ray.nn.layers import Rotary, SwiGLU
+from dreamer_ray.nn.layers import RMSNorm, Rotary, SwiGLU, rms_norm, rotate
 
 
 class FrameBlock:
     """One block for tokens ``[r d]``, r = batch x tokens."""
 
-    def __init__(self, norms: tuple[nn.RMSNorm, nn.RMSNorm], attention: Attention, mlp: SwiGLU):
+    def __init__(self, norms: tuple[RMSNorm, RMSNorm], attention: Attention, mlp: SwiGLU):
         self.norms, self.attention, self.mlp = norms, attention, mlp
         self.heads, self.groups, self.soft_cap = attention.heads, attention.kv_heads, attention.soft_cap
         self.qkv = _by_columns(attention.query, attention.key, attention.value)
@@ -26,10 +26,8 @@ class FrameBlock:
 
     def refresh(self) -> None:
         """Reads the scales of queries and keys again."""
-        query, key = self.attention.query_norm.weight.detach(), self.attention.key_norm.weight.detach()
-        scaled = query * (self.attention.head_width**-0.5 / (self.soft_cap or 1.0))
-        self.scales = torch.stack([scaled] * self.heads + [key] * self.groups)
-        self.eps = torch.full((), 1e-6, dtype=query.dtype, device=query.device)
+        self.scales = self.attention.scales().detach()
+        self.scales[: self.heads] /= self.soft_cap or 1.0
 
     def shares_memory(self) -> bool:
         """Whether the block's parameters are still views of these weights: moving a model to another type or device parts them."""
@@ -60,10 +58,10 @@ class FrameBlock:
 
     def _project(self, x: Tensor, tokens: int, rotary: Rotary | None) -> tuple[Tensor, Tensor, Tensor]:
         both = self.heads + self.groups
-        projected = torch.mm(self._norm(x, self.norms[0].weight), self.qkv).view(-1, tokens, both + self.groups, self.scales.shape[1])
-        qk = self._norm(projected[:, :, :both], self.scales)
+        projected = torch.mm(self.norms[0](x), self.qkv).view(-1, tokens, both + self.groups, self.scales.shape[1])
+        qk = rms_norm(projected[:, :, :both], self.scales)
         if rotary is not None:
-            qk = torch.addcmul(qk * rotary[0], qk.roll(qk.shape[-1] // 2, -1), rotary[1])
+            qk = rotate(qk, rotary)
         return qk[:, :, : self.heads], qk[:, :, self.heads :], projected[:, :, both:]
 
     def _weights(self, scores: Tensor, hidden: Tensor | None) -> Tensor:
@@ -73,21 +71,8 @@ class FrameBlock:
 
     def _finish(self, x: Tensor, found: Tensor) -> Tensor:
         x = torch.addmm(x, found.reshape(x.shape[0], -1), self.output)
-        y = self._norm(x, self.norms[1].weight)
+        y = self.norms[1](x)
         return torch.addmm(x, F.silu(torch.mm(y, self.gate), inplace=True).mul_(torch.mm(y, self.up)), self.down)
-
-    def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
-        """RMSNorm; on a CPU PyTorch's own takes three times as long."""
-        if x.dtype not in (torch.float32, torch.float64):
-            return F.rms_norm(x, x.shape[-1:], None, 1e-6) * weight
-        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        return (x * torch.addcmul(self.eps, length, length, value=1 / x.shape[-1]).rsqrt_()).mul_(weight)
-
-
-def frame_rotary(rotary: Rotary, dtype: torch.dtype) -> Rotary:
-    """Cosines, and sines with the sign of the first half turned, for both halves of a head ``[... 1 e]``."""
-    cos, sin = (part.to(dtype).unsqueeze(-2) for part in rotary)
-    return torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)
 
 
 def _by_columns(*layers: nn.Linear) -> Float[Tensor, "d k"]:

@@ -1,11 +1,58 @@
-"""Small layers: SwiGLU, the MLP of the heads, rotary and sine position codes. RMSNorm is torch.nn.RMSNorm."""
+"""Small layers: RMSNorm, SwiGLU, the MLP of the heads, rotary and sine position codes."""
 
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Complex, Float, Int
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+EPS = 1e-6
+"""Of RMSNorm."""
+
+
+class RMSNorm(nn.Module):
+    """``x / sqrt(mean(x^2) + eps) * weight`` over the last dimension (Zhang & Sennrich 2019, Eq. 4)."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Float[Tensor, "*s d"]) -> Float[Tensor, "*s d"]:
+        return rms_norm(x, self.weight)
+
+
+def rms_norm(x: Float[Tensor, "*s d"], weight: Float[Tensor, "*h d"]) -> Float[Tensor, "*s d"]:
+    """RMSNorm whose ``weight`` broadcasts. PyTorch's own where it has a kernel; on a CPU it takes twice as long as this."""
+    if x.is_cuda or x.dtype not in (torch.float32, torch.float64):
+        return F.rms_norm(x, x.shape[-1:], None, EPS) * weight
+    return _RMSNorm.apply(x, weight) if torch.is_grad_enabled() else _unit(x)[0].mul_(weight)
+
+
+def _unit(x: Tensor) -> tuple[Tensor, Tensor]:
+    """``x`` over its root mean square, and one over that."""
+    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    inverse = length.square_().div_(x.shape[-1]).add_(EPS).rsqrt_()
+    return x * inverse, inverse
+
+
+class _RMSNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        unit, inverse = _unit(x)
+        ctx.save_for_backward(unit, inverse, weight)
+        return unit * weight
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (gradient,), (unit, inverse, weight) = gradients, ctx.saved_tensors
+        scaled, product = gradient * weight, gradient * unit
+        along = (product @ weight).unsqueeze(-1) if weight.ndim == 1 else (product * weight).sum(-1, keepdim=True)
+        to_x = scaled.addcmul_(unit, along, value=-1 / unit.shape[-1]).mul_(inverse)
+        return to_x, product.flatten(0, -1 - weight.ndim).sum(0)
 
 
 class SwiGLU(nn.Module):
@@ -30,7 +77,7 @@ class MLP(nn.Module):
     def __init__(self, width: int, output: int, *, hidden: int, layers: int, output_scale: float = 1.0):
         super().__init__()
         sizes = [width] + [hidden] * layers
-        self.hidden = nn.Sequential(*(nn.Sequential(nn.Linear(a, b, bias=False), nn.RMSNorm(b), nn.SiLU()) for a, b in pairwise(sizes)))
+        self.hidden = nn.Sequential(*(nn.Sequential(nn.Linear(a, b, bias=False), RMSNorm(b), nn.SiLU()) for a, b in pairwise(sizes)))
         self.output = nn.Linear(sizes[-1], output)
         nn.init.zeros_(self.output.bias)
         with torch.no_grad():
@@ -44,25 +91,29 @@ class MLP(nn.Module):
         return F.linear(self.hidden(x), self.output.weight[:count], self.output.bias[:count])
 
 
-Rotary = tuple[Float[Tensor, "*p n e/2"], Float[Tensor, "*p n e/2"]]
-"""Cosines and sines of a rotary code."""
+Rotary = Complex[Tensor, "*p n e/2"]
+"""``cos + i sin`` of the angles of a rotary code."""
 
 
 def rotary_code(positions: Int[Tensor, "*p n"], width: int, base: float = 1e4) -> Rotary:
-    """Cosines and sines of ``position * base^(-2i/e)`` for a head of ``width`` e (Su et al. 2021, Eq. 15).
+    """``exp(i position * base^(-2j/e))`` for the pairs j of a head of ``width`` e (Su et al. 2021, Eq. 15).
 
     Angles are computed in fp64, so that a dream of millions of frames keeps exact relative positions.
     """
     frequencies = base ** (-torch.arange(width // 2, device=positions.device, dtype=torch.float64) / (width // 2))
     angles = positions.to(torch.float64).unsqueeze(-1) * frequencies
-    return angles.cos().float(), angles.sin().float()
+    return torch.complex(angles.cos(), angles.sin()).to(torch.complex64)
 
 
-def rotate(x: Float[Tensor, "*s n e"], rotary: Rotary) -> Float[Tensor, "*s n e"]:
-    """Turns the pairs ``(x_i, x_{i+e/2})`` by the angles of ``rotary``, which broadcasts over the leading dimensions."""
-    cos, sin = rotary[0].to(x.dtype), rotary[1].to(x.dtype)
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
+def rotate(x: Float[Tensor, "*s e"], rotary: Rotary) -> Float[Tensor, "*s e"]:
+    """Turns the pairs ``(x_2j, x_2j+1)`` by the angles of ``rotary``, which broadcasts over the leading dimensions."""
+    pairs = x.unflatten(-1, (-1, 2))
+    if x.dtype in (torch.float32, torch.float64):
+        turned = torch.view_as_real(torch.view_as_complex(pairs) * rotary.to(x.dtype.to_complex()))
+    else:  # there are no complex numbers of lower precision
+        (a, b), (cos, sin) = pairs.unbind(-1), (rotary.real.to(x.dtype), rotary.imag.to(x.dtype))
+        turned = torch.stack([a * cos - b * sin, b * cos + a * sin], dim=-1)
+    return turned.flatten(-2)
 
 
 def sine_grid(rows: int, columns: int, width: int) -> Float[Tensor, "n d"]:

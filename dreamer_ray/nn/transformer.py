@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from dreamer_ray.config import Config
 from dreamer_ray.nn.attention import Attention, RingCache, attend
-from dreamer_ray.nn.frame import FrameBlock, frame_rotary
-from dreamer_ray.nn.layers import Rotary, SwiGLU, rotary_code
+from dreamer_ray.nn.frame import FrameBlock
+from dreamer_ray.nn.layers import RMSNorm, Rotary, SwiGLU, rotary_code
 
 
 class TransformerConfig(Config):
@@ -46,22 +46,24 @@ class Block(nn.Module):
 
     def __init__(self, config: TransformerConfig):
         super().__init__()
-        self.attention_norm = nn.RMSNorm(config.width, eps=1e-6)
+        self.attention_norm = RMSNorm(config.width)
         self.attention = Attention(config.width, heads=config.heads, kv_heads=config.kv_heads, soft_cap=config.soft_cap)
-        self.mlp_norm = nn.RMSNorm(config.width, eps=1e-6)
+        self.mlp_norm = RMSNorm(config.width)
         self.mlp = SwiGLU(config.width, 16 * max(1, round(config.mlp_ratio * config.width / 16)))
 
     def forward(
-        self, x: Float[Tensor, "b s n d"], rotary: Rotary | None, mask: Tensor | None, ring: RingCache | None = None
-    ) -> Float[Tensor, "b s n d"]:
-        """``x`` is ``[b t n d]`` in a space layer and ``[b n t d]`` in a time layer; the attended axis is the third.
+        self, x: Float[Tensor, "b t n d"], rotary: Rotary | None, mask: Tensor | None, *, time: bool, ring: RingCache | None = None
+    ) -> Float[Tensor, "b t n d"]:
+        """Tokens attend to their frame, or over ``time`` to their own index in other frames; a new ``ring`` takes in keys and values.
 
-        A new ``ring`` takes in the keys and values of a time layer.
+        ``rotary`` is ``[n 1 e/2]``, over time ``[t 1 1 e/2]``; ``mask`` is ``[1 n n]`` or ``[b 1 1 t t]``.
         """
-        q, k, v = self.attention.project(self.attention_norm(x), rotary)
+        here, there = ((0, 2, 3, 1, 4), (0, 3, 1, 2, 4)) if time else ((0, 1, 3, 2, 4), (0, 1, 3, 2, 4))
+        q, k, v = (part.permute(here) for part in self.attention.project(self.attention_norm(x), rotary))
         if ring is not None:
             ring.fill(k, v)
-        x = x + self.attention.merge(attend(q, k, v, mask=mask, soft_cap=self.attention.soft_cap))
+        found = attend(q, k, v, mask=mask, soft_cap=self.attention.soft_cap)
+        x = x + self.attention.output(found.permute(there).flatten(-2))
         return x + self.mlp(self.mlp_norm(x))
 
 
@@ -94,7 +96,7 @@ class Transformer(nn.Module):
         blocks = [Block(config) for _ in self.axes]
         self.blocks = nn.ModuleList(blocks)
         self._frame_blocks: list[FrameBlock] = []
-        self.norm = nn.RMSNorm(config.width, eps=1e-6)
+        self.norm = RMSNorm(config.width)
         for block in blocks:
             for last in (block.attention.output, block.mlp.down):
                 nn.init.normal_(last.weight, std=(2 * config.layers * last.in_features) ** -0.5)
@@ -147,15 +149,15 @@ class Transformer(nn.Module):
             mask = mask.view(1, 1, 1, length, length)
         if cache is not None:
             cache.frame += length
-        time = self._rotary(frames)
-        space = self._rotary(torch.arange(x.shape[2], device=x.device)) if self.config.rope else None
+        time = self._rotary(frames)[:, None, None]
+        space = self._rotary(torch.arange(x.shape[2], device=x.device)).unsqueeze(1) if self.config.rope else None
         seen = None if space_mask is None else space_mask.unsqueeze(0)
         rings = iter(cache.rings if cache is not None else ())
         for axis, block in zip(self.axes, self.blocks, strict=True):
             if axis == "space":
-                x = block(x, space, seen)
+                x = block(x, space, seen, time=False)
             else:
-                x = block(x.transpose(1, 2), time, mask, next(rings, None)).transpose(1, 2)
+                x = block(x, time, mask, time=True, ring=next(rings, None))
         return self.norm(x)
 
     @torch.no_grad()
@@ -170,8 +172,8 @@ class Transformer(nn.Module):
         slots = cache.frame % window
         age = (slots.unsqueeze(1) - torch.arange(window, device=x.device)) % window
         unfilled = (age > cache.frame.unsqueeze(1)).view(-1, 1, 1, 1, window)
-        time = frame_rotary(self._rotary(cache.frame.unsqueeze(1)), x.dtype)
-        space = frame_rotary(self._rotary(torch.arange(tokens, device=x.device)), x.dtype) if self.config.rope else None
+        time = self._rotary(cache.frame)[:, None, None]
+        space = self._rotary(torch.arange(tokens, device=x.device)).unsqueeze(1) if self.config.rope else None
         hidden = None if space_mask is None else ~space_mask
         rings, y = iter(cache.rings), x.flatten(0, 2)
         for axis, block in zip(self.axes, self._frame_blocks, strict=True):

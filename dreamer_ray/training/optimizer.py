@@ -28,7 +28,7 @@ class OptimizerConfig(Config):
 
 
 def make_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW over the parameters that require gradients, ``factor`` in each group; fused where they are on a GPU.
+    """Fused AdamW over the parameters that require gradients, ``factor`` in each group.
 
     Raises ``UserError`` where ``config.rates`` has a name with which no parameter begins.
     """
@@ -50,8 +50,7 @@ def make_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.Ad
         }
         for key in sorted(groups, reverse=True)
     ]
-    fused = all(p.is_cuda for _, p in trained)
-    return torch.optim.AdamW(options, lr=config.learning_rate, betas=config.betas, eps=1e-8, fused=fused, foreach=not fused)
+    return torch.optim.AdamW(options, lr=config.learning_rate, betas=config.betas, eps=1e-8, fused=True)
 
 
 def learning_rate(step: int, steps: int, config: OptimizerConfig) -> float:

@@ -37,9 +37,13 @@ def test_grouped_attention_module_equals_multi_head_with_repeated_projections(so
     for name in ("key.weight", "value.weight"):
         weights[name] = weights[name].unflatten(0, (2, 4)).repeat_interleave(2, 0).flatten(0, 1)
     full.load_state_dict(weights)
-    x, rotary = torch.randn(2, 3, 7, 16, dtype=torch.float64), rotary_code(torch.arange(7), 4)
-    y = [m.merge(attend(*m.project(x, rotary), mask=_causal(7), soft_cap=soft_cap)) for m in (grouped, full)]
-    assert torch.allclose(*y, atol=1e-12)
+    x, rotary = torch.randn(2, 3, 7, 16, dtype=torch.float64), rotary_code(torch.arange(7), 4).unsqueeze(1)
+
+    def attended(module: Attention) -> torch.Tensor:
+        q, k, v = (part.transpose(-2, -3) for part in module.project(x, rotary))
+        return module.output(attend(q, k, v, mask=_causal(7), soft_cap=soft_cap).transpose(-2, -3).flatten(-2))
+
+    assert torch.allclose(attended(grouped), attended(full), atol=1e-12)
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -49,9 +53,9 @@ def test_a_huge_soft_cap_is_no_soft_cap(masked):
     assert torch.allclose(attend(q, k, v, mask=mask, soft_cap=1e6), attend(q, k, v, mask=mask, soft_cap=None), atol=1e-8)
 
 
-def test_soft_cap_is_cap_times_tanh_of_scaled_logits():
+def test_soft_cap_is_cap_times_tanh_of_logits():
     q, k, v = (x[0, 0] for x in _qkv(kv_heads=4))
-    logits = 2.0 * torch.tanh(10 * q @ k.T / 6**0.5 / 2.0)
+    logits = 2.0 * torch.tanh(10 * q @ k.T / 2.0)
     expected = logits.softmax(-1) @ v
     found = attend(10 * q[None, None], k[None, None], v[None, None], mask=None, soft_cap=2.0)[0, 0]
     assert torch.allclose(found, expected, atol=1e-12)
@@ -75,6 +79,13 @@ def test_query_key_norm_makes_the_size_of_the_input_irrelevant_to_the_weights():
     assert torch.allclose(q, q2, atol=1e-4)
     assert torch.allclose(k, k2, atol=1e-4)
     assert torch.allclose(100 * v, v2)
+
+
+def test_queries_are_scaled_by_the_root_of_their_width():
+    module = Attention(16, heads=4, kv_heads=2).double()
+    q, k, _ = module.project(torch.randn(1, 3, 5, 16, dtype=torch.float64), None)
+    assert torch.allclose(q.norm(dim=-1), torch.ones(1, 3, 5, 4).double(), atol=1e-4)
+    assert torch.allclose(k.norm(dim=-1), 2 * torch.ones(1, 3, 5, 2).double(), atol=1e-4)
 
 
 @pytest.mark.parametrize(("width", "heads", "kv_heads"), [(15, 4, 2), (16, 4, 3), (12, 4, 2)])

@@ -1,9 +1,10 @@
-"""Rotary codes, sine grids, SwiGLU and the heads' MLP."""
+"""RMSNorm, rotary codes, sine grids, SwiGLU and the heads' MLP."""
 
+import pytest
 import torch
 from torch.nn import functional as F
 
-from dreamer_ray.nn.layers import MLP, SwiGLU, rotary_code, rotate, sine_grid
+from dreamer_ray.nn.layers import EPS, MLP, SwiGLU, rms_norm, rotary_code, rotate, sine_grid
 
 
 def test_rotation_depends_on_the_difference_of_positions_only():
@@ -25,10 +26,28 @@ def test_rotation_keeps_lengths_and_position_zero_is_the_identity():
 
 
 def test_rotary_angles_are_position_times_falling_frequencies():
-    cos, sin = rotary_code(torch.tensor([3]), 4)
+    code = rotary_code(torch.tensor([3]), 4)
     angles = 3 * torch.tensor([1.0, 1e4**-0.5])
-    assert torch.allclose(cos[0], angles.cos(), atol=1e-6)
-    assert torch.allclose(sin[0], angles.sin(), atol=1e-6)
+    assert torch.allclose(code[0], torch.complex(angles.cos(), angles.sin()), atol=1e-6)
+
+
+def test_rotation_is_the_same_where_there_are_no_complex_numbers():
+    x, code = torch.randn(3, 5, 8), rotary_code(torch.arange(5), 8)
+    assert torch.allclose(rotate(x.bfloat16(), code).float(), rotate(x, code), atol=0.05)
+
+
+@pytest.mark.parametrize("weight", [(6,), (4, 6)])
+def test_rms_norm_and_its_gradients_are_pytorchs(weight):
+    x, scale = torch.randn(2, 3, 4, 6, dtype=torch.float64, requires_grad=True), torch.rand(weight, dtype=torch.float64, requires_grad=True)
+    y, expected = rms_norm(x, scale), F.rms_norm(x, (6,), None, EPS) * scale
+    assert torch.allclose(y, expected, atol=1e-12)
+    assert all(
+        torch.allclose(*pair, atol=1e-12)
+        for pair in zip(torch.autograd.grad(y.sin().sum(), (x, scale)), torch.autograd.grad(expected.sin().sum(), (x, scale)), strict=True)
+    )
+    with torch.no_grad():
+        assert torch.equal(rms_norm(x, scale), y)
+        assert torch.allclose(rms_norm(x.bfloat16(), scale.bfloat16()).double(), y, atol=0.05)
 
 
 def test_swiglu_formula():
