@@ -3,18 +3,18 @@
 Time is operations over the speed of a matrix product measured here: 2 per parameter and token forward, 6 with the backward pass.
 """
 
-import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
+from torch.utils.benchmark import Timer
 
 from dreamer_ray.data.batches import BatchConfig
-from dreamer_ray.envs.crafter import ACTION_SPACE, TASKS
 from dreamer_ray.models.agent import Agent
-from dreamer_ray.models.dynamics import Dynamics
 from dreamer_ray.models.tokenizer import Tokenizer
 from dreamer_ray.recipe import Recipe
+from dreamer_ray.stages import new_models
 
 SHARE_OF_PEAK = 0.2
 """Share of the speed of a big matrix product that the small networks of the shipped recipes reach on two cores."""
@@ -62,24 +62,21 @@ def estimate(recipe: Recipe, operations_per_second: float | None = None) -> dict
     return {stage: replace(need, seconds=need.seconds + START_SECONDS) for stage, need in needs.items()}
 
 
-def matrix_product_speed(width: int = 1024, seconds: float = 0.2) -> float:
+def matrix_product_speed(width: int = 1024, seconds: float = 0.2, device: torch.device | str = "cpu") -> float:
     """Floating point operations a second of products of square matrices, on the threads that PyTorch uses here."""
-    matrix, count = torch.rand(width, width), 0
-    torch.mm(matrix, matrix)
-    begun = time.perf_counter()
-    while (taken := time.perf_counter() - begun) < seconds:
-        torch.mm(matrix, matrix)
-        count += 1
-    return 2 * width**3 * count / taken
+    matrix = torch.rand(width, width, device=device)
+    return 2 * width**3 / seconds_of(lambda: torch.mm(matrix, matrix), seconds)
+
+
+def seconds_of(job: Callable[[], object], seconds: float = 0.2) -> float:
+    """Median seconds of one ``job``, repeated for about so many ``seconds``; waits for a GPU to finish."""
+    timer = Timer("job()", globals={"job": job}, num_threads=torch.get_num_threads())
+    return timer.blocked_autorange(min_run_time=seconds).median
 
 
 def _sizes(recipe: Recipe, speed: float) -> _Sizes:
-    side = recipe.data.crafter.size
     with torch.device("meta"):
-        tokenizer = Tokenizer(recipe.tokenizer.model, (side, side))
-        latents, channels = recipe.tokenizer.model.latents, recipe.tokenizer.model.channels
-        dynamics = Dynamics(recipe.dynamics.model, latents=latents, channels=channels, action_space=ACTION_SPACE)
-        agent = Agent(recipe.agent.model, dynamics, tasks=len(TASKS))
+        tokenizer, agent = new_models(recipe)
     return _Sizes(tokenizer, agent, speed * SHARE_OF_PEAK)
 
 

@@ -14,7 +14,7 @@ from dreamer_ray.data.batches import BatchPlan, load
 from dreamer_ray.data.latents import LatentSet, open_latents
 from dreamer_ray.data.rows import decode_frame
 from dreamer_ray.data.shards import ShardSet, open_shards
-from dreamer_ray.envs.crafter import LADDER
+from dreamer_ray.envs.crafter import ACTION_SPACE, LADDER, TASKS
 from dreamer_ray.errors import RunError, UserError
 from dreamer_ray.imagination.rollout import imagine
 from dreamer_ray.imagination.sampler import Sampling
@@ -103,6 +103,13 @@ def _tokenizer(recipe: Recipe, run: Path) -> Supervised:
         phase = TokenizerPretraining(tokenizer)
     made_by = describe_tokenizer(tokenizer) | {"parents": {"record": shards.fingerprint}, "recipe": section.model_dump(mode="json")}
     return Supervised(phase, made_by, section.fit)
+
+
+def new_models(recipe: Recipe) -> tuple[Tokenizer, Agent]:
+    """The tokenizer and the agent of ``recipe`` for Crafter, with random weights: what they need and how fast they are can be measured."""
+    side, sizes = recipe.data.crafter.size, recipe.tokenizer.model
+    dynamics = Dynamics(recipe.dynamics.model, latents=sizes.latents, channels=sizes.channels, action_space=ACTION_SPACE)
+    return Tokenizer(sizes, (side, side)), Agent(recipe.agent.model, dynamics, tasks=len(TASKS))
 
 
 def _new_agent(recipe: Recipe, source: LatentSet, seed: int) -> Agent:

@@ -1,8 +1,9 @@
 """A block's pass over one frame of running sequences, for inference: the block's own formula in fewer and larger operations.
 
 At the size of one frame most of the time of a pass is that of starting operations, and products are up to one and a half times as fast
-on weights that lie by columns. The block's weights are laid out so, those of queries, keys and values side by side, and its parameters
-become views of them: their values and shapes stay, and what is copied into them later is seen here.
+on weights that lie by columns. The block's weights are laid out so, those of queries, keys and values side by side. Where they are frozen
+its parameters become views of them: their values and shapes stay, and what is copied into them later is seen here. Weights in training
+are copied, for every new cache.
 """
 
 import torch
@@ -30,7 +31,7 @@ class FrameBlock:
         self.scales[: self.heads] /= self.soft_cap or 1.0
 
     def shares_memory(self) -> bool:
-        """Whether the block's parameters are still views of these weights: moving a model to another type or device parts them."""
+        """Whether the parameters are views of these weights: not in training, nor after the model moved to another type or device."""
         mine = (self.qkv, self.output, self.gate, self.up, self.down)
         its = (self.attention.query, self.attention.output, self.mlp.gate, self.mlp.up, self.mlp.down)
         return all(weight.data_ptr() == layer.weight.data_ptr() for weight, layer in zip(mine, its, strict=True))
@@ -76,8 +77,9 @@ class FrameBlock:
 
 
 def _by_columns(*layers: nn.Linear) -> Float[Tensor, "d k"]:
-    """The weights of ``layers``, transposed, side by side in one block of memory that becomes theirs."""
+    """The weights of ``layers``, transposed, side by side in one block of memory, which becomes theirs where they are frozen."""
     together = torch.cat([layer.weight.data for layer in layers]).t().contiguous()
     for layer, part in zip(layers, together.split([layer.out_features for layer in layers], 1), strict=True):
-        layer.weight.data = part.t()
+        if not layer.weight.requires_grad:
+            layer.weight.data = part.t()
     return together

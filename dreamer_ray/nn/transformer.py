@@ -1,8 +1,10 @@
 """The block-causal transformer: space layers within a frame, and every few layers a causal, windowed time layer."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
+from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from pydantic import Field, model_validator
 from torch import Tensor, nn
@@ -11,6 +13,9 @@ from dreamer_ray.config import Config
 from dreamer_ray.nn.attention import Attention, RingCache, attend
 from dreamer_ray.nn.frame import FrameBlock
 from dreamer_ray.nn.layers import RMSNorm, Rotary, SwiGLU, rotary_code
+
+Axis = Literal["space", "time"]
+"""Along which a layer attends."""
 
 
 class TransformerConfig(Config):
@@ -52,18 +57,19 @@ class Block(nn.Module):
         self.mlp = SwiGLU(config.width, 16 * max(1, round(config.mlp_ratio * config.width / 16)))
 
     def forward(
-        self, x: Float[Tensor, "b t n d"], rotary: Rotary | None, mask: Tensor | None, *, time: bool, ring: RingCache | None = None
+        self, x: Float[Tensor, "b t n d"], axis: Axis, *, rotary: Rotary | None, mask: Tensor | None, ring: RingCache | None = None
     ) -> Float[Tensor, "b t n d"]:
-        """Tokens attend to their frame, or over ``time`` to their own index in other frames; a new ``ring`` takes in keys and values.
+        """Tokens attend to those of their frame, or over time to their own index in other frames; a new ``ring`` takes in keys and values.
 
-        ``rotary`` is ``[n 1 e/2]``, over time ``[t 1 1 e/2]``; ``mask`` is ``[1 n n]`` or ``[b 1 1 t t]``.
+        ``rotary`` is ``[n 1 e/2]``, over time ``[t 1 1 e/2]``; ``mask`` is ``[1 n n]``, over time ``[b 1 1 t t]``.
         """
-        here, there = ((0, 2, 3, 1, 4), (0, 3, 1, 2, 4)) if time else ((0, 1, 3, 2, 4), (0, 1, 3, 2, 4))
-        q, k, v = (part.permute(here) for part in self.attention.project(self.attention_norm(x), rotary))
+        together = {"space": "b t h n e", "time": "b n h t e"}[axis]
+        projected = self.attention.project(self.attention_norm(x), rotary)
+        q, k, v = (rearrange(part, f"b t n h e -> {together}") for part in projected)
         if ring is not None:
             ring.fill(k, v)
         found = attend(q, k, v, mask=mask, soft_cap=self.attention.soft_cap)
-        x = x + self.attention.output(found.permute(there).flatten(-2))
+        x = x + self.attention.output(rearrange(found, f"{together} -> b t n (h e)"))
         return x + self.mlp(self.mlp_norm(x))
 
 
@@ -92,7 +98,7 @@ class Transformer(nn.Module):
     def __init__(self, config: TransformerConfig):
         super().__init__()
         self.config = config
-        self.axes = ["time" if (i + 1) % config.time_every == 0 else "space" for i in range(config.layers)]
+        self.axes: list[Axis] = ["time" if (i + 1) % config.time_every == 0 else "space" for i in range(config.layers)]
         blocks = [Block(config) for _ in self.axes]
         self.blocks = nn.ModuleList(blocks)
         self._frame_blocks: list[FrameBlock] = []
@@ -155,9 +161,9 @@ class Transformer(nn.Module):
         rings = iter(cache.rings if cache is not None else ())
         for axis, block in zip(self.axes, self.blocks, strict=True):
             if axis == "space":
-                x = block(x, space, seen, time=False)
+                x = block(x, axis, rotary=space, mask=seen)
             else:
-                x = block(x, time, mask, time=True, ring=next(rings, None))
+                x = block(x, axis, rotary=time, mask=mask, ring=next(rings, None))
         return self.norm(x)
 
     @torch.no_grad()

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dreamer_ray.errors import RunError, UserError
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ class OptimizerConfig(Config):
     decay: float = Field(default=0.0, ge=0, le=1)
     """Last share of the steps, in which the rate falls linearly to 0."""
     weight_decay: float = Field(default=0.01, ge=0)
-    """On matrices only: not on embeddings' biases, norms and positions."""
+    """On matrices and tables only: not on biases, norms and positions."""
     clip: float = Field(default=1.0, gt=0)
     """Largest norm of the gradient."""
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.99)
@@ -28,7 +28,7 @@ class OptimizerConfig(Config):
 
 
 def make_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """Fused AdamW over the parameters that require gradients, ``factor`` in each group.
+    """AdamW, fused where it can be, over the parameters that require gradients, ``factor`` in each group.
 
     Raises ``UserError`` where ``config.rates`` has a name with which no parameter begins.
     """
@@ -50,7 +50,8 @@ def make_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.Ad
         }
         for key in sorted(groups, reverse=True)
     ]
-    return torch.optim.AdamW(options, lr=config.learning_rate, betas=config.betas, eps=1e-8, fused=True)
+    fused = all(p.is_contiguous() for _, p in trained)  # the fused update of a CPU takes numbers as they lie in memory
+    return torch.optim.AdamW(options, lr=config.learning_rate, betas=config.betas, eps=1e-8, fused=fused, foreach=not fused)
 
 
 def learning_rate(step: int, steps: int, config: OptimizerConfig) -> float:

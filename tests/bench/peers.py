@@ -41,7 +41,8 @@ def _ours(kind: str) -> Job:
         width=WIDTH, layers=LAYERS, heads=HEADS, kv_heads=HEADS, mlp_ratio=8 / 3, time_every=TIME_EVERY, context=CONTEXT,
         rope=not plain, soft_cap=None if plain else 50.0,
     )  # fmt: skip
-    config = DynamicsConfig(transformer=transformer, packing=1, registers=REGISTERS)
+    # One register more than the peers: theirs has a token for tau and one for d, ours one for both.
+    config = DynamicsConfig(transformer=transformer, packing=1, registers=REGISTERS + 1)
     dynamics = Dynamics(config, latents=LATENTS, channels=CHANNELS, action_space={"action": Categorical(size=ACTIONS)})
 
     def clip(rows: int, frames: int) -> LatentClip:

@@ -74,29 +74,34 @@ def test_a_second_run_skips_everything(toy, dreamer_run):
     assert time.monotonic() - begun < 60
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
-def test_killed_and_run_again_is_the_uninterrupted_run(tmp_path, toy, dreamer_run, toy_command):
-    folder, _ = toy
-    wanted = latest_checkpoint(folder / "tokenizer/checkpoints")
-    process = subprocess.Popen(toy_command(tmp_path), stderr=subprocess.PIPE, text=True)
-    checkpoints = tmp_path / "crafter-toy/tokenizer/checkpoints"
-    deadline = time.monotonic() + 300
+def stop(process: subprocess.Popen, checkpoints: Path, number: int) -> None:
+    """Sends signal ``number`` to a run as soon as the stage has its first checkpoint, and waits until all that it began has ended."""
+    deadline = time.monotonic() + 600
     while not list(checkpoints.glob("step-*")):
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.05)
     orphans = descendants(process.pid)
-    os.kill(process.pid, signal.SIGKILL)
+    os.kill(process.pid, number)
     process.wait()
     while any(Path(f"/proc/{pid}").exists() for pid in orphans):
         assert time.monotonic() < deadline, "its Ray ended with it"
         time.sleep(0.5)
-    cut = latest_checkpoint(checkpoints)
-    assert wanted is not None
-    assert cut is not None
-    assert cut.step < wanted.step
-    assert "tokenizer     resume" in dreamer_run(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_killed_stopped_and_run_again_is_the_uninterrupted_run(tmp_path, toy, dreamer_run, toy_command):
+    folder, _ = toy
+    for stage, number in (("tokenizer", signal.SIGKILL), ("imagination", signal.SIGINT)):
+        checkpoints = tmp_path / "crafter-toy" / stage / "checkpoints"
+        stop(subprocess.Popen(toy_command(tmp_path), stderr=subprocess.DEVNULL), checkpoints, number)
+        wanted, cut = latest_checkpoint(folder / stage / "checkpoints"), latest_checkpoint(checkpoints)
+        assert wanted is not None
+        assert cut is not None
+        assert cut.step < wanted.step
+    assert "imagination   resume" in dreamer_run(tmp_path)
+    assert "tokenizer     resume" in (tmp_path / "crafter-toy/run.log").read_text()
     for stage in ("tokenizer", "dynamics", "agent", "agent_scratch", "imagination"):
         one, other = (latest_checkpoint(run / stage / "checkpoints") for run in (folder, tmp_path / "crafter-toy"))
         assert one is not None

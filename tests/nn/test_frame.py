@@ -3,17 +3,20 @@
 That a step equals the whole pass is tested in test_transformer.py.
 """
 
+import copy
+
 import pytest
 import torch
 
 from dreamer_ray.nn.transformer import Transformer
+from dreamer_ray.training.optimizer import OptimizerConfig, make_optimizer
 
 FRAMES, TOKENS = 6, 3
 
 
 @pytest.fixture
 def model(tiny):
-    return Transformer(tiny.transformer_config()).double()
+    return Transformer(tiny.transformer_config()).double().requires_grad_(False)
 
 
 def _stepwise(model, x):
@@ -49,12 +52,19 @@ def test_weights_that_are_loaded_later_are_used(tiny, model):
         assert not torch.allclose(model(x), other(x), atol=1e-3)
 
 
-def test_training_goes_on_after_a_layout(model):
-    x = _x()
+@pytest.mark.parametrize("laid_out", ["frozen", "in training"])
+def test_training_goes_on_after_a_layout(model, laid_out):
+    x, twin = _x(), copy.deepcopy(model).requires_grad_(True)
+    model.requires_grad_(laid_out == "in training")
     model.new_cache(1, TOKENS)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
-    model(x).square().mean().backward()
-    optimizer.step()
+    model.requires_grad_(True)
+    for one in (model, twin):
+        optimizer = make_optimizer(one, OptimizerConfig(learning_rate=0.01))
+        for _ in range(2):
+            optimizer.zero_grad()
+            one(x).square().mean().backward()
+            optimizer.step()
+    assert all(torch.allclose(value, twin.state_dict()[name], atol=1e-12) for name, value in model.state_dict().items())
     with torch.no_grad():
         assert torch.allclose(_stepwise(model, x), model(x), atol=1e-12)
 

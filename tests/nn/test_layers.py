@@ -31,6 +31,14 @@ def test_rotary_angles_are_position_times_falling_frequencies():
     assert torch.allclose(code[0], torch.complex(angles.cos(), angles.sin()), atol=1e-6)
 
 
+def test_rotation_turns_neighbouring_numbers():
+    x, angles = torch.tensor([[1.0, 2.0, 3.0, 4.0]]), 3 * torch.tensor([1.0, 1e4**-0.5])
+    (c, d), (s, u) = angles.cos(), angles.sin()
+    assert torch.allclose(
+        rotate(x, rotary_code(torch.tensor([3]), 4)), torch.stack([c - 2 * s, 2 * c + s, 3 * d - 4 * u, 4 * d + 3 * u])[None]
+    )
+
+
 def test_rotation_is_the_same_where_there_are_no_complex_numbers():
     x, code = torch.randn(3, 5, 8), rotary_code(torch.arange(5), 8)
     assert torch.allclose(rotate(x.bfloat16(), code).float(), rotate(x, code), atol=0.05)

@@ -100,7 +100,7 @@ DAMAGES = {
     "checksums of nothing": _edit(checksums={}),
     "checksums are a list": _edit(checksums=[]),
     "other checksum": _edit(checksums={"weights.safetensors": "0" * 64}),
-    "other format": _edit(format=2),
+    "other format": _edit(format=99),
     "manifest is a list": lambda path: (path / "manifest.json").write_text("[]"),
 }
 

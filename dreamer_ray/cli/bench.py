@@ -1,0 +1,97 @@
+"""``dreamer-ray bench``: how fast a recipe's sizes dream, train or read data on this machine, beside what the machine can do."""
+
+import argparse
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dreamer_ray.errors import UserError
+
+if TYPE_CHECKING:
+    from dreamer_ray.bench import Bench, Machine, Rate
+
+log = logging.getLogger("dreamer_ray")
+
+
+def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Adds the verb ``bench`` and its options."""
+    parser = verbs.add_parser("bench", help="measure the speed of this machine with a recipe's sizes", description=__doc__)
+    parser.add_argument("kind", choices=("engine", "train", "data"), help="dreamed frames, training steps, or recording and reading")
+    parser.add_argument("recipe", metavar="RECIPE", type=Path, help="a YAML file such as configs/crafter/tiny.yaml")
+    parser.add_argument("overrides", metavar="path=value", nargs="*", help="values to use instead of the recipe's")
+    parser.add_argument("--worlds", metavar="N", type=_count, nargs="+", default=[1, 16], help="worlds dreamed at once (default: 1 16)")
+    parser.add_argument("--seconds", metavar="S", type=float, default=1.0, help="time for each figure (default: 1)")
+    parser.add_argument("--threads", metavar="N", type=_count, default=os.cpu_count() or 1, help="of PyTorch (default: all cores)")
+    parser.add_argument("--device", default="cpu", help="cpu, or a GPU such as cuda (default: cpu)")
+    parser.add_argument("--save", metavar="FILE", type=Path, help="write the table to a JSON file")
+    parser.add_argument("--compare", metavar="FILE", type=Path, help="show each rate over that of a table saved before")
+    parser.add_argument("--debug", action="store_true", help="show debug messages and tracebacks")
+    parser.set_defaults(act=act)
+
+
+def act(options: argparse.Namespace) -> None:
+    """Measures, prints and saves the table that ``options`` name."""
+    import torch
+
+    from dreamer_ray.bench import bench, read_bench
+    from dreamer_ray.config import load_config
+    from dreamer_ray.recipe import Recipe
+
+    recipe = load_config(Recipe, options.recipe, options.overrides)
+    before = read_bench(options.compare, options.kind, recipe) if options.compare else None
+    if options.device.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(f"--device {options.device}: PyTorch sees no GPU here; leave the option out to measure on the CPU")
+    torch.set_num_threads(options.threads)
+    found = bench(
+        options.kind,
+        recipe,
+        worlds=options.worlds,
+        seconds=options.seconds,
+        device=options.device,
+        report=lambda rate: log.info("%s: %.4g %s/s", rate.name, rate.per_second, rate.unit),
+    )
+    sys.stdout.write(table(found, before))
+    if options.save:
+        try:
+            options.save.write_text(found.model_dump_json(indent=1))
+        except OSError as error:
+            raise UserError(f"--save {options.save}: cannot be written ({error.strerror})") from error
+
+
+def table(found: "Bench", before: "Bench | None" = None) -> str:
+    """The lines of ``found`` with what they reach of the machine's own speeds, and the ratios to ``before``."""
+    lines = [f"{found.kind} of {found.recipe}: {_of(found.machine)}"]
+    earlier = {rate.name: rate for rate in before.rates} if before else {}
+    if before:
+        lines.append(f"compared with: {_of(before.machine)}")
+    width = max(len(rate.name) for rate in found.rates) + 2
+    for rate in found.rates:
+        ratio = f"{rate.per_second / earlier[rate.name].per_second:.2f} x before" if rate.name in earlier else ""
+        lines.append(f"{rate.name:<{width}}{rate.per_second:>10,.1f} {rate.unit}/s  {ratio}{_reached(rate, found.machine)}".rstrip())
+    return "\n".join(lines) + "\n"
+
+
+def _of(machine: "Machine") -> str:
+    return (
+        f"{machine.name} ({machine.device}), {machine.threads} threads, torch {machine.torch}; products "
+        f"{machine.operations_per_second / 1e9:,.0f} GFLOP/s, copies {machine.bytes_per_second / 1e9:,.1f} GB/s"
+    )
+
+
+def _reached(rate: "Rate", machine: "Machine") -> str:
+    parts = []
+    if rate.operations_per_second is not None:
+        share = rate.operations_per_second / machine.operations_per_second
+        parts.append(f"{rate.operations_per_second / 1e9:,.1f} GFLOP/s ({share:.0%})")
+    if rate.bytes_per_second is not None:
+        parts.append(f"{rate.bytes_per_second / 1e9:,.1f} GB/s ({rate.bytes_per_second / machine.bytes_per_second:.0%})")
+    parts += [f"{part} {share:.0%}" for part, share in rate.shares.items()]
+    return "".join(f"  {part}" for part in parts)
+
+
+def _count(text: str) -> int:
+    if (value := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{value}: expected 1 or more")
+    return value

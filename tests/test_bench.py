@@ -1,0 +1,85 @@
+"""The verb bench: what its tables say, and that they can be saved and compared."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from dreamer_ray.bench import Bench, bench, read_bench
+from dreamer_ray.cli.bench import table
+from dreamer_ray.config import load_config
+from dreamer_ray.errors import UserError
+from dreamer_ray.recipe import Recipe
+
+TOY = Path(__file__).parents[1] / "configs" / "crafter" / "toy.yaml"
+
+
+def found(kind, *overrides: str, worlds=(1, 3)) -> Bench:
+    lines, threads = [], torch.get_num_threads()
+    result = bench(kind, load_config(Recipe, TOY, overrides), worlds=worlds, seconds=0.01, device="cpu", report=lines.append)
+    assert list(result.rates) == lines
+    assert result.machine.threads == threads
+    assert result.machine.operations_per_second > 1e8
+    assert result.machine.bytes_per_second > 1e7
+    return result
+
+
+def test_engine_times_every_part_of_a_frame_with_and_without_the_commit_pass():
+    rates = {rate.name: rate for rate in found("engine").rates}
+    assert list(rates) == ["1 world", "1 world, no commit", "3 worlds", "3 worlds, no commit"]
+    assert set(rates["3 worlds"].shares) == {"4 passes", "heads", "decode", "commit", "rest"}
+    assert set(rates["3 worlds, no commit"].shares) == {"4 passes", "heads", "decode", "rest"}
+    assert sum(rates["3 worlds"].shares.values()) == pytest.approx(1)
+    assert min(value for part, value in rates["3 worlds"].shares.items() if part != "rest") > 0.001
+
+
+def test_operations_and_bytes_of_a_frame_are_those_of_its_passes():
+    def work(rate):
+        seconds = 3 / rate.per_second
+        return rate.operations_per_second * seconds, rate.bytes_per_second * seconds
+
+    with_commit, without = (work(rate) for rate in found("engine", worlds=[3]).rates)
+    twice = work(found("engine", "imagination.sampling_steps=8", worlds=[3]).rates[1])
+    assert with_commit[1] - without[1] == pytest.approx((twice[1] - without[1]) / 4)
+    assert with_commit[0] - without[0] == pytest.approx((twice[0] - without[0]) / 4, rel=0.2)  # the commit pass has the agent token too
+
+
+def test_training_counts_every_frame_and_three_times_the_operations_of_a_forward_pass():
+    rates = found("train").rates
+    assert [rate.name.split(",")[0] for rate in rates] == ["tokenizer", "dynamics", "agent"]
+    for rate in rates:
+        assert set(rate.shares) == {"forward", "backward", "optimizer"}
+        assert sum(rate.shares.values()) == pytest.approx(1)
+        assert rate.operations_per_second > 0
+
+
+def test_data_is_recorded_written_and_read():
+    rates = found("data", "data.crafter.length=40").rates
+    assert [rate.name.split()[0] for rate in rates] == ["record", "write", "read", "read"]
+    assert all(rate.per_second > 1 for rate in rates)
+
+
+def test_a_saved_table_can_be_compared_and_another_one_is_refused(tmp_path):
+    recipe, first = load_config(Recipe, TOY), found("engine", worlds=[1])
+    file = tmp_path / "bench.json"
+    file.write_text(first.model_dump_json())
+    assert read_bench(file, "engine", recipe) == first
+    twice = first.model_copy(update={"rates": tuple(r.model_copy(update={"per_second": 2 * r.per_second}) for r in first.rates)})
+    text = table(twice, read_bench(file, "engine", recipe))
+    assert text.count("2.00 x before") == 2
+    assert "compared with" in text
+    with pytest.raises(UserError, match=r"holds engine of the recipe crafter-toy .* not train of crafter-toy"):
+        read_bench(file, "train", recipe)
+    with pytest.raises(UserError, match="not engine of wider"):
+        read_bench(file, "engine", load_config(Recipe, TOY, ["name=wider"]))
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1]", json.dumps({"kind": "engine"})])
+def test_a_file_that_is_no_table_is_refused_by_name(tmp_path, text):
+    file = tmp_path / "bench.json"
+    file.write_text(text)
+    with pytest.raises(UserError, match=r"bench\.json"):
+        read_bench(file, "engine", load_config(Recipe, TOY))
+    with pytest.raises(UserError, match=r"missing\.json"):
+        read_bench(tmp_path / "missing.json", "engine", load_config(Recipe, TOY))
