@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
 from time import perf_counter
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -31,10 +32,8 @@ from dreamer_ray.estimate import matrix_product_speed, seconds_of
 from dreamer_ray.imagination.engine import DreamEngine
 from dreamer_ray.imagination.sampler import Sampling, commit_frame, sample_frame
 from dreamer_ray.models.actions import no_actions
-from dreamer_ray.models.agent import Agent
 from dreamer_ray.models.distributions import draw_count
 from dreamer_ray.models.dynamics import Conditioning
-from dreamer_ray.models.tokenizer import Tokenizer
 from dreamer_ray.nn.transformer import TransformerCache
 from dreamer_ray.phases.agent_finetuning import AgentFinetuning
 from dreamer_ray.phases.dynamics_pretraining import DynamicsPretraining
@@ -46,6 +45,7 @@ from dreamer_ray.training.optimizer import OptimizerConfig, make_optimizer
 from dreamer_ray.types import Annotations, Clip, LatentClip
 
 Kind = Literal["engine", "train", "data"]
+ROUNDS = 3
 EPISODES = 4
 """Recorded for the measurement of data."""
 COPIED_BYTES = 2**27
@@ -83,7 +83,7 @@ class Bench(Config):
     kind: Kind
     recipe: str
     sizes: str
-    """Fingerprint of the recipe: only equal ones can be compared."""
+    """Fingerprint of the recipe."""
     machine: Machine
     rates: tuple[Rate, ...]
 
@@ -91,12 +91,12 @@ class Bench(Config):
 def bench(kind: Kind, recipe: Recipe, *, worlds: Sequence[int], seconds: float, device: str, report: Callable[[Rate], object]) -> Bench:
     """Measures everything of ``kind``, about ``seconds`` for each figure; ``report`` hears of each line as it is there."""
     lines = {
-        "engine": lambda: engine_rates(recipe, worlds=worlds, seconds=seconds, device=device),
-        "train": lambda: training_rates(recipe, seconds=seconds, device=device),
-        "data": lambda: data_rates(recipe, seconds=seconds),
+        "engine": engine_rates(recipe, worlds=worlds, seconds=seconds, device=device),
+        "train": training_rates(recipe, seconds=seconds, device=device),
+        "data": data_rates(recipe, seconds=seconds),
     }
     machine, rates = this_machine(seconds, device), []
-    for rate in lines[kind]():
+    for rate in lines[kind]:  # measured as they are asked for
         report(rate)
         rates.append(rate)
     return Bench(kind=kind, recipe=recipe.name, sizes=recipe.fingerprint(), machine=machine, rates=tuple(rates))
@@ -120,9 +120,9 @@ def this_machine(seconds: float, device: str) -> Machine:
 @torch.no_grad()
 def engine_rates(recipe: Recipe, *, worlds: Sequence[int], seconds: float, device: str) -> Iterator[Rate]:
     """Dreamed frames a second, acted, judged and decoded, of so many worlds at once; with the commit pass and without it."""
-    tokenizer, agent = (model.to(device).requires_grad_(False).eval() for model in new_models(recipe))
-    assert isinstance(tokenizer, Tokenizer)
-    assert isinstance(agent, Agent)
+    tokenizer, agent = new_models(recipe)
+    for model in (tokenizer, agent):
+        model.to(device).requires_grad_(False).eval()
     sampling = Sampling(steps=recipe.imagination.sampling_steps)
     for rows in worlds:
         for chosen in (sampling, replace(sampling, commit=False)):
@@ -139,10 +139,9 @@ def _engine_rate(name: str, engine: DreamEngine, sampling: Sampling, seconds: fl
 
     with FlopCounterMode(display=False) as operations:
         frame()
-    whole = seconds_of(frame, seconds)
-    parts = {part: seconds_of(job, seconds) for part, job in _engine_parts(engine, sampling).items()}
-    rows, passes = len(engine.streams.rows), sampling.steps + sampling.commit
-    moved = passes * _bytes(engine.dynamics.transformer, engine.cache)
+    parts = _seconds_of_each({"whole": frame} | _engine_parts(engine, sampling), seconds)
+    whole = parts.pop("whole")
+    rows, moved = len(engine.streams.rows), (sampling.steps + sampling.commit) * _bytes(engine.dynamics.transformer, engine.cache)
     if engine.tokenizer is not None and engine.decoder_cache is not None:
         moved += _bytes(engine.tokenizer.decoder, engine.decoder_cache)
     return Rate(
@@ -151,7 +150,7 @@ def _engine_rate(name: str, engine: DreamEngine, sampling: Sampling, seconds: fl
         unit="frames",
         operations_per_second=operations.get_total_flops() / whole,
         bytes_per_second=moved / whole,
-        shares=_shares(parts, whole),
+        shares={part: taken / whole for part, taken in parts.items()} | {"rest": 1 - sum(parts.values()) / whole},
     )
 
 
@@ -213,14 +212,16 @@ def _training_rate(name: str, phase: Phase, batch: Clip | LatentClip, config: Op
     step()
     with FlopCounterMode(display=False) as operations:
         forward().backward()
-    whole, ahead, updating = (seconds_of(job, seconds) for job in (step, forward, update))
+    taken = _seconds_of_each({"whole": step, "forward": forward, "optimizer": update}, seconds)
+    whole = taken.pop("whole")
+    shares = {part: each / whole for part, each in taken.items()}
     frames = len(batch.notes.labelled.flatten())
     return Rate(
         name=f"{name}, {batch.notes.labelled.shape[0]} x {batch.notes.labelled.shape[1]} frames",
         per_second=frames / whole,
         unit="frames",
         operations_per_second=operations.get_total_flops() / whole,
-        shares={"forward": ahead / whole, "backward": 1 - (ahead + updating) / whole, "optimizer": updating / whole},
+        shares=shares | {"backward": 1 - sum(shares.values())},
     )
 
 
@@ -254,22 +255,23 @@ def _reading(name: str, source: ShardSet | LatentSet, config: BatchConfig, secon
 
 
 def read_bench(path: Path, kind: Kind, recipe: Recipe) -> Bench:
-    """The table saved at ``path``. Raises ``UserError`` where it cannot be read, or is of another kind or other sizes."""
+    """The table saved at ``path``. Raises ``UserError`` where it cannot be read, or is of another kind or another recipe."""
     try:
         values = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: is no table that bench saved ({error})") from error
+        raise UserError(f"{path}: is no table that bench saved ({' '.join(str(error).split())})") from error
     saved = parse_config(Bench, values, str(path))
-    if (saved.kind, saved.sizes) != (kind, recipe.fingerprint()):
-        raise UserError(
-            f"{path}: holds {saved.kind} of the recipe {saved.recipe} ({saved.sizes}), not {kind} of {recipe.name} ({recipe.fingerprint()})"
-        )
+    if saved.kind != kind:
+        raise UserError(f"{path}: holds a table of {saved.kind}, not of {kind}")
+    if saved.sizes != recipe.fingerprint():
+        raise UserError(f"{path}: the recipe {saved.recipe} had other values when it was saved; rates of equal recipes can be compared")
     return saved
 
 
-def _shares(parts: dict[str, float], whole: float) -> dict[str, float]:
-    shares = {part: taken / whole for part, taken in parts.items()}
-    return shares | {"rest": 1 - sum(shares.values())}
+def _seconds_of_each(jobs: dict[str, Callable[[], object]], seconds: float) -> dict[str, float]:
+    """Median seconds of each job; rounds of all jobs follow each other, so that a change of the machine's speed meets all of them."""
+    rounds = [{name: seconds_of(job, seconds / ROUNDS) for name, job in jobs.items()} for _ in range(ROUNDS)]
+    return {name: median(found[name] for found in rounds) for name in jobs}
 
 
 def _bytes(module: nn.Module, cache: TransformerCache) -> int:
@@ -288,9 +290,8 @@ def _latent_clip(recipe: Recipe, rows: int, frames: int) -> LatentClip:
 
 
 def _notes(rows: int, frames: int) -> Annotations:
-    actions: dict[str, Any] = {"action": torch.randint(0, ACTION_SPACE["action"].size, (rows, frames))}
     return Annotations(
-        actions=actions,
+        actions={"action": torch.randint(0, ACTION_SPACE["action"].size, (rows, frames))},
         labelled=torch.ones(rows, frames, dtype=torch.bool),
         rewards=torch.zeros(rows, frames),
         continues=torch.ones(rows, frames),

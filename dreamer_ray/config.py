@@ -33,7 +33,7 @@ def fingerprint(values: Any) -> str:
 
 
 def load_config(model: type[C], path: str | Path, overrides: Sequence[str] = ()) -> C:
-    """Reads the YAML file at ``path`` and applies overrides such as ``dynamics.width=128`` (values are YAML).
+    """Reads the YAML file at ``path`` and applies overrides such as ``dynamics.fit.steps=100`` (values are YAML).
 
     Raises ``UserError`` naming the file, the dotted path, the value and the nearest valid key.
     """
@@ -91,7 +91,7 @@ def _read_yaml(text: str) -> Any:
 def _apply(values: dict, override: str) -> None:
     path, equals, text = override.partition("=")
     if not equals or not path:
-        raise UserError(f"override {override!r}: expected path=value, such as dynamics.width=128")
+        raise UserError(f"override {override!r}: expected path=value, such as dynamics.fit.steps=100")
     *parents, leaf = path.split(".")
     for depth, parent in enumerate(parents):
         values = values.setdefault(parent, {})

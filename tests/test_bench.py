@@ -1,5 +1,6 @@
 """The verb bench: what its tables say, and that they can be saved and compared."""
 
+import argparse
 import json
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from dreamer_ray.bench import Bench, bench, read_bench
-from dreamer_ray.cli.bench import table
+from dreamer_ray.cli.bench import add_parser, table
 from dreamer_ray.config import load_config
 from dreamer_ray.errors import UserError
 from dreamer_ray.recipe import Recipe
@@ -69,10 +70,12 @@ def test_a_saved_table_can_be_compared_and_another_one_is_refused(tmp_path):
     text = table(twice, read_bench(file, "engine", recipe))
     assert text.count("2.00 x before") == 2
     assert "compared with" in text
-    with pytest.raises(UserError, match=r"holds engine of the recipe crafter-toy .* not train of crafter-toy"):
+    wider = first.model_copy(update={"rates": (first.rates[0].model_copy(update={"name": "9 worlds"}),)})
+    assert "not measured before" in table(wider, first)
+    with pytest.raises(UserError, match="holds a table of engine, not of train"):
         read_bench(file, "train", recipe)
-    with pytest.raises(UserError, match="not engine of wider"):
-        read_bench(file, "engine", load_config(Recipe, TOY, ["name=wider"]))
+    with pytest.raises(UserError, match="crafter-toy had other values"):
+        read_bench(file, "engine", load_config(Recipe, TOY, ["imagination.horizon=3"]))
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", json.dumps({"kind": "engine"})])
@@ -83,3 +86,34 @@ def test_a_file_that_is_no_table_is_refused_by_name(tmp_path, text):
         read_bench(file, "engine", load_config(Recipe, TOY))
     with pytest.raises(UserError, match=r"missing\.json"):
         read_bench(tmp_path / "missing.json", "engine", load_config(Recipe, TOY))
+
+
+def run(*words: object) -> None:
+    """What ``dreamer-ray bench`` does, without its handlers of signals and logs."""
+    parser = argparse.ArgumentParser()
+    add_parser(parser.add_subparsers())
+    options = parser.parse_args(["bench", "engine", str(TOY), "--seconds", "0.01", "--worlds", "2", "--threads", "1", *map(str, words)])
+    options.act(options)
+
+
+def test_the_command_prints_and_saves_a_table(tmp_path, capsys):
+    run("--save", tmp_path / "a.json")
+    first, line, *_ = capsys.readouterr().out.splitlines()
+    assert first.startswith("engine of crafter-toy: ")
+    assert line.startswith("2 worlds ")
+    assert "frames/s" in line
+    assert read_bench(tmp_path / "a.json", "engine", load_config(Recipe, TOY)).rates[0].name == "2 worlds"
+
+
+@pytest.mark.parametrize(("option", "value"), [("--compare", "none.json"), ("--save", "no/such/folder/a.json"), ("--device", "cuda:9")])
+def test_values_that_are_wrong_are_named(option, value):
+    with pytest.raises(UserError, match=value):
+        run(option, value)
+
+
+@pytest.mark.parametrize("words", [("--worlds", "0"), ("--worlds", "1,x"), ("--seconds", "x"), ("--seconds", "0"), ("--threads", "-1")])
+def test_numbers_that_are_wrong_end_with_2(words, capsys):
+    with pytest.raises(SystemExit) as end:
+        run(*words)
+    assert end.value.code == 2
+    assert words[1] in capsys.readouterr().err

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("dreamer_ray")
 
+IDLE = 0.7
+"""Load of a machine above which a warning is given."""
+
 
 def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Adds the verb ``bench`` and its options."""
@@ -21,14 +24,16 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     parser.add_argument("kind", choices=("engine", "train", "data"), help="dreamed frames, training steps, or recording and reading")
     parser.add_argument("recipe", metavar="RECIPE", type=Path, help="a YAML file such as configs/crafter/tiny.yaml")
     parser.add_argument("overrides", metavar="path=value", nargs="*", help="values to use instead of the recipe's")
-    parser.add_argument("--worlds", metavar="N", type=_count, nargs="+", default=[1, 16], help="worlds dreamed at once (default: 1 16)")
-    parser.add_argument("--seconds", metavar="S", type=float, default=1.0, help="time for each figure (default: 1)")
+    parser.add_argument(
+        "--worlds", metavar="N,N", type=_counts, default=[1, 16], help="engine: how many worlds are dreamed at once (default: 1,16)"
+    )
+    parser.add_argument("--seconds", metavar="S", type=_seconds, default=1.0, help="time for each figure (default: 1)")
     parser.add_argument("--threads", metavar="N", type=_count, default=os.cpu_count() or 1, help="of PyTorch (default: all cores)")
     parser.add_argument("--device", default="cpu", help="cpu, or a GPU such as cuda (default: cpu)")
     parser.add_argument("--save", metavar="FILE", type=Path, help="write the table to a JSON file")
     parser.add_argument("--compare", metavar="FILE", type=Path, help="show each rate over that of a table saved before")
     parser.add_argument("--debug", action="store_true", help="show debug messages and tracebacks")
-    parser.set_defaults(act=act)
+    parser.set_defaults(act=act, goes_on="")
 
 
 def act(options: argparse.Namespace) -> None:
@@ -41,8 +46,15 @@ def act(options: argparse.Namespace) -> None:
 
     recipe = load_config(Recipe, options.recipe, options.overrides)
     before = read_bench(options.compare, options.kind, recipe) if options.compare else None
-    if options.device.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError(f"--device {options.device}: PyTorch sees no GPU here; leave the option out to measure on the CPU")
+    try:
+        torch.zeros(1, device=options.device)
+    except (RuntimeError, AssertionError) as error:  # the latter where PyTorch was built without the device
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--device {options.device}: cannot be used ({reason}); leave the option out to measure on the CPU") from error
+    if options.save and not options.save.absolute().parent.is_dir():
+        raise UserError(f"--save {options.save}: there is no folder {options.save.absolute().parent}")
+    if (load := os.getloadavg()[0]) > IDLE:
+        log.warning("other work runs on this machine (load %.1f): rates and shares will vary; an idle machine measures better", load)
     torch.set_num_threads(options.threads)
     found = bench(
         options.kind,
@@ -68,14 +80,18 @@ def table(found: "Bench", before: "Bench | None" = None) -> str:
         lines.append(f"compared with: {_of(before.machine)}")
     width = max(len(rate.name) for rate in found.rates) + 2
     for rate in found.rates:
-        ratio = f"{rate.per_second / earlier[rate.name].per_second:.2f} x before" if rate.name in earlier else ""
+        ratio = _ratio(rate, earlier.get(rate.name)) if before else ""
         lines.append(f"{rate.name:<{width}}{rate.per_second:>10,.1f} {rate.unit}/s  {ratio}{_reached(rate, found.machine)}".rstrip())
     return "\n".join(lines) + "\n"
 
 
+def _ratio(rate: "Rate", earlier: "Rate | None") -> str:
+    return "(not measured before)" if earlier is None else f"{rate.per_second / earlier.per_second:.2f} x before"
+
+
 def _of(machine: "Machine") -> str:
     return (
-        f"{machine.name} ({machine.device}), {machine.threads} threads, torch {machine.torch}; products "
+        f"{machine.name} ({machine.device}), {machine.threads} thread{'s' if machine.threads > 1 else ''}, torch {machine.torch}; products "
         f"{machine.operations_per_second / 1e9:,.0f} GFLOP/s, copies {machine.bytes_per_second / 1e9:,.1f} GB/s"
     )
 
@@ -92,6 +108,20 @@ def _reached(rate: "Rate", machine: "Machine") -> str:
 
 
 def _count(text: str) -> int:
-    if (value := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"{value}: expected 1 or more")
+    if not text.isdecimal() or (value := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: expected a number from 1 on")
+    return value
+
+
+def _counts(text: str) -> list[int]:
+    return [_count(part) for part in text.split(",")]
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text}: expected seconds, more than 0")
     return value

@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         log.error("%s", error, exc_info=error)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, SystemExit):  # the latter is how Ray Train answers Ctrl-C
-        log.warning("stopped; the same command, without --from, goes on from the last checkpoint")
+        log.warning("stopped%s", options.goes_on)
         sys.exit(128 + signal.SIGINT)
     sys.exit(0)
 

@@ -26,7 +26,7 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     parser.add_argument("--dry-run", action="store_true", help="print what would be done and what it needs, and do nothing")
     parser.add_argument("--debug", action="store_true", help="show debug messages and tracebacks")
     parser.add_argument("--runs", metavar="DIR", type=Path, default=Path("runs"), help="where the results go: DIR/NAME (default: runs)")
-    parser.set_defaults(act=act)
+    parser.set_defaults(act=act, goes_on="; the same command, without --from, goes on from the last checkpoint")
 
 
 def act(options: argparse.Namespace) -> None:
