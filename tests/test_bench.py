@@ -116,4 +116,4 @@ def test_numbers_that_are_wrong_end_with_2(words, capsys):
     with pytest.raises(SystemExit) as end:
         run(*words)
     assert end.value.code == 2
-    assert words[1] in capsys.readouterr().err
+    assert f"{words[1].rpartition(',')[2]}: expected" in capsys.readouterr().err
