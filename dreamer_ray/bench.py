@@ -46,6 +46,7 @@ from dreamer_ray.types import Annotations, Clip, LatentClip
 
 Kind = Literal["engine", "train", "data"]
 ROUNDS = 3
+"""In which the parts of a whole are timed by turns."""
 EPISODES = 4
 """Recorded for the measurement of data."""
 COPIED_BYTES = 2**27
@@ -82,8 +83,7 @@ class Bench(Config):
 
     kind: Kind
     recipe: str
-    sizes: str
-    """Fingerprint of the recipe."""
+    recipe_fingerprint: str
     machine: Machine
     rates: tuple[Rate, ...]
 
@@ -99,7 +99,7 @@ def bench(kind: Kind, recipe: Recipe, *, worlds: Sequence[int], seconds: float, 
     for rate in lines[kind]:  # measured as they are asked for
         report(rate)
         rates.append(rate)
-    return Bench(kind=kind, recipe=recipe.name, sizes=recipe.fingerprint(), machine=machine, rates=tuple(rates))
+    return Bench(kind=kind, recipe=recipe.name, recipe_fingerprint=recipe.fingerprint(), machine=machine, rates=tuple(rates))
 
 
 def this_machine(seconds: float, device: str) -> Machine:
@@ -263,7 +263,7 @@ def read_bench(path: Path, kind: Kind, recipe: Recipe) -> Bench:
     saved = parse_config(Bench, values, str(path))
     if saved.kind != kind:
         raise UserError(f"{path}: holds a table of {saved.kind}, not of {kind}")
-    if saved.sizes != recipe.fingerprint():
+    if saved.recipe_fingerprint != recipe.fingerprint():
         raise UserError(f"{path}: the recipe {saved.recipe} had other values when it was saved; rates of equal recipes can be compared")
     return saved
 

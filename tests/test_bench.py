@@ -46,7 +46,7 @@ def test_operations_and_bytes_of_a_frame_are_those_of_its_passes():
     assert with_commit[0] - without[0] == pytest.approx((twice[0] - without[0]) / 4, rel=0.2)  # the commit pass has the agent token too
 
 
-def test_training_counts_every_frame_and_three_times_the_operations_of_a_forward_pass():
+def test_a_training_step_is_timed_by_its_parts():
     rates = found("train").rates
     assert [rate.name.split(",")[0] for rate in rates] == ["tokenizer", "dynamics", "agent"]
     for rate in rates:
