@@ -3,9 +3,12 @@
 It is imported where a world is made: it brings numba, which the processes that train have no use for.
 """
 
+import os
 from functools import cache
 from itertools import product
 from typing import Any
+
+os.environ.setdefault("NUMBA_THREADING_LAYER", "workqueue")  # its OpenMP layer would undo PyTorch's number of threads
 
 import crafter
 import numpy as np

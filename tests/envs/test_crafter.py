@@ -1,4 +1,5 @@
 import hashlib
+import os
 import subprocess
 import sys
 
@@ -31,6 +32,16 @@ def fingerprint(seeds: list[int], steps: int) -> str:
             if died:
                 break
     return digest.hexdigest()
+
+
+def test_a_world_leaves_the_number_of_threads_of_pytorch_alone():
+    program = (
+        "import torch; torch.set_num_threads(1); from dreamer_ray.envs.crafter import CrafterConfig, CrafterEnv;"
+        "CrafterEnv(CrafterConfig()).reset(seed=0); from numba import threading_layer; print(torch.get_num_threads(), threading_layer())"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("NUMBA_")}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True, env=environment)
+    assert done.stdout.split() == ["1", "workqueue"]  # elsewhere by chance: a second thread needs a second CPU
 
 
 def test_another_process_plays_the_same():
