@@ -30,7 +30,7 @@ from dreamer_ray.envs.crafter import ACTION_SPACE, LADDER, TASKS
 from dreamer_ray.errors import UserError
 from dreamer_ray.estimate import matrix_product_speed, seconds_of
 from dreamer_ray.imagination.engine import DreamEngine
-from dreamer_ray.imagination.sampler import Sampling, commit_frame, sample_frame
+from dreamer_ray.imagination.sampler import Sampling, commit_frame, commit_pass, sample_frame
 from dreamer_ray.models.actions import no_actions
 from dreamer_ray.models.distributions import draw_count
 from dreamer_ray.models.dynamics import Conditioning
@@ -177,7 +177,7 @@ def _engine_parts(engine: DreamEngine, sampling: Sampling) -> dict[str, Callable
         "decode": lambda: tokenizer.decode(clean, cache=engine.decoder_cache),
     }
     if sampling.commit:
-        parts["commit"] = lambda: commit_frame(dynamics, engine.cache, asked, latents=noise, noise=noise)
+        parts["commit"] = lambda: commit_frame(dynamics, engine.cache, commit_pass(dynamics, asked, latents=noise, noise=noise))
     return parts
 
 

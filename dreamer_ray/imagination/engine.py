@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from dreamer_ray.errors import UserError
-from dreamer_ray.imagination.sampler import Sampling, commit_frame, prefill, sample_frame
+from dreamer_ray.imagination.sampler import Pass, Sampling, commit_frame, commit_pass, prefill, sample_frame
 from dreamer_ray.imagination.streams import RandomStreams
 from dreamer_ray.models.agent import Agent
 from dreamer_ray.models.distributions import draw_count
@@ -53,9 +53,11 @@ class Frame:
 class DreamEngine:
     """``slots`` worlds of one dynamics. An ``agent`` acts in them and judges them; a ``tokenizer`` decodes every frame.
 
-    Nothing grows while it runs. Numbers in memory: the weights; ``2 * time layers * slots * tokens * kv_heads * context * head width``
-    for the cache of the dynamics and for that of the decoder; the activations of one pass over one frame of all slots, or over the
-    contexts that join together where these are longer.
+    Without an agent nobody waits for the commit pass of a frame: it is done with the first step of the next one.
+
+    Nothing grows while it runs. Numbers in memory: the weights; ``2 * time layers * slots * tokens * kv_heads * (context + 1) * head
+    width`` for the cache of the dynamics and for that of the decoder; the activations of one pass over one frame of all slots (two
+    without an agent), or over the contexts that join together where these are longer.
     """
 
     def __init__(self, dynamics: Dynamics, *, slots: int, agent: Agent | None = None, tokenizer: Tokenizer | None = None):
@@ -68,6 +70,8 @@ class DreamEngine:
         self.states = torch.zeros(slots, dynamics.config.transformer.width, dtype=dynamics.positions.dtype, device=self.device)
         """``h_t`` of the newest frame of each slot."""
         self.free = list(range(slots))
+        self._unwritten: Pass | None = None
+        """The commit of the newest frame, while the cache does not hold it."""
 
     @torch.no_grad()
     def join(self, context: LatentClip, seeds: Sequence[int], *, sampling: Sampling = DEFAULT) -> list[int]:
@@ -80,6 +84,7 @@ class DreamEngine:
             raise UserError(f"{rows} worlds cannot join with {len(seeds)} seeds: each has its own")
         if rows > len(self.free):
             raise UserError(f"{rows} worlds cannot join: {len(self.free)} of {len(self.streams.rows)} slots are free")
+        self._write()
         slots = self.free[:rows]
         for slot, seed in zip(slots, seeds, strict=True):
             self.streams.restart(slot, seed)
@@ -117,10 +122,16 @@ class DreamEngine:
         told = Conditioning({name: value.unsqueeze(1) for name, value in actions.items()}, known)
         asked = Conditioning(told.actions, known, self._prompt(self.task, 1))
         first = told if sampling.commit else asked
-        done = sample_frame(self.dynamics, self.cache, first, steps=sampling.steps, noise=self.streams.normal(*shape))
+        noise, before = self.streams.normal(*shape), self._unwritten
+        done = sample_frame(self.dynamics, self.cache, first, steps=sampling.steps, noise=noise, before=before)
+        self._unwritten, states = None, None
         if sampling.commit:
             noise, signal = self.streams.normal(*shape), sampling.context_signal
-            states = commit_frame(self.dynamics, self.cache, asked, latents=done.latents, noise=noise, signal=signal)
+            committing = commit_pass(self.dynamics, asked, latents=done.latents, noise=noise, signal=signal)
+            if self.agent is None:
+                self._unwritten = committing
+            else:
+                states = commit_frame(self.dynamics, self.cache, committing)
         else:
             self.cache.advance()
             states = None if done.states is None else done.states[:, 0]
@@ -131,12 +142,19 @@ class DreamEngine:
         self, latents: Float[Tensor, "b 1 l c"], actions: Actions, known: Bool[Tensor, "b"], *, sampling: Sampling = DEFAULT
     ) -> None:
         """Takes ``latents`` of the tokenizer as the next frame of every slot, led to by ``actions`` where ``known``."""
+        self._write()
         clean = self.dynamics.standardize(latents)
         told = Conditioning({name: value.unsqueeze(1) for name, value in actions.items()}, known.unsqueeze(1), self._prompt(self.task, 1))
         noise = self.streams.normal(*clean.shape[1:])
-        states = commit_frame(self.dynamics, self.cache, told, latents=clean, noise=noise, signal=sampling.context_signal)
+        committing = commit_pass(self.dynamics, told, latents=clean, noise=noise, signal=sampling.context_signal)
+        states = commit_frame(self.dynamics, self.cache, committing)
         if states is not None:
             self.states = states
+
+    def _write(self) -> None:
+        if self._unwritten is not None:
+            commit_frame(self.dynamics, self.cache, self._unwritten)
+            self._unwritten = None
 
     def _prompt(self, task: Tensor, frames: int) -> Tensor | None:
         return None if self.agent is None else self.agent.prompt(task, frames)

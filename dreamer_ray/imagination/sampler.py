@@ -1,4 +1,7 @@
-"""One dreamed frame: K shortcut steps from noise, then a pass that commits the finished frame to the cache (Dreamer 4, section 3.2)."""
+"""One dreamed frame: K shortcut steps from noise, then a pass that commits the finished frame to the cache (Dreamer 4, section 3.2).
+
+Where nobody waits for what the commit pass says, it is done together with the first step of the next frame: weights move once for both.
+"""
 
 from dataclasses import dataclass, replace
 
@@ -12,6 +15,29 @@ from dreamer_ray.models.dynamics import Conditioning, Dynamics, Noising, Predict
 from dreamer_ray.nn.transformer import TransformerCache
 from dreamer_ray.objectives.shortcut_forcing import corrupt
 from dreamer_ray.types import LatentClip
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What the dynamics is asked about one frame, or about two at once."""
+
+    noisy: Float[Tensor, "b f l c"]
+    noising: Noising
+    conditioning: Conditioning
+
+    def then(self, other: "Pass") -> "Pass":
+        """The pass over this frame and the next; neither has agent tokens."""
+        mine, its = self.conditioning, other.conditioning
+        noising = Noising(
+            torch.cat([self.noising.signal, other.noising.signal], 1), torch.cat([self.noising.exponent, other.noising.exponent], 1)
+        )
+        actions = {name: torch.cat([value, its.actions[name]], 1) for name, value in mine.actions.items()}
+        told = Conditioning(actions, torch.cat([mine.labelled, its.labelled], 1))
+        return Pass(torch.cat([self.noisy, other.noisy], 1), noising, told)
+
+    def run(self, dynamics: Dynamics, cache: TransformerCache) -> Prediction:
+        """Asks ``dynamics``."""
+        return dynamics.step(self.noisy, self.noising, self.conditioning, cache=cache)
 
 
 @dataclass(frozen=True)
@@ -53,11 +79,13 @@ def sample_frame(
     *,
     steps: int,
     noise: Float[Tensor, "b 1 l c"],
+    before: Pass | None = None,
 ) -> Prediction:
     """Denoises the current frame from ``noise`` in ``steps`` = K Euler steps: ``z <- z + d (z1^ - z) / (1 - tau)``, d = 1 / K.
 
     Returns clean latents, standardised, and the last step's agent states where agent tokens are given; the earlier steps go without
-    them. The cache's clock does not move.
+    them. The cache's clock does not move, but where ``before``, the commit of the frame before this one, is done on the way; then no
+    agent tokens are given.
     """
     check_steps(steps, dynamics.config.k_max)
     stride, exponent = dynamics.config.k_max // steps, steps.bit_length() - 1
@@ -65,24 +93,32 @@ def sample_frame(
     for i in range(steps):
         shape = (z.shape[0], 1)
         noising = Noising(torch.full(shape, i * stride, device=z.device), torch.full(shape, exponent, device=z.device))
-        prediction = dynamics.step(z, noising, conditioning if i == steps - 1 else world, cache=cache)
-        z = z + (prediction.latents - z) / (steps - i)
+        asked = Pass(z, noising, conditioning if i == steps - 1 else world)
+        if i == 0 and before is not None:
+            prediction = before.then(asked).run(dynamics, cache)
+            cache.advance()
+        else:
+            prediction = asked.run(dynamics, cache)
+        z = z + (prediction.latents[:, -1:] - z) / (steps - i)
     return Prediction(z, prediction.states)
 
 
-def commit_frame(
+def commit_pass(
     dynamics: Dynamics,
-    cache: TransformerCache,
     conditioning: Conditioning,
     *,
     latents: Float[Tensor, "b 1 l c"],
     noise: Float[Tensor, "b 1 l c"],
     signal: float | None = None,
-) -> Float[Tensor, "b d"] | None:
-    """Writes finished ``latents`` to the cache at the context signal and moves on; returns ``h_t`` where agent tokens were given."""
+) -> Pass:
+    """The pass that writes finished ``latents`` to the cache at the context signal."""
     noising = context_noising(dynamics, latents.shape[0], 1, signal)
-    noisy = corrupt(latents, noise, noising.tau(dynamics.config.k_max))
-    states = dynamics.step(noisy, noising, conditioning, cache=cache).states
+    return Pass(corrupt(latents, noise, noising.tau(dynamics.config.k_max)), noising, conditioning)
+
+
+def commit_frame(dynamics: Dynamics, cache: TransformerCache, committing: Pass) -> Float[Tensor, "b d"] | None:
+    """Writes a finished frame to the cache and moves on; returns ``h_t`` where agent tokens were given."""
+    states = committing.run(dynamics, cache).states
     cache.advance()
     return None if states is None else states[:, 0]
 

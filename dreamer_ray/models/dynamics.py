@@ -153,8 +153,11 @@ class Dynamics(nn.Module):
         mask = self._mask(tokens)
         return self._read(self.transformer(tokens, space_mask=mask, images=conditioning.images, cache=cache))
 
-    def step(self, noisy: Float[Tensor, "b 1 l c"], noising: Noising, conditioning: Conditioning, *, cache: TransformerCache) -> Prediction:
-        """One pass over the current frame of running sequences; run again it overwrites the frame, until ``cache.advance()``."""
+    def step(self, noisy: Float[Tensor, "b f l c"], noising: Noising, conditioning: Conditioning, *, cache: TransformerCache) -> Prediction:
+        """One pass over the current frame of running sequences, or over it and the next.
+
+        Run again it overwrites them, until ``cache.advance()``.
+        """
         tokens = self._tokens(noisy, noising, conditioning)
         return self._read(self.transformer.step(tokens, cache, space_mask=self._mask(tokens)))
 

@@ -12,27 +12,27 @@ from dreamer_ray.nn.layers import RMSNorm, Rotary, rms_norm, rotate
 
 @dataclass
 class RingCache:
-    """Keys and values of the last ``window`` frames of one time layer, frame ``t`` in slot ``t % window``.
+    """Keys and values of the last ``w`` frames of one time layer, frame ``t`` in slot ``t % w``.
 
-    Shapes never change: a new frame overwrites the frame that leaves the window, and a frame still in denoising overwrites itself.
+    Shapes never change: a new frame overwrites the oldest, and a frame still in denoising overwrites itself.
     """
 
     keys: Float[Tensor, "b n g w e"]
     values: Float[Tensor, "b n g w e"]
 
-    def write(self, keys: Float[Tensor, "b n g 1 e"], values: Float[Tensor, "b n g 1 e"], slots: Int[Tensor, "b"]) -> None:
-        """Stores one frame's keys and values of the first ``n`` tokens in each sequence's own slot."""
-        count = keys.shape[1]
-        rows = torch.arange(len(slots), device=slots.device)
-        self.keys[rows, :count, :, slots] = keys.squeeze(3)
-        self.values[rows, :count, :, slots] = values.squeeze(3)
+    def write(self, keys: Float[Tensor, "b f n g e"], values: Float[Tensor, "b f n g e"], slots: Int[Tensor, "b f"]) -> None:
+        """Stores the keys and values of the first ``n`` tokens of some frames in each sequence's own slots."""
+        count = keys.shape[2]
+        rows = torch.arange(len(slots), device=slots.device).unsqueeze(1)
+        self.keys[rows, :count, :, slots] = keys
+        self.values[rows, :count, :, slots] = values
 
     def fill(self, keys: Float[Tensor, "b n g t e"], values: Float[Tensor, "b n g t e"]) -> None:
-        """Stores frames ``0 .. t-1`` of a new sequence; only the last ``window`` of them stay."""
-        window, length, count = self.keys.shape[3], keys.shape[3], keys.shape[1]
-        frames = torch.arange(max(0, length - window), length, device=keys.device)
-        self.keys[:, :count, :, frames % window] = keys[..., frames, :]
-        self.values[:, :count, :, frames % window] = values[..., frames, :]
+        """Stores frames ``0 .. t-1`` of a new sequence; only the last ``w`` of them stay."""
+        slots, length, count = self.keys.shape[3], keys.shape[3], keys.shape[1]
+        frames = torch.arange(max(0, length - slots), length, device=keys.device)
+        self.keys[:, :count, :, frames % slots] = keys[..., frames, :]
+        self.values[:, :count, :, frames % slots] = values[..., frames, :]
 
 
 def attend(

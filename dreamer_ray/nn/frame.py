@@ -1,4 +1,4 @@
-"""A block's pass over one frame of running sequences, for inference: the block's own formula in fewer and larger operations.
+"""A block's pass over the newest frames of running sequences, for inference: the block's own formula in fewer and larger operations.
 
 At the size of one frame most of the time of a pass is that of starting operations, and products are up to one and a half times as fast
 on weights that lie by columns. The block's weights are laid out so, those of queries, keys and values side by side. Where they are frozen
@@ -16,7 +16,7 @@ from dreamer_ray.nn.layers import RMSNorm, Rotary, SwiGLU, rms_norm, rotate
 
 
 class FrameBlock:
-    """One block for tokens ``[r d]``, r = batch x tokens."""
+    """One block for tokens ``[r d]``, r = batch x frames x tokens."""
 
     def __init__(self, norms: tuple[RMSNorm, RMSNorm], attention: Attention, mlp: SwiGLU):
         self.norms, self.attention, self.mlp = norms, attention, mlp
@@ -48,14 +48,17 @@ class FrameBlock:
         return self._finish(x, merged)
 
     def time(
-        self, x: Float[Tensor, "r d"], tokens: int, rotary: Rotary, hidden: Bool[Tensor, "b 1 1 1 w"], ring: RingCache, slots: Tensor
+        self, x: Float[Tensor, "r d"], tokens: int, rotary: Rotary, hidden: Bool[Tensor, "b 1 1 f 1 w"], ring: RingCache, slots: Tensor
     ) -> Float[Tensor, "r d"]:
-        """Attention of each token to its own index in the frames of the ``ring``, the newest written to ``slots`` first."""
-        q, k, v = self._project(x, tokens, rotary)
-        ring.write(k.unsqueeze(3), v.unsqueeze(3), slots)
+        """Attention of each token to its own index in the frames of the ``ring``, the newest written to ``slots [b f]`` first."""
+        frames = slots.shape[1]
+        q, k, v = (part.unflatten(0, (-1, frames)) for part in self._project(x, tokens, rotary))
+        ring.write(k, v, slots)
         keys, values = ring.keys[:, :tokens], ring.values[:, :tokens]
-        scores = q.unflatten(2, (self.groups, -1)) @ keys.transpose(-1, -2)
-        return self._finish(x, self._weights(scores, hidden) @ values)
+        q = q.unflatten(3, (self.groups, -1)).permute(0, 2, 3, 1, 4, 5).flatten(3, 4)  # [b n g (f h/g) e]
+        scores = q @ keys.transpose(-1, -2)
+        found = self._weights(scores.unflatten(3, (frames, -1)), hidden).flatten(3, 4) @ values
+        return self._finish(x, found.unflatten(3, (frames, -1)).permute(0, 3, 1, 2, 4, 5))
 
     def _project(self, x: Tensor, tokens: int, rotary: Rotary | None) -> tuple[Tensor, Tensor, Tensor]:
         both = self.heads + self.groups

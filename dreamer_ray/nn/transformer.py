@@ -112,10 +112,10 @@ class Transformer(nn.Module):
         return [module for module in self.modules() if isinstance(module, Attention)]
 
     def new_cache(self, batch: int, tokens: int, device: torch.device | str = "cpu") -> TransformerCache:
-        """An empty cache for ``batch`` sequences: ``2 * time layers * batch * tokens * kv_heads * context * e`` numbers.
+        """An empty cache for ``batch`` sequences: ``2 * time layers * batch * tokens * kv_heads * (context + 1) * e`` numbers.
 
-        Lays out the weights for ``step`` where they are not yet, and reads the scales of its queries and keys: weights that are loaded
-        later are for new caches.
+        The further frame lets ``step`` pass over two frames at once. Lays out the weights for ``step`` where they are not yet, and reads
+        the scales of its queries and keys: weights that are loaded later are for new caches.
         """
         weight = self.norm.weight
         if not self._frame_blocks or not all(block.shares_memory() for block in self._frame_blocks):
@@ -125,7 +125,7 @@ class Transformer(nn.Module):
         for block in self._frame_blocks:
             block.refresh()
         head_width = self.config.width // self.config.heads
-        shape = (batch, tokens, self.config.kv_heads, self.config.context, head_width)
+        shape = (batch, tokens, self.config.kv_heads, self.config.context + 1, head_width)
         rings = [
             RingCache(torch.zeros(shape, dtype=weight.dtype, device=device), torch.zeros(shape, dtype=weight.dtype, device=device))
             for axis in self.axes
@@ -168,22 +168,23 @@ class Transformer(nn.Module):
 
     @torch.no_grad()
     def step(
-        self, x: Float[Tensor, "b 1 n d"], cache: TransformerCache, *, space_mask: Bool[Tensor, "n n"] | None = None
-    ) -> Float[Tensor, "b 1 n d"]:
-        """One pass over the current frame of each sequence; running it again overwrites the frame until ``cache.advance()``.
+        self, x: Float[Tensor, "b f n d"], cache: TransformerCache, *, space_mask: Bool[Tensor, "n n"] | None = None
+    ) -> Float[Tensor, "b f n d"]:
+        """One pass over the current frame of each sequence, or over it and the next one.
 
-        For inference only: it has no gradients.
+        Run again it overwrites them, until ``cache.advance()``. For inference only: it has no gradients.
         """
-        window, tokens = self.config.context, x.shape[2]
-        slots = cache.frame % window
-        age = (slots.unsqueeze(1) - torch.arange(window, device=x.device)) % window
-        unfilled = (age > cache.frame.unsqueeze(1)).view(-1, 1, 1, 1, window)
-        time = self._rotary(cache.frame)[:, None, None]
+        (batch, frames, tokens), slots = x.shape[:3], self.config.context + 1
+        positions = cache.frame.unsqueeze(1) + torch.arange(frames, device=x.device)
+        written = positions % slots
+        age = (written.unsqueeze(2) - torch.arange(slots, device=x.device)) % slots
+        unseen = (age > positions.clamp(max=self.config.context - 1).unsqueeze(2)).view(batch, 1, 1, frames, 1, slots)
+        time = self._rotary(positions).flatten(0, 1)[:, None, None]
         space = self._rotary(torch.arange(tokens, device=x.device)).unsqueeze(1) if self.config.rope else None
         hidden = None if space_mask is None else ~space_mask
         rings, y = iter(cache.rings), x.flatten(0, 2)
         for axis, block in zip(self.axes, self._frame_blocks, strict=True):
-            y = block.space(y, tokens, space, hidden) if axis == "space" else block.time(y, tokens, time, unfilled, next(rings), slots)
+            y = block.space(y, tokens, space, hidden) if axis == "space" else block.time(y, tokens, time, unseen, next(rings), written)
         return self.norm(y).view_as(x)
 
     def _rotary(self, positions: Tensor) -> Rotary:

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -137,10 +138,11 @@ def test_a_cluster_that_is_joined(tmp_path, toy_command):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     options = ["--node-ip-address=127.0.0.1", f"--port={port}", "--num-cpus=4", "--include-dashboard=false"]
-    head = subprocess.Popen([sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", *options])
+    address, folder = f"127.0.0.1:{port}", tempfile.TemporaryDirectory(prefix="ray-")  # a short path: it names sockets
+    environment = os.environ | {"RAY_TMPDIR": folder.name}  # else its address stays behind as that of this machine's cluster
+    head = subprocess.Popen([sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", *options], env=environment)
+    environment["RAY_ADDRESS"] = address
     try:
-        address = f"127.0.0.1:{port}"
-        environment = os.environ | {"RAY_ADDRESS": address}
         deadline = time.monotonic() + 120
         while True:
             done = subprocess.run(toy_command(tmp_path, "--only", "record"), env=environment, capture_output=True, text=True, check=False)
@@ -154,3 +156,4 @@ def test_a_cluster_that_is_joined(tmp_path, toy_command):
     finally:
         head.terminate()
         head.wait()
+        folder.cleanup()

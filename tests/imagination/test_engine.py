@@ -71,6 +71,24 @@ def test_worlds_join_and_leave_a_running_batch(tiny, parts):
     _same(last, 0, _alone(parts, _row(context, 2), 3))
 
 
+def test_a_commit_that_waits_for_the_next_frame_is_done_before_anything_else(tiny, parts):
+    context, actions, agent = tiny.clip(2, CONTEXT), tiny.actions(2, HORIZON), parts[0]
+    latents = []
+    for waits in (False, True):  # without an agent
+        engine = DreamEngine(agent.dynamics, slots=2, agent=None if waits else agent)
+        engine.join(_row(context, 0), [4])
+        frames = []
+        for t in range(HORIZON):
+            step = {name: value[:, t] for name, value in actions.items()}
+            if t == 3:
+                engine.join(_row(context, 1), [5])
+            if t == 5:
+                engine.observe(context.latents[:, :1], step, torch.ones(2, dtype=torch.bool))
+            frames.append(engine.dream(step, sampling=FAST).latents[: 1 + (t >= 3)])
+        latents.append(torch.cat(frames))
+    assert torch.allclose(*latents, atol=1e-9)
+
+
 def test_a_refused_world_takes_no_slot(tiny, parts):
     engine = _engine(parts, 2)
     with pytest.raises(UserError, match="2 worlds cannot join with 1 seeds"):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dreamer_ray.errors import UserError
-from dreamer_ray.imagination.sampler import check_steps, commit_frame, context_noising, sample_frame
+from dreamer_ray.imagination.sampler import check_steps, commit_frame, commit_pass, context_noising, sample_frame
 from dreamer_ray.models.dynamics import Conditioning, Prediction
 
 
@@ -106,7 +106,8 @@ def test_a_finished_frame_is_committed_at_the_context_signal(tiny, dynamics, mon
     assert set(level.exponent.flatten().tolist()) == {4}
     asked = _stub(dynamics, monkeypatch, lambda z: z)
     cache, latents, noise = dynamics.new_cache(2), _noise(tiny), _noise(tiny)
-    assert commit_frame(dynamics, cache, _conditioning(tiny), latents=latents, noise=noise) is None
+    committing = commit_pass(dynamics, _conditioning(tiny), latents=latents, noise=noise)
+    assert commit_frame(dynamics, cache, committing) is None
     assert cache.frame.tolist() == [1, 1]
     [(z, signal, exponent)] = asked
     assert torch.allclose(z, latents * 14 / 16 + noise * 2 / 16, atol=1e-6)

@@ -101,6 +101,6 @@ def test_ring_keeps_the_last_frames_in_their_slots():
     assert ring.keys[0, 0, 0, :, 0].tolist() == [6.0, 4.0, 5.0]
     assert ring.values[1, 2, 0, :, 0].tolist() == [60.0, 40.0, 50.0]
     assert bool((ring.keys[:, 3] == -1).all())
-    ring.write(torch.full((2, 3, 1, 1, 1), 9.0), torch.full((2, 3, 1, 1, 1), 90.0), torch.tensor([1, 2]))
+    ring.write(torch.full((2, 1, 3, 1, 1), 9.0), torch.full((2, 1, 3, 1, 1), 90.0), torch.tensor([[1], [2]]))
     assert ring.keys[0, 0, 0, :, 0].tolist() == [6.0, 9.0, 5.0]
     assert ring.values[1, 0, 0, :, 0].tolist() == [60.0, 40.0, 90.0]

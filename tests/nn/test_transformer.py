@@ -107,6 +107,23 @@ def test_a_frame_may_be_run_again_before_the_clock_moves(tiny):
     assert torch.allclose(torch.cat(outputs, 1), model(x), atol=1e-12)
 
 
+def test_two_frames_may_be_run_at_once(tiny):
+    model, x = _transformer(tiny), _x(rows=3)
+    cache = model.new_cache(3, TOKENS)
+    starts, outputs = {1: 7, 2: 9, 0: 11}, []
+    for t in range(FRAMES - 1):
+        for row, start in starts.items():
+            if t == start:
+                cache.frame[row] = 0
+        outputs.append(model.step(x[:, t : t + 2], cache))
+        cache.advance()
+    for row, start in starts.items():
+        expected = torch.cat([model(x[row : row + 1, :start]), model(x[row : row + 1, start:])], 1)
+        for t, found in enumerate(outputs):
+            both = slice(t, t + 1) if t + 1 == start else slice(t, t + 2)  # a sequence that ends has no next frame
+            assert torch.allclose(found[row : row + 1, : both.stop - t], expected[:, both], atol=1e-12)
+
+
 def test_rows_have_their_own_clocks(tiny):
     model, x = _transformer(tiny), _x(rows=3)
     starts = {1: 7, 2: 9, 0: 11}
