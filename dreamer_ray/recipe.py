@@ -12,6 +12,7 @@ from dreamer_ray.phases.agent_finetuning import FinetuningConfig
 from dreamer_ray.phases.forcing import ForcingConfig
 from dreamer_ray.phases.imagination_training import ImaginationLossConfig
 from dreamer_ray.training.loop import FitConfig
+from dreamer_ray.training.parallel import Tuning
 
 FIRST_FRESH_WORLD, MOST_WORLDS = 2 * HELDOUT_SEEDS, 1_000_000
 LEAST_OBJECT_STORE_MB = 80
@@ -106,6 +107,8 @@ class ClusterSection(Config):
     gpus_per_worker: float = Field(default=0, ge=0)
     threads: int = Field(default=2, gt=0)
     """Torch threads of a learner worker."""
+    tuning: Tuning = Tuning()
+    """Of the supervised phases."""
     replicas: int = Field(default=2, gt=0)
     """Actors that record, encode, dream and evaluate."""
     dashboard: bool = True

@@ -77,7 +77,7 @@ def _worker(config: dict[str, Any]) -> None:
             job.phase,
             stream(stage, recipe, run, steps=job.fit.steps, rank=rank, world=world),
             job.fit,
-            place=Place(run / stage / "checkpoints", sink, get_device(), rank),
+            place=Place(run / stage / "checkpoints", sink, get_device(), rank, recipe.cluster.tuning),
             made_by=job.made_by,
         )
     except (DreamerError, RayError, OSError) as error:

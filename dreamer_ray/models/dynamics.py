@@ -179,7 +179,8 @@ class Dynamics(nn.Module):
         return self.space_mask if tokens.shape[2] > self.world_tokens else None
 
     def _read(self, y: Float[Tensor, "b t n d"]) -> Prediction:
-        packed = self.predict(y[:, :, self.layout.slice("latents")]).float()
+        with torch.autocast(y.device.type, enabled=False):
+            packed = self.predict(y[:, :, self.layout.slice("latents")].to(self.predict.weight.dtype)).float()
         latents = rearrange(packed, "b t n (p c) -> b t (n p) c", p=self.config.packing)
         states = y[:, :, self.layout.slice("agent")].mean(2) if y.shape[2] > self.world_tokens else None
         return Prediction(latents, states)

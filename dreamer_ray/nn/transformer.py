@@ -8,6 +8,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from pydantic import Field, model_validator
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from dreamer_ray.config import Config
 from dreamer_ray.nn.attention import Attention, RingCache, attend
@@ -55,6 +56,8 @@ class Block(nn.Module):
         self.attention = Attention(config.width, heads=config.heads, kv_heads=config.kv_heads, soft_cap=config.soft_cap)
         self.mlp_norm = RMSNorm(config.width)
         self.mlp = SwiGLU(config.width, 16 * max(1, round(config.mlp_ratio * config.width / 16)))
+        self.recompute = False
+        """Whether the backward pass computes the block again instead of keeping its activations."""
 
     def forward(
         self, x: Float[Tensor, "b t n d"], axis: Axis, *, rotary: Rotary | None, mask: Tensor | None, ring: RingCache | None = None
@@ -63,6 +66,11 @@ class Block(nn.Module):
 
         ``rotary`` is ``[n 1 e/2]``, over time ``[t 1 1 e/2]``; ``mask`` is ``[1 n n]``, over time ``[b 1 1 t t]``.
         """
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(self._forward, x, axis, rotary, mask, ring, use_reentrant=False, preserve_rng_state=False)
+        return self._forward(x, axis, rotary, mask, ring)
+
+    def _forward(self, x: Tensor, axis: Axis, rotary: Rotary | None, mask: Tensor | None, ring: RingCache | None) -> Tensor:
         together = {"space": "b t h n e", "time": "b n h t e"}[axis]
         projected = self.attention.project(self.attention_norm(x), rotary)
         q, k, v = (rearrange(part, f"b t n h e -> {together}") for part in projected)

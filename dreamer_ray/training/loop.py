@@ -16,7 +16,7 @@ from dreamer_ray.phases.phase import Phase
 from dreamer_ray.training.checkpoint import Checkpoint, latest_checkpoint, save_checkpoint
 from dreamer_ray.training.metrics import MetricSink
 from dreamer_ray.training.optimizer import OptimizerConfig, learning_rate, make_optimizer
-from dreamer_ray.training.parallel import data_parallel, is_first_rank
+from dreamer_ray.training.parallel import Tuning, data_parallel, is_first_rank, tune
 
 
 class FitConfig(Config):
@@ -31,17 +31,18 @@ class FitConfig(Config):
     seed: int = 0
 
 
-CPU = torch.device("cpu")
+CPU, AS_IT_IS = torch.device("cpu"), Tuning()
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a fit runs: its folder of checkpoints, its device, its rank, and who hears its figures."""
+    """Where and how a fit runs: its folder of checkpoints, its device, its rank, who hears its figures, its switches for speed."""
 
     folder: Path
     sink: MetricSink
     device: torch.device = CPU
     rank: int = 0
+    tuning: Tuning = AS_IT_IS
 
 
 Batches = Callable[[int], Iterable[Any]]
@@ -68,11 +69,13 @@ def fit(
     average = {n: p.detach().clone() for n, p in phase.named_parameters() if p.requires_grad} if config.ema else {}
     checkpoint = latest_checkpoint(place.folder)
     start = 0 if checkpoint is None else _restore(checkpoint, phase, optimizer, average, made_by)
+    tune(phase, place.tuning)
     call = data_parallel(phase, place.device)
     clock = _Clock(place.sink, config.log_every)
     for step, batch in _timed(batches, start, config.steps, clock):
         generator = torch.Generator().manual_seed(_seed(config.seed, step, place.rank))
-        loss = call(batch.to(place.device), generator=generator, progress=step / config.steps)
+        with place.tuning.autocast(place.device):
+            loss = call(batch.to(place.device), generator=generator, progress=step / config.steps)
         optimizer.zero_grad(set_to_none=True)
         loss.total.backward()
         norm = torch.nn.utils.clip_grad_norm_(phase.parameters(), config.optimizer.clip)

@@ -1,9 +1,38 @@
-"""Data parallelism, applied to a phase from outside."""
+"""What is applied to a phase from outside: recomputation and compilation of its blocks, lower precision, data parallelism."""
+
+from typing import Literal
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+
+from dreamer_ray.config import Config
+from dreamer_ray.nn.transformer import Block
+
+
+class Tuning(Config):
+    """Switches for speed and memory of training; the formulas stay, results change by rounding."""
+
+    compile: bool = False
+    """Every block is compiled (``torch.compile``; on a CPU that needs a C++ compiler) when it first runs."""
+    recompute: bool = False
+    """Keeps only what enters each block and computes the rest again in the backward pass: less memory, about a third more operations."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Of matrix products. Weights, the stream between blocks, norms, the flow head and losses stay fp32."""
+
+    def autocast(self, device: torch.device) -> torch.autocast:
+        """Inside, matrix products have ``precision``."""
+        return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+
+def tune(phase: nn.Module, tuning: Tuning) -> None:
+    """Sets the switches of all blocks of ``phase``; before data parallelism, which goes around all that is inside."""
+    for block in phase.modules():
+        if isinstance(block, Block):
+            block.recompute = tuning.recompute
+            if tuning.compile:
+                block.compile()
 
 
 def data_parallel(phase: nn.Module, device: torch.device) -> nn.Module:
