@@ -1,5 +1,6 @@
 """Small layers: RMSNorm, SwiGLU, the MLP of the heads, rotary and sine position codes."""
 
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -28,7 +29,15 @@ def rms_norm(x: Float[Tensor, "*s d"], weight: Float[Tensor, "*h d"]) -> Float[T
     """RMSNorm whose ``weight`` broadcasts; PyTorch's own on a GPU, in low precision and compiled. Else that takes half as long again."""
     if x.is_cuda or x.dtype not in (torch.float32, torch.float64) or torch.compiler.is_compiling():
         return F.rms_norm(x, x.shape[-1:], None, EPS) * weight
-    return _RMSNorm.apply(x, weight) if torch.is_grad_enabled() else _unit(x)[0].mul_(weight)
+    if torch.is_grad_enabled():
+        return _RMSNorm.apply(x, weight)
+    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True).hypot_(_floor(x.shape[-1], x.dtype))
+    return x.div(length).mul_(weight * x.shape[-1] ** 0.5)
+
+
+@cache
+def _floor(width: int, dtype: torch.dtype) -> Tensor:
+    return torch.tensor((width * EPS) ** 0.5, dtype=dtype)
 
 
 def _unit(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -113,8 +122,9 @@ def rotate(x: Float[Tensor, "*s e"], rotary: Rotary) -> Float[Tensor, "*s e"]:
     if x.dtype in (torch.float32, torch.float64) and not torch.compiler.is_compiling():
         turned = torch.view_as_real(torch.view_as_complex(pairs) * rotary.to(x.dtype.to_complex()))
     else:  # there are no complex numbers of lower precision, and no compiled ones
-        (a, b), (cos, sin) = pairs.unbind(-1), (rotary.real.to(x.dtype), rotary.imag.to(x.dtype))
-        turned = torch.stack([a * cos - b * sin, b * cos + a * sin], dim=-1)
+        exact = torch.promote_types(x.dtype, torch.float32)
+        (a, b), (cos, sin) = pairs.to(exact).unbind(-1), (rotary.real.to(exact), rotary.imag.to(exact))
+        turned = torch.stack([a * cos - b * sin, b * cos + a * sin], dim=-1).to(x.dtype)
     return turned.flatten(-2)
 
 

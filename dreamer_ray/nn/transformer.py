@@ -88,6 +88,8 @@ class TransformerCache:
     rings: list[RingCache]
     frame: Int[Tensor, "b"]
     """Index of the frame that the next pass computes."""
+    space: Rotary | None
+    """Rotary code of the tokens of a frame."""
 
     def advance(self) -> None:
         """Ends the current frame in every sequence."""
@@ -139,7 +141,7 @@ class Transformer(nn.Module):
             for axis in self.axes
             if axis == "time"
         ]
-        return TransformerCache(rings, torch.zeros(batch, dtype=torch.long, device=device))
+        return TransformerCache(rings, torch.zeros(batch, dtype=torch.long, device=device), self._space_code(tokens, device))
 
     def forward(
         self,
@@ -164,7 +166,7 @@ class Transformer(nn.Module):
         if cache is not None:
             cache.frame += length
         time = self._rotary(frames)[:, None, None]
-        space = self._rotary(torch.arange(x.shape[2], device=x.device)).unsqueeze(1) if self.config.rope else None
+        space = self._space_code(x.shape[2], x.device)
         seen = None if space_mask is None else space_mask.unsqueeze(0)
         rings = iter(cache.rings if cache is not None else ())
         for axis, block in zip(self.axes, self.blocks, strict=True):
@@ -188,12 +190,15 @@ class Transformer(nn.Module):
         age = (written.unsqueeze(2) - torch.arange(slots, device=x.device)) % slots
         unseen = (age > positions.clamp(max=self.config.context - 1).unsqueeze(2)).view(batch, 1, 1, frames, 1, slots)
         time = self._rotary(positions).flatten(0, 1)[:, None, None]
-        space = self._rotary(torch.arange(tokens, device=x.device)).unsqueeze(1) if self.config.rope else None
+        space = None if cache.space is None else cache.space[:tokens]
         hidden = None if space_mask is None else ~space_mask
         rings, y = iter(cache.rings), x.flatten(0, 2)
         for axis, block in zip(self.axes, self._frame_blocks, strict=True):
             y = block.space(y, tokens, space, hidden) if axis == "space" else block.time(y, tokens, time, unseen, next(rings), written)
         return self.norm(y).view_as(x)
+
+    def _space_code(self, tokens: int, device: torch.device | str) -> Rotary | None:
+        return self._rotary(torch.arange(tokens, device=device)).unsqueeze(1) if self.config.rope else None
 
     def _rotary(self, positions: Tensor) -> Rotary:
         return rotary_code(positions, self.config.width // self.config.heads)
