@@ -84,8 +84,8 @@ def sample_frame(
     """Denoises the current frame from ``noise`` in ``steps`` = K Euler steps: ``z <- z + d (z1^ - z) / (1 - tau)``, d = 1 / K.
 
     Returns clean latents, standardised, and the last step's agent states where agent tokens are given; the earlier steps go without
-    them. The cache's clock does not move, but where ``before``, the commit of the frame before this one, is done on the way; then no
-    agent tokens are given.
+    them. The cache's clock does not move. With ``before``, the commit pass of the frame before, the clock stands at that frame at first:
+    the first step commits it too and moves the clock on; no agent tokens are given then.
     """
     check_steps(steps, dynamics.config.k_max)
     stride, exponent = dynamics.config.k_max // steps, steps.bit_length() - 1

@@ -26,7 +26,10 @@ class RMSNorm(nn.Module):
 
 
 def rms_norm(x: Float[Tensor, "*s d"], weight: Float[Tensor, "*h d"]) -> Float[Tensor, "*s d"]:
-    """RMSNorm whose ``weight`` broadcasts; PyTorch's own on a GPU, in low precision and compiled. Else that takes half as long again."""
+    """RMSNorm whose ``weight`` broadcasts.
+
+    On a GPU, in low precision and compiled it is PyTorch's own, which elsewhere takes longer than this.
+    """
     if x.is_cuda or x.dtype not in (torch.float32, torch.float64) or torch.compiler.is_compiling():
         return F.rms_norm(x, x.shape[-1:], None, EPS) * weight
     if torch.is_grad_enabled():

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ class FitConfig(Config):
     seed: int = 0
 
 
-CPU, AS_IT_IS = torch.device("cpu"), Tuning()
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Place:
     sink: MetricSink
     device: torch.device = CPU
     rank: int = 0
-    tuning: Tuning = AS_IT_IS
+    tuning: Tuning = field(default_factory=Tuning)
 
 
 Batches = Callable[[int], Iterable[Any]]
