@@ -62,9 +62,11 @@ def estimate(recipe: Recipe, operations_per_second: float | None = None) -> dict
     return {stage: replace(need, seconds=need.seconds + START_SECONDS) for stage, need in needs.items()}
 
 
-def matrix_product_speed(width: int = 1024, seconds: float = 0.2, device: torch.device | str = "cpu") -> float:
+def matrix_product_speed(
+    width: int = 1024, seconds: float = 0.2, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> float:
     """Floating point operations a second of products of square matrices, on the threads that PyTorch uses here."""
-    matrix = torch.rand(width, width, device=device)
+    matrix = torch.rand(width, width, device=device, dtype=dtype)
     return 2 * width**3 / seconds_of(lambda: torch.mm(matrix, matrix), seconds)
 
 

@@ -5,6 +5,7 @@ from pydantic import Field, model_validator
 from dreamer_ray.config import Config
 from dreamer_ray.data.batches import BatchConfig
 from dreamer_ray.data.crafter import HELDOUT_SEEDS, SEEDS_A_SET, RecordConfig
+from dreamer_ray.imagination.tuning import DreamTuning
 from dreamer_ray.models.agent import AgentConfig
 from dreamer_ray.models.dynamics import DynamicsConfig
 from dreamer_ray.models.tokenizer import TokenizerConfig
@@ -109,6 +110,8 @@ class ClusterSection(Config):
     """Torch threads of a learner worker."""
     tuning: Tuning = Tuning()
     """Of the supervised phases."""
+    dreaming: DreamTuning = DreamTuning()
+    """Of the dreams of imagination training."""
     replicas: int = Field(default=2, gt=0)
     """Actors that record, encode, dream and evaluate."""
     dashboard: bool = True

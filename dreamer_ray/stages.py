@@ -16,8 +16,10 @@ from dreamer_ray.data.rows import decode_frame
 from dreamer_ray.data.shards import ShardSet, open_shards
 from dreamer_ray.envs.crafter import ACTION_SPACE, LADDER, TASKS
 from dreamer_ray.errors import RunError, UserError
+from dreamer_ray.imagination.engine import DreamEngine
 from dreamer_ray.imagination.rollout import imagine
 from dreamer_ray.imagination.sampler import Sampling
+from dreamer_ray.imagination.tuning import tune_dreams
 from dreamer_ray.models.agent import Agent
 from dreamer_ray.models.dynamics import Dynamics
 from dreamer_ray.models.tokenizer import Tokenizer
@@ -167,6 +169,9 @@ class Dreamer:
 
     def __init__(self, recipe: Recipe, run: Path, agent: Agent):
         self.config, self.agent, self.contexts = recipe.imagination, agent, feed("imagination", recipe, run)
+        tuning = recipe.cluster.dreaming
+        tune_dreams(agent, tuning)
+        self.engine = DreamEngine(agent.dynamics, slots=self.config.dreams_per_call, agent=agent, graph=tuning.graph)
         self.calls_per_update = self.config.contexts.batch_size // self.config.dreams_per_call
 
     def dream(self, call: int, version: int) -> Trajectory:
@@ -177,7 +182,7 @@ class Dreamer:
         generator = torch.Generator().manual_seed(self.config.fit.seed * 1_000_003 + call)
         seeds = torch.randint(2**62, (context.latents.shape[0],), generator=generator).tolist()
         sampling = Sampling(steps=self.config.sampling_steps)
-        return imagine(self.agent, context, horizon=self.config.horizon, sampling=sampling, seeds=seeds, version=version)
+        return imagine(self.engine, context, horizon=self.config.horizon, sampling=sampling, seeds=seeds, version=version)
 
 
 def join(parts: list[Trajectory]) -> Trajectory:

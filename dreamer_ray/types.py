@@ -50,8 +50,8 @@ Actions = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class _Batch:
-    """Moves and slices all tensors of a frozen dataclass at once."""
+class Batch:
+    """A frozen dataclass of tensors, dictionaries of them and other batches, which moves and slices all of them at once."""
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Self:
         """The same nouns with ``function`` of every tensor."""
@@ -61,10 +61,21 @@ class _Batch:
                 return function(value)
             if isinstance(value, dict):
                 return {key: function(tensor) for key, tensor in value.items()}
-            return value.map(function) if isinstance(value, _Batch) else value
+            return value.map(function) if isinstance(value, Batch) else value
 
         changed = {field.name: apply(getattr(self, field.name)) for field in fields(self)}
         return replace(self, **changed)
+
+    def tensors(self) -> list[Tensor]:
+        """All tensors, in a fixed order."""
+        found: list[Tensor] = []
+
+        def keep(tensor: Tensor) -> Tensor:
+            found.append(tensor)
+            return tensor
+
+        self.map(keep)
+        return found
 
     def to(self, device: torch.device | str) -> Self:
         """The same values on ``device``."""
@@ -76,7 +87,7 @@ class _Batch:
 
 
 @dataclass(frozen=True)
-class Annotations(_Batch):
+class Annotations(Batch):
     """What is known about each frame of a batch of clips besides its picture."""
 
     actions: Actions
@@ -94,7 +105,7 @@ class Annotations(_Batch):
 
 
 @dataclass(frozen=True)
-class Clip(_Batch):
+class Clip(Batch):
     """A batch of clips of pictures."""
 
     frames: UInt8[Tensor, "b t y x 3"]
@@ -102,7 +113,7 @@ class Clip(_Batch):
 
 
 @dataclass(frozen=True)
-class LatentClip(_Batch):
+class LatentClip(Batch):
     """A batch of clips after the tokenizer."""
 
     latents: Float[Tensor, "b t l c"]
@@ -110,7 +121,7 @@ class LatentClip(_Batch):
 
 
 @dataclass(frozen=True)
-class Trajectory(_Batch):
+class Trajectory(Batch):
     """Dreamed rollouts of ``t`` actions and ``t + 1`` states: all that the policy and value losses need."""
 
     states: Float[Tensor, "b t+1 d"]

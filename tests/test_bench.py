@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dreamer_ray.bench import Bench, bench, read_bench
+from dreamer_ray.bench.table import Bench, bench, read_bench
 from dreamer_ray.cli.bench import add_parser, table
 from dreamer_ray.config import load_config
 from dreamer_ray.errors import UserError

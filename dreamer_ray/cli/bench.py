@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from dreamer_ray.errors import UserError
 
 if TYPE_CHECKING:
-    from dreamer_ray.bench import Bench, Machine, Rate
+    from dreamer_ray.bench.rates import Machine, Rate
+    from dreamer_ray.bench.table import Bench
 
 log = logging.getLogger("dreamer_ray")
 
@@ -40,7 +41,7 @@ def act(options: argparse.Namespace) -> None:
     """Measures, prints and saves the table that ``options`` name."""
     import torch
 
-    from dreamer_ray.bench import bench, read_bench
+    from dreamer_ray.bench.table import bench, read_bench
     from dreamer_ray.config import load_config
     from dreamer_ray.recipe import Recipe
 
@@ -91,8 +92,9 @@ def _ratio(rate: "Rate", earlier: "Rate | None") -> str:
 
 def _of(machine: "Machine") -> str:
     return (
-        f"{machine.name} ({machine.device}), {machine.threads} thread{'s' if machine.threads > 1 else ''}, torch {machine.torch}; products "
-        f"{machine.operations_per_second / 1e9:,.0f} GFLOP/s, copies {machine.bytes_per_second / 1e9:,.1f} GB/s"
+        f"{machine.name} ({machine.device}), {machine.threads} thread{'s' if machine.threads > 1 else ''}, torch {machine.torch}; "
+        f"{machine.precision} products {machine.operations_per_second / 1e9:,.0f} GFLOP/s, "
+        f"copies {machine.bytes_per_second / 1e9:,.1f} GB/s"
     )
 
 

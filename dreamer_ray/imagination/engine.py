@@ -6,26 +6,27 @@ A world lives in a slot. Slots share every pass and nothing else: neither neighb
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dreamer_ray.errors import UserError
 from dreamer_ray.imagination.sampler import Pass, Sampling, commit_frame, commit_pass, prefill, sample_frame
 from dreamer_ray.imagination.streams import RandomStreams
+from dreamer_ray.imagination.tuning import Recording
 from dreamer_ray.models.agent import Agent
 from dreamer_ray.models.distributions import draw_count
 from dreamer_ray.models.dynamics import Conditioning, Dynamics
 from dreamer_ray.models.tokenizer import Tokenizer
-from dreamer_ray.types import Actions, LatentClip
+from dreamer_ray.types import Actions, Batch, LatentClip
 
 DEFAULT = Sampling()
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Judgement(Batch):
     """What the agent makes of a frame."""
 
     states: Float[Tensor, "b d"]
@@ -37,7 +38,7 @@ class Judgement:
 
 
 @dataclass(frozen=True)
-class Frame:
+class Frame(Batch):
     """One frame of every slot; what stands in a free slot means nothing."""
 
     latents: Float[Tensor, "b l c"]
@@ -50,19 +51,42 @@ class Frame:
     """In 0 .. 1; None without a tokenizer."""
 
 
+@dataclass(frozen=True)
+class _Asked(Batch):
+    """All that the next frame depends on but the caches."""
+
+    actions: Actions
+    task: Int[Tensor, "b"]
+    noise: Float[Tensor, "b 1 l c"]
+    context_noise: Float[Tensor, "b 1 l c"] | None
+    """Of the commit pass."""
+    unwritten: Pass | None
+
+
+@dataclass(frozen=True)
+class _Made(Batch):
+    frame: Frame
+    unwritten: Pass | None
+
+
 class DreamEngine:
     """``slots`` worlds of one dynamics. An ``agent`` acts in them and judges them; a ``tokenizer`` decodes every frame.
 
-    Without an agent nobody waits for the commit pass of a frame: it is done with the first step of the next one.
+    Without an agent nobody waits for the commit pass of a frame: it is done with the first step of the next one. With ``graph`` (on a
+    GPU) the kernels of ``dream`` are recorded at its first call, for every sampling that is asked for; raises ``UserError`` elsewhere.
 
     Nothing grows while it runs. Numbers in memory: the weights; ``2 * time layers * slots * tokens * kv_heads * (context + 1) * head
     width`` for the cache of the dynamics and for that of the decoder; the activations of one pass over one frame of all slots (two
     without an agent), or over the contexts that join together where these are longer.
     """
 
-    def __init__(self, dynamics: Dynamics, *, slots: int, agent: Agent | None = None, tokenizer: Tokenizer | None = None):
-        self.dynamics, self.agent, self.tokenizer = dynamics, agent, tokenizer
+    def __init__(
+        self, dynamics: Dynamics, *, slots: int, agent: Agent | None = None, tokenizer: Tokenizer | None = None, graph: bool = False
+    ):
+        self.dynamics, self.agent, self.tokenizer, self.graph = dynamics, agent, tokenizer, graph
         self.device = dynamics.positions.device
+        if graph and self.device.type != "cuda":
+            raise UserError(f"a CUDA graph of a frame needs a GPU, and the model is on {self.device}; leave graph out")
         self.cache = dynamics.new_cache(slots)
         self.decoder_cache = None if tokenizer is None else tokenizer.new_decoder_cache(slots)
         self.streams = RandomStreams([0] * slots, self.device)
@@ -72,6 +96,7 @@ class DreamEngine:
         self.free = list(range(slots))
         self._unwritten: Pass | None = None
         """The commit of the newest frame, while the cache does not hold it."""
+        self._recordings: dict[tuple[Sampling, bool], Recording[_Asked, _Made]] = {}
 
     @torch.no_grad()
     def join(self, context: LatentClip, seeds: Sequence[int], *, sampling: Sampling = DEFAULT) -> list[int]:
@@ -118,24 +143,13 @@ class DreamEngine:
     def dream(self, actions: Actions, *, sampling: Sampling = DEFAULT) -> Frame:
         """The next frame of every slot under ``actions [b ...]``."""
         shape = (1, *self.dynamics.latent_mean.shape)
-        known = torch.ones(len(self.task), 1, dtype=torch.bool, device=self.device)
-        told = Conditioning({name: value.unsqueeze(1) for name, value in actions.items()}, known)
-        asked = Conditioning(told.actions, known, self._prompt(self.task, 1))
-        first = told if sampling.commit else asked
-        noise, before = self.streams.normal(*shape), self._unwritten
-        done = sample_frame(self.dynamics, self.cache, first, steps=sampling.steps, noise=noise, before=before)
-        self._unwritten, states = None, None
-        if sampling.commit:
-            noise, signal = self.streams.normal(*shape), sampling.context_signal
-            committing = commit_pass(self.dynamics, asked, latents=done.latents, noise=noise, signal=signal)
-            if self.agent is None:
-                self._unwritten = committing
-            else:
-                states = commit_frame(self.dynamics, self.cache, committing)
-        else:
-            self.cache.advance()
-            states = None if done.states is None else done.states[:, 0]
-        return self._frame(self.dynamics.restore(done.latents), actions, states)
+        noise = self.streams.normal(*shape)
+        asked = _Asked(actions, self.task, noise, self.streams.normal(*shape) if sampling.commit else None, self._unwritten)
+        made = self._recorded(asked, sampling) if self.graph else self._next(asked, sampling)
+        self._unwritten = made.unwritten
+        if made.frame.judgement is not None:
+            self.states = made.frame.judgement.states
+        return made.frame
 
     @torch.no_grad()
     def observe(
@@ -151,6 +165,32 @@ class DreamEngine:
         if states is not None:
             self.states = states
 
+    def _next(self, asked: _Asked, sampling: Sampling) -> _Made:
+        known = torch.ones(len(asked.task), 1, dtype=torch.bool, device=self.device)
+        told = Conditioning({name: value.unsqueeze(1) for name, value in asked.actions.items()}, known)
+        prompted = replace(told, agent=self._prompt(asked.task, 1))
+        first = told if sampling.commit else prompted
+        done = sample_frame(self.dynamics, self.cache, first, steps=sampling.steps, noise=asked.noise, before=asked.unwritten)
+        unwritten = states = None
+        if asked.context_noise is not None:
+            level = sampling.context_signal
+            committing = commit_pass(self.dynamics, prompted, latents=done.latents, noise=asked.context_noise, signal=level)
+            if self.agent is None:
+                unwritten = committing
+            else:
+                states = commit_frame(self.dynamics, self.cache, committing)
+        else:
+            self.cache.advance()
+            states = None if done.states is None else done.states[:, 0]
+        return _Made(self._frame(self.dynamics.restore(done.latents), asked.actions, states), unwritten)
+
+    def _recorded(self, asked: _Asked, sampling: Sampling) -> _Made:
+        key = (replace(sampling, temperature=1.0), asked.unwritten is None)
+        if key not in self._recordings:
+            caches = [self.cache, *([] if self.decoder_cache is None else [self.decoder_cache])]
+            self._recordings[key] = Recording(lambda given: self._next(given, sampling), asked, clocks=[cache.frame for cache in caches])
+        return self._recordings[key](asked)
+
     def _write(self) -> None:
         if self._unwritten is not None:
             commit_frame(self.dynamics, self.cache, self._unwritten)
@@ -162,7 +202,6 @@ class DreamEngine:
     def _frame(self, latents: Float[Tensor, "b 1 l c"], actions: Actions, states: Tensor | None) -> Frame:
         judgement = pictures = None
         if self.agent is not None and states is not None:
-            self.states = states
             judgement = Judgement(states, self.agent.reward.now(states).mean, self.agent.continues.probability(states))
         if self.tokenizer is not None:
             pictures = self.tokenizer.decode(latents, cache=self.decoder_cache)[:, 0].clamp(0, 1)

@@ -6,21 +6,23 @@ from torch import Tensor
 
 from dreamer_ray.imagination.engine import DreamEngine
 from dreamer_ray.imagination.sampler import Sampling
-from dreamer_ray.models.agent import Agent
 from dreamer_ray.models.dynamics import Dynamics
 from dreamer_ray.types import Actions, LatentClip, Trajectory
 
 
 @torch.no_grad()
-def imagine(agent: Agent, context: LatentClip, *, horizon: int, sampling: Sampling, seeds: list[int], version: int = 0) -> Trajectory:
-    """One rollout of ``horizon`` actions per context, actions drawn by the policy; each rollout has its own seed.
+def imagine(
+    engine: DreamEngine, context: LatentClip, *, horizon: int, sampling: Sampling, seeds: list[int], version: int = 0
+) -> Trajectory:
+    """One rollout of ``horizon`` actions per context, in free slots of an ``engine`` with an agent, whose policy draws the actions.
 
-    Rewards and continues are the heads' expectations on the states that the actions led to.
+    Each rollout has its own seed. Rewards and continues are the heads' expectations on the states that the actions led to.
     """
-    engine = DreamEngine(agent.dynamics, slots=len(seeds), agent=agent)
-    engine.join(context, seeds, sampling=sampling)
-    start = engine.states
-    frames = [engine.dream(engine.act(sampling=sampling), sampling=sampling) for _ in range(horizon)]
+    slots = engine.join(context, seeds, sampling=sampling)
+    rows = torch.tensor(slots, device=engine.device)
+    start = engine.states[rows]
+    frames = [engine.dream(engine.act(sampling=sampling), sampling=sampling).rows(rows) for _ in range(horizon)]
+    engine.leave(slots)
     judged = [frame.judgement for frame in frames if frame.judgement is not None]
     return Trajectory(
         states=torch.stack([start, *(judgement.states for judgement in judged)], dim=1),

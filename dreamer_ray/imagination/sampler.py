@@ -14,11 +14,11 @@ from dreamer_ray.models.actions import previous_actions
 from dreamer_ray.models.dynamics import Conditioning, Dynamics, Noising, Prediction
 from dreamer_ray.nn.transformer import TransformerCache
 from dreamer_ray.objectives.shortcut_forcing import corrupt
-from dreamer_ray.types import LatentClip
+from dreamer_ray.types import Batch, LatentClip
 
 
 @dataclass(frozen=True)
-class Pass:
+class Pass(Batch):
     """What the dynamics is asked about one frame, or about two at once."""
 
     noisy: Float[Tensor, "b f l c"]

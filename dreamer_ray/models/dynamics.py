@@ -12,7 +12,7 @@ from dreamer_ray.config import Config
 from dreamer_ray.models.actions import ActionEmbedding
 from dreamer_ray.nn.tokens import TokenLayout
 from dreamer_ray.nn.transformer import Transformer, TransformerCache, TransformerConfig
-from dreamer_ray.types import Actions, ActionSpace
+from dreamer_ray.types import Actions, ActionSpace, Batch
 
 
 class DynamicsConfig(Config):
@@ -48,7 +48,7 @@ class DynamicsConfig(Config):
 
 
 @dataclass(frozen=True)
-class Noising:
+class Noising(Batch):
     """The discrete signal level and step size of each frame.
 
     tau = ``signal / k_max`` (0 is noise, 1 would be data) and d = ``2 ** -exponent``.
@@ -61,13 +61,9 @@ class Noising:
         """Signal level in [0, 1)."""
         return self.signal.float() / k_max
 
-    def rows(self, index: Tensor) -> "Noising":
-        """Those rows of the batch."""
-        return Noising(self.signal[index], self.exponent[index])
-
 
 @dataclass(frozen=True)
-class Conditioning:
+class Conditioning(Batch):
     """What a pass is told about each frame besides the noisy latents."""
 
     actions: Actions
@@ -78,18 +74,9 @@ class Conditioning:
     images: Bool[Tensor, "b"] | None = None
     """Rows that are separate pictures."""
 
-    def rows(self, index: Tensor) -> "Conditioning":
-        """Those rows of the batch."""
-        return Conditioning(
-            {name: value[index] for name, value in self.actions.items()},
-            self.labelled[index],
-            None if self.agent is None else self.agent[index],
-            None if self.images is None else self.images[index],
-        )
-
 
 @dataclass(frozen=True)
-class Prediction:
+class Prediction(Batch):
     """What a pass returns."""
 
     latents: Float[Tensor, "b t l c"]

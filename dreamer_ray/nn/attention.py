@@ -6,8 +6,12 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import flex_attention
 
 from dreamer_ray.nn.layers import RMSNorm, Rotary, rms_norm, rotate
+
+FLEX_WIDTHS = (16, 32, 64, 128, 256)
+"""Widths of a head for which PyTorch has a kernel of flex attention."""
 
 
 @dataclass
@@ -45,10 +49,13 @@ def attend(
 ) -> Float[Tensor, "*s h i e"]:
     """``softmax(cap tanh(q k^T / cap)) v`` where ``mask``, for scaled queries; ``h / g`` query heads share each key and value head.
 
-    ``mask`` broadcasts over the leading dimensions; its head dimension is 1. Without a soft-cap PyTorch's fused attention is used.
+    ``mask`` broadcasts over the leading dimensions; its head dimension is 1. Without a soft-cap PyTorch's fused attention is used, with
+    one, compiled and on a GPU, its flex attention.
     """
     if soft_cap is None:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0, enable_gqa=q.shape[-3] != k.shape[-3])
+    if q.is_cuda and torch.compiler.is_compiling() and q.shape[-1] in FLEX_WIDTHS:
+        return flex_attend(q, k, v, mask=mask, soft_cap=soft_cap)
     heads, groups, rows = q.shape[-3], k.shape[-3], q.shape[-2]
     grouped = q.unflatten(-3, (groups, heads // groups)).flatten(-3, -2)
     scores = torch.tanh(grouped @ k.transpose(-1, -2) / soft_cap).unflatten(-2, (-1, rows))
@@ -58,6 +65,29 @@ def attend(
         bias = torch.zeros_like(mask, dtype=q.dtype).masked_fill_(~mask, float("-inf"))
         scores = torch.add(bias.unsqueeze(-3), scores, alpha=soft_cap)
     return (scores.softmax(-1).flatten(-3, -2) @ v).unflatten(-2, (-1, rows)).flatten(-4, -3)
+
+
+def flex_attend(
+    q: Float[Tensor, "*s h i e"],
+    k: Float[Tensor, "*s g j e"],
+    v: Float[Tensor, "*s g j e"],
+    *,
+    mask: Bool[Tensor, "*m 1 i j"] | None,
+    soft_cap: float,
+) -> Float[Tensor, "*s h i e"]:
+    """``attend`` by one kernel, which keeps no scores; queries and keys take the type of the values."""
+    rows, grouped = q.shape[:-3], q.shape[-3] != k.shape[-3]
+    q, k, v = (part.to(v.dtype).flatten(0, -4) for part in (q, k, v))
+    seen = None if mask is None else mask.flatten(0, -3)
+    share = 1 if seen is None else len(q) // len(seen)
+
+    def capped(score: Tensor, row: Tensor, _head: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        score = soft_cap * torch.tanh(score / soft_cap)
+        return score if seen is None else torch.where(seen[row // share, i, j], score, float("-inf"))
+
+    found = flex_attention(q, k, v, score_mod=capped, scale=1.0, enable_gqa=grouped)
+    assert isinstance(found, Tensor)
+    return found.unflatten(0, rows)
 
 
 class Attention(nn.Module):

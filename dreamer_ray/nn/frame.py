@@ -6,6 +6,9 @@ its parameters become views of them: their values and shapes stay, and what is c
 are copied, for every new cache.
 """
 
+from collections.abc import Callable
+from functools import cache
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
@@ -77,6 +80,12 @@ class FrameBlock:
         x = torch.addmm(x, found.reshape(x.shape[0], -1), self.output)
         y = self.norms[1](x)
         return torch.addmm(x, F.silu(torch.mm(y, self.gate), inplace=True).mul_(torch.mm(y, self.up)), self.down)
+
+
+@cache
+def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """``function`` compiled, once for all models; anew for other shapes."""
+    return torch.compile(function, dynamic=False)
 
 
 def _by_columns(*layers: nn.Linear) -> Float[Tensor, "d k"]:

@@ -24,43 +24,55 @@ STEPS, CONTEXT, NEW, TRAIN_ROWS, TRAIN_FRAMES = 4, 16, 16, 4, 16
 Job = Callable[[], object]
 
 
-def _ours(kind: str) -> Job:
-    import torch
-
-    from dreamer_ray.imagination.rollout import dream
-    from dreamer_ray.imagination.sampler import Sampling
+def matched_dynamics(*, plain: bool = False):
+    """Our model of the matched shape; ``plain`` has the features of the fastest peer: no soft-cap, no rotary positions in space."""
     from dreamer_ray.models.dynamics import Dynamics, DynamicsConfig
     from dreamer_ray.nn.transformer import TransformerConfig
-    from dreamer_ray.phases.dynamics_pretraining import DynamicsPretraining
-    from dreamer_ray.phases.forcing import ForcingConfig
-    from dreamer_ray.training.optimizer import OptimizerConfig, make_optimizer
-    from dreamer_ray.types import Annotations, Categorical, LatentClip
+    from dreamer_ray.types import Categorical
 
-    plain = kind in TRAIN  # the features of the fastest peer: no soft-cap, no rotary positions in space
     transformer = TransformerConfig(
         width=WIDTH, layers=LAYERS, heads=HEADS, kv_heads=HEADS, mlp_ratio=8 / 3, time_every=TIME_EVERY, context=CONTEXT,
         rope=not plain, soft_cap=None if plain else 50.0,
     )  # fmt: skip
     # One register more than the peers: theirs has a token for tau and one for d, ours one for both.
     config = DynamicsConfig(transformer=transformer, packing=1, registers=REGISTERS + 1)
-    dynamics = Dynamics(config, latents=LATENTS, channels=CHANNELS, action_space={"action": Categorical(size=ACTIONS)})
+    return Dynamics(config, latents=LATENTS, channels=CHANNELS, action_space={"action": Categorical(size=ACTIONS)})
 
-    def clip(rows: int, frames: int) -> LatentClip:
-        notes = Annotations(
-            actions={"action": torch.randint(0, ACTIONS, (rows, frames))},
-            labelled=torch.ones(rows, frames, dtype=torch.bool),
-            rewards=torch.zeros(rows, frames),
-            continues=torch.ones(rows, frames),
-            task=torch.zeros(rows, dtype=torch.long),
-            relevant=torch.zeros(rows, dtype=torch.bool),
-        )
-        return LatentClip(torch.rand(rows, frames, LATENTS, CHANNELS) * 2 - 1, notes)
 
+def random_clip(rows: int, frames: int):
+    """Made-up latents and actions."""
+    import torch
+
+    from dreamer_ray.types import Annotations, LatentClip
+
+    notes = Annotations(
+        actions={"action": torch.randint(0, ACTIONS, (rows, frames))},
+        labelled=torch.ones(rows, frames, dtype=torch.bool),
+        rewards=torch.zeros(rows, frames),
+        continues=torch.ones(rows, frames),
+        task=torch.zeros(rows, dtype=torch.long),
+        relevant=torch.zeros(rows, dtype=torch.bool),
+    )
+    return LatentClip(torch.rand(rows, frames, LATENTS, CHANNELS) * 2 - 1, notes)
+
+
+def _ours(kind: str) -> Job:
+    import torch
+
+    from dreamer_ray.imagination.rollout import dream
+    from dreamer_ray.imagination.sampler import Sampling
+    from dreamer_ray.imagination.tuning import DreamTuning, tune_dreams
+    from dreamer_ray.phases.dynamics_pretraining import DynamicsPretraining
+    from dreamer_ray.phases.forcing import ForcingConfig
+    from dreamer_ray.training.optimizer import OptimizerConfig, make_optimizer
+
+    dynamics, clip = matched_dynamics(plain=kind in TRAIN), random_clip
     if kind.startswith("imagine"):
         rows = int(kind.split("-")[1])
         context, actions = clip(rows, CONTEXT), {"action": torch.randint(0, ACTIONS, (rows, NEW))}
         sampling = Sampling(steps=STEPS, commit="no-commit" not in kind)
         dynamics.requires_grad_(False)
+        tune_dreams(dynamics, DreamTuning(compile="compiled" in kind))
         return lambda: dream(dynamics, context, actions, sampling=sampling, seeds=list(range(rows)))
     full, rows = "full" in kind, 0.25 if "bootstrap" in kind else 0.0
     forcing = ForcingConfig(bootstrap_fraction=rows, bootstrap_after=0.0, image_fraction=0.3 if full else 0.0)
@@ -152,7 +164,14 @@ def _lucidrains(kind: str) -> Job:
 BUILDERS = {"dreamer_ray": _ours, "hansen": _hansen, "lucidrains": _lucidrains}
 IMAGINE = ("imagine-1", "imagine-16")
 TRAIN = ("train", "train-bootstrap")
-OURS_ONLY = ("imagine-1-no-commit", "imagine-16-no-commit", "train-full", "train-full-bootstrap")
+OURS_ONLY = (
+    "imagine-1-compiled",
+    "imagine-16-compiled",
+    "imagine-1-no-commit",
+    "imagine-16-no-commit",
+    "train-full",
+    "train-full-bootstrap",
+)
 
 
 def work(name: str) -> None:
@@ -208,7 +227,7 @@ def measure(pythons: dict[str, str], hansen: str | None, repeats: int, threads: 
 
 def show(found: dict[str, dict[str, list[float]]]) -> None:
     """The table of medians, with the ratio to the fastest peer."""
-    peers_of = {kind: kind.removesuffix("-no-commit").replace("-full", "") for kind in found}
+    peers_of = {kind: kind.removesuffix("-no-commit").removesuffix("-compiled").replace("-full", "") for kind in found}
     for kind, times in found.items():
         medians = {name: statistics.median(values) for name, values in times.items()}
         peers = [statistics.median(values) for name, values in found[peers_of[kind]].items() if name != "dreamer_ray"]

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from dreamer_ray.imagination.engine import DreamEngine
 from dreamer_ray.imagination.rollout import dream, imagine
 from dreamer_ray.imagination.sampler import Sampling, prefill
 from dreamer_ray.imagination.streams import RandomStreams
@@ -62,10 +63,14 @@ def agent(tiny):
     return agent
 
 
+def _engine(agent):
+    return DreamEngine(agent.dynamics, slots=ROWS, agent=agent)
+
+
 @pytest.mark.parametrize("signal", [None, 0.5])
 def test_a_dream_equals_uncached_passes_with_the_same_draws(tiny, agent, signal):
     context, sampling = tiny.clip(ROWS, CONTEXT), Sampling(steps=STEPS, context_signal=signal, temperature=1.5)
-    trajectory = imagine(agent, context, horizon=HORIZON, sampling=sampling, seeds=SEEDS, version=3)
+    trajectory = imagine(_engine(agent), context, horizon=HORIZON, sampling=sampling, seeds=SEEDS, version=3)
     streams = RandomStreams(SEEDS)
     with torch.no_grad():
         slow = Slow(agent.dynamics, context, streams, lambda frames: agent.prompt(context.notes.task, frames), signal)
@@ -106,12 +111,12 @@ def test_the_last_action_of_the_context_is_not_taken_again(tiny, agent):
     context, other = tiny.clip(ROWS, CONTEXT), tiny.clip(ROWS, CONTEXT)
     for value, new in zip(other.notes.actions.values(), tiny.actions(ROWS, CONTEXT, seed=8).values(), strict=True):
         value[:, -1] = new[:, -1]
-    one, two = (imagine(agent, c, horizon=3, sampling=ONE, seeds=SEEDS) for c in (context, other))
+    one, two = (imagine(_engine(agent), c, horizon=3, sampling=ONE, seeds=SEEDS) for c in (context, other))
     assert torch.equal(one.states, two.states)
     earlier = tiny.clip(ROWS, CONTEXT)
     for value, new in zip(earlier.notes.actions.values(), tiny.actions(ROWS, CONTEXT, seed=8).values(), strict=True):
         value[:, -2] = new[:, -2]
-    assert not torch.allclose(one.states[:, 0], imagine(agent, earlier, horizon=1, sampling=ONE, seeds=SEEDS).states[:, 0])
+    assert not torch.allclose(one.states[:, 0], imagine(_engine(agent), earlier, horizon=1, sampling=ONE, seeds=SEEDS).states[:, 0])
 
 
 def test_first_dreamed_frames_follow_their_actions(tiny, agent):
@@ -141,7 +146,8 @@ def test_the_task_moves_the_dreamed_choices_only(tiny, agent):
 
 def test_the_seed_of_a_row_decides_its_dream(tiny, agent):
     context = tiny.clip(1, CONTEXT).map(lambda tensor: tensor.expand(ROWS, *tensor.shape[1:]))
-    dreamed = imagine(agent, context, horizon=3, sampling=SAMPLING, seeds=[1, 2, 1]).states
+    engine = _engine(agent)
+    dreamed = imagine(engine, context, horizon=3, sampling=SAMPLING, seeds=[1, 2, 1]).states
     assert torch.equal(dreamed[0], dreamed[2])
     assert not torch.allclose(dreamed[0], dreamed[1], atol=1e-3)
-    assert torch.equal(dreamed, imagine(agent, context, horizon=3, sampling=SAMPLING, seeds=[1, 2, 1]).states)
+    assert torch.equal(dreamed, imagine(engine, context, horizon=3, sampling=SAMPLING, seeds=[1, 2, 1]).states)

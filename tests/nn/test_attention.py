@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dreamer_ray.nn.attention import Attention, RingCache, attend
+from dreamer_ray.nn.attention import Attention, RingCache, attend, flex_attend
 from dreamer_ray.nn.layers import rotary_code
 
 
@@ -104,3 +104,12 @@ def test_ring_keeps_the_last_frames_in_their_slots():
     ring.write(torch.full((2, 1, 3, 1, 1), 9.0), torch.full((2, 1, 3, 1, 1), 90.0), torch.tensor([[1], [2]]))
     assert ring.keys[0, 0, 0, :, 0].tolist() == [6.0, 9.0, 5.0]
     assert ring.values[1, 0, 0, :, 0].tolist() == [60.0, 40.0, 90.0]
+
+
+@pytest.mark.parametrize("masked", ["not", "all alike", "by rows"])
+def test_flex_attention_is_the_same(masked):
+    q, k, v = (torch.randn(2, 3, heads, 5, 8) for heads in (4, 2, 2))
+    rows = torch.tensor([True, False]).view(2, 1, 1, 1, 1)
+    mask = {"not": None, "all alike": _causal()[0], "by rows": _causal() & (rows | torch.eye(5, dtype=torch.bool))}[masked]
+    found = flex_attend(20 * q, k, v, mask=mask, soft_cap=2.0)
+    assert torch.allclose(found, attend(20 * q, k, v, mask=mask, soft_cap=2.0), atol=1e-5)

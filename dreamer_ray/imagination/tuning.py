@@ -1,0 +1,75 @@
+"""What makes dreams faster on a GPU, chosen from outside: low precision, compiled passes, the kernels of a frame started all at once."""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Generic, Literal, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from dreamer_ray.config import Config
+from dreamer_ray.nn.transformer import Transformer
+from dreamer_ray.types import Batch
+
+log = logging.getLogger("dreamer_ray")
+
+WARM_UPS = 2
+"""Runs before a recording: kernels are compiled and chosen in them."""
+
+
+class DreamTuning(Config):
+    """Switches for the speed of dreams; the formulas stay, results change by rounding."""
+
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Of the transformers: their weights, what goes from block to block, and the caches. Noise, frames and heads stay fp32."""
+    compile: bool = False
+    """The passes over a frame are compiled (``torch.compile``; on a CPU that needs a C++ compiler) when they first run.
+
+    Each as a whole, or block by block where a ``graph`` starts them: that compiles faster and is as fast then.
+    """
+    graph: bool = False
+    """All kernels of a frame are recorded as one CUDA graph and started together. Only on a GPU."""
+
+
+def tune_dreams(model: nn.Module, tuning: DreamTuning) -> None:
+    """Sets precision and compilation of all transformers of ``model``; caches and engines are made after it."""
+    for module in model.modules():
+        if isinstance(module, Transformer):
+            module.compiled = None if not tuning.compile else "blocks" if tuning.graph else "whole"
+            if tuning.precision == "bf16":
+                module.to(torch.bfloat16)
+
+
+Given = TypeVar("Given", bound=Batch)
+Made = TypeVar("Made", bound=Batch)
+
+
+class Recording(Generic[Given, Made]):
+    """A function whose kernels were recorded once as a CUDA graph: every call starts them again, on the values of the call.
+
+    The function may change memory that it finds, such as a ring, if a run that begins with the ``clocks`` of another one does the same
+    again. Shapes must not change; no call may wait for the GPU.
+    """
+
+    def __init__(self, function: Callable[[Given], Made], given: Given, *, clocks: Sequence[Tensor]):
+        begun = time.monotonic()
+        self.given, before = given.map(torch.clone), [clock.clone() for clock in clocks]
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(WARM_UPS):
+                function(self.given)
+                for clock, value in zip(clocks, before, strict=True):
+                    clock.copy_(value)
+        torch.cuda.current_stream().wait_stream(side)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.made = function(self.given)
+        log.info("dream engine: a frame's kernels compiled and recorded in %.0f s", time.monotonic() - begun)
+
+    def __call__(self, given: Given) -> Made:
+        for mine, its in zip(self.given.tensors(), given.tensors(), strict=True):
+            mine.copy_(its)
+        self.graph.replay()
+        return self.made.map(torch.clone)
