@@ -94,5 +94,4 @@ def _parts(engine: DreamEngine, sampling: Sampling) -> dict[str, Callable[[], ob
 
 
 def _bytes(module: nn.Module, cache: TransformerCache) -> int:
-    tensors = [*module.parameters(), *(tensor for ring in cache.rings for tensor in (ring.keys, ring.values))]
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    return sum(tensor.numel() * tensor.element_size() for tensor in [*module.parameters(), *cache.tensors()])

@@ -23,6 +23,8 @@ from dreamer_ray.models.tokenizer import Tokenizer
 from dreamer_ray.types import Actions, Batch, LatentClip
 
 DEFAULT = Sampling()
+JOINING_TOKENS = 1024
+"""Tokens that pass at once where contexts join, at least those of one: they stay in a CPU's cache, and memory does not grow with rows."""
 
 
 @dataclass(frozen=True)
@@ -75,10 +77,7 @@ class DreamEngine:
     Without an agent nobody waits for the commit pass of a frame: it is done with the first step of the next one. With ``graph`` (on a
     GPU) the kernels of ``dream`` are recorded at its first call, for every sampling that is asked for; raises ``UserError`` elsewhere.
 
-    Nothing grows while it runs. Numbers in memory: the weights; ``2 * time layers * slots * tokens * kv_heads * (context + 1) * head
-    width`` for the cache of the dynamics and for that of the decoder; the activations of one pass over one frame of all slots (two
-    without an agent), or over the contexts that join together where these are longer.
-    """
+    Nothing grows while it runs. What is in memory says ``memory``; a context that joins needs more for a moment."""
 
     def __init__(
         self, dynamics: Dynamics, *, slots: int, agent: Agent | None = None, tokenizer: Tokenizer | None = None, graph: bool = False
@@ -98,6 +97,23 @@ class DreamEngine:
         """The commit of the newest frame, while the cache does not hold it."""
         self._recordings: dict[tuple[Sampling, bool], Recording[_Asked, _Made]] = {}
 
+    def memory(self) -> int:
+        """Bytes while it dreams: the weights, the caches, and what one pass holds (``Transformer.step_numbers``).
+
+        A cache has ``2 * time layers * slots * tokens * kv_heads * (context + 1) * head width`` numbers. A pass is over one frame of all
+        slots, over two where the commit waits for the next step (without an agent).
+        """
+        slots, dynamics = len(self.streams.rows), self.dynamics
+        frames = slots if self.agent is not None else 2 * slots
+        passes = [(dynamics.transformer, dynamics.transformer.step_numbers(frames, dynamics.layout.total))]
+        kept = [*(self.agent or dynamics).parameters(), *self.cache.tensors()]
+        if self.tokenizer is not None and self.decoder_cache is not None:
+            decoder = self.tokenizer.decoder
+            passes.append((decoder, decoder.step_numbers(slots, self.tokenizer.layout.total)))
+            kept += [*self.tokenizer.parameters(), *self.decoder_cache.tensors()]
+        held = max(numbers * transformer.norm.weight.element_size() for transformer, numbers in passes)
+        return held + sum(tensor.numel() * tensor.element_size() for tensor in kept)
+
     @torch.no_grad()
     def join(self, context: LatentClip, seeds: Sequence[int], *, sampling: Sampling = DEFAULT) -> list[int]:
         """Begins a world after each row of ``context`` and returns their slots; a world's random numbers are those of its seed.
@@ -115,16 +131,11 @@ class DreamEngine:
             self.streams.restart(slot, seed)
         where = torch.tensor(slots, device=device)
         self.task = self.task.index_copy(0, where, context.notes.task)
-        cache, noise = self.dynamics.new_cache(rows), self.streams.normal(*context.latents.shape[1:], rows=slots)
-        prompt, signal = self._prompt(context.notes.task, context.latents.shape[1]), sampling.context_signal
-        states = prefill(self.dynamics, context, noise=noise, agent=prompt, cache=cache, signal=signal)
-        self.cache.put(where, cache)
-        if states is not None:
-            self.states = self.states.index_copy(0, where, states[:, -1])  # in place it would change frames handed out
-        if self.tokenizer is not None and self.decoder_cache is not None:
-            cache = self.tokenizer.new_decoder_cache(rows)
-            self.tokenizer.decode(context.latents, cache=cache)
-            self.decoder_cache.put(where, cache)
+        noise = self.streams.normal(*context.latents.shape[1:], rows=slots)
+        together = max(1, JOINING_TOKENS // (noise.shape[1] * self.dynamics.layout.total))
+        for first in range(0, rows, together):
+            part = slice(first, first + together)
+            self._take_in(context.rows(part), where[part], noise[part], sampling.context_signal)
         self.free = self.free[rows:]
         return slots
 
@@ -190,6 +201,17 @@ class DreamEngine:
             caches = [self.cache, *([] if self.decoder_cache is None else [self.decoder_cache])]
             self._recordings[key] = Recording(lambda given: self._next(given, sampling), asked, clocks=[cache.frame for cache in caches])
         return self._recordings[key](asked)
+
+    def _take_in(self, context: LatentClip, where: Int[Tensor, "r"], noise: Float[Tensor, "r t l c"], signal: float | None) -> None:
+        prompt, cache = self._prompt(context.notes.task, noise.shape[1]), self.dynamics.new_cache(len(where))
+        states = prefill(self.dynamics, context, noise=noise, agent=prompt, cache=cache, signal=signal)
+        self.cache.put(where, cache)
+        if states is not None:
+            self.states = self.states.index_copy(0, where, states[:, -1])  # in place it would change frames handed out
+        if self.tokenizer is not None and self.decoder_cache is not None:
+            cache = self.tokenizer.new_decoder_cache(len(where))
+            self.tokenizer.decode(context.latents, cache=cache)
+            self.decoder_cache.put(where, cache)
 
     def _write(self) -> None:
         if self._unwritten is not None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from dreamer_ray.config import Config
 from dreamer_ray.models.actions import ActionEmbedding
+from dreamer_ray.nn.frame import compiled
 from dreamer_ray.nn.tokens import TokenLayout
 from dreamer_ray.nn.transformer import Transformer, TransformerCache, TransformerConfig
 from dreamer_ray.types import Actions, ActionSpace, Batch
@@ -145,6 +146,10 @@ class Dynamics(nn.Module):
 
         Run again it overwrites them, until ``cache.advance()``.
         """
+        step = compiled(Dynamics._step) if self.transformer.compiled == "whole" else Dynamics._step
+        return step(self, noisy, noising, conditioning, cache)
+
+    def _step(self, noisy: Tensor, noising: Noising, conditioning: Conditioning, cache: TransformerCache) -> Prediction:
         tokens = self._tokens(noisy, noising, conditioning)
         return self._read(self.transformer.step(tokens, cache, space_mask=self._mask(tokens)))
 

@@ -18,25 +18,26 @@ FLEX_WIDTHS = (16, 32, 64, 128, 256)
 class RingCache:
     """Keys and values of the last ``w`` frames of one time layer, frame ``t`` in slot ``t % w``.
 
-    Shapes never change: a new frame overwrites the oldest, and a frame still in denoising overwrites itself.
+    Shapes never change: a new frame overwrites the oldest, and a frame still in denoising overwrites itself. Tokens come first, so that
+    those of the first ones are one block of memory.
     """
 
-    keys: Float[Tensor, "b n g w e"]
-    values: Float[Tensor, "b n g w e"]
+    keys: Float[Tensor, "n b g w e"]
+    values: Float[Tensor, "n b g w e"]
 
     def write(self, keys: Float[Tensor, "b f n g e"], values: Float[Tensor, "b f n g e"], slots: Int[Tensor, "b f"]) -> None:
         """Stores the keys and values of the first ``n`` tokens of some frames in each sequence's own slots."""
         count = keys.shape[2]
         rows = torch.arange(len(slots), device=slots.device).unsqueeze(1)
-        self.keys[rows, :count, :, slots] = keys
-        self.values[rows, :count, :, slots] = values
+        self.keys[:count, rows, :, slots] = keys
+        self.values[:count, rows, :, slots] = values
 
     def fill(self, keys: Float[Tensor, "b n g t e"], values: Float[Tensor, "b n g t e"]) -> None:
         """Stores frames ``0 .. t-1`` of a new sequence; only the last ``w`` of them stay."""
         slots, length, count = self.keys.shape[3], keys.shape[3], keys.shape[1]
         frames = torch.arange(max(0, length - slots), length, device=keys.device)
-        self.keys[:, :count, :, frames % slots] = keys[..., frames, :]
-        self.values[:, :count, :, frames % slots] = values[..., frames, :]
+        self.keys[:count, :, :, frames % slots] = keys[..., frames, :].transpose(0, 1)
+        self.values[:count, :, :, frames % slots] = values[..., frames, :].transpose(0, 1)
 
 
 def attend(

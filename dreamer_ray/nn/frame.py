@@ -8,6 +8,7 @@ are copied, for every new cache.
 
 from collections.abc import Callable
 from functools import cache
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,8 @@ from torch import Tensor, nn
 
 from dreamer_ray.nn.attention import Attention, RingCache
 from dreamer_ray.nn.layers import RMSNorm, Rotary, SwiGLU, rms_norm, rotate
+
+R = TypeVar("R")
 
 
 class FrameBlock:
@@ -43,25 +46,29 @@ class FrameBlock:
         self, x: Float[Tensor, "r d"], tokens: int, rotary: Rotary | None, hidden: Bool[Tensor, "n n"] | None
     ) -> Float[Tensor, "r d"]:
         """Attention among the ``tokens`` of each frame, but for the pairs that are ``hidden``."""
+        return self._finish(x, self._over_space(x, tokens, rotary, hidden))
+
+    def time(
+        self, x: Float[Tensor, "r d"], tokens: int, rotary: Rotary, hidden: Bool[Tensor, "1 b 1 f 1 w"], ring: RingCache, slots: Tensor
+    ) -> Float[Tensor, "r d"]:
+        """Attention of each token to its own index in the frames of the ``ring``, the newest written to ``slots [b f]`` first."""
+        return self._finish(x, self._over_time(x, tokens, rotary, hidden, ring, slots))
+
+    def _over_space(self, x: Tensor, tokens: int, rotary: Rotary | None, hidden: Tensor | None) -> Tensor:
         q, k, v = self._project(x, tokens, rotary)
         q = q.unflatten(2, (self.groups, -1)).permute(0, 2, 3, 1, 4).flatten(2, 3)  # [b g (h/g n) e]
         scores = q @ k.permute(0, 2, 3, 1)
         found = self._weights(scores.unflatten(2, (-1, tokens)), hidden).flatten(2, 3) @ v.transpose(1, 2)
-        merged = found.unflatten(2, (-1, tokens)).permute(0, 3, 1, 2, 4)
-        return self._finish(x, merged)
+        return found.unflatten(2, (-1, tokens)).permute(0, 3, 1, 2, 4)
 
-    def time(
-        self, x: Float[Tensor, "r d"], tokens: int, rotary: Rotary, hidden: Bool[Tensor, "b 1 1 f 1 w"], ring: RingCache, slots: Tensor
-    ) -> Float[Tensor, "r d"]:
-        """Attention of each token to its own index in the frames of the ``ring``, the newest written to ``slots [b f]`` first."""
+    def _over_time(self, x: Tensor, tokens: int, rotary: Rotary, hidden: Tensor, ring: RingCache, slots: Tensor) -> Tensor:
         frames = slots.shape[1]
         q, k, v = (part.unflatten(0, (-1, frames)) for part in self._project(x, tokens, rotary))
         ring.write(k, v, slots)
-        keys, values = ring.keys[:, :tokens], ring.values[:, :tokens]
-        q = q.unflatten(3, (self.groups, -1)).permute(0, 2, 3, 1, 4, 5).flatten(3, 4)  # [b n g (f h/g) e]
-        scores = q @ keys.transpose(-1, -2)
-        found = self._weights(scores.unflatten(3, (frames, -1)), hidden).flatten(3, 4) @ values
-        return self._finish(x, found.unflatten(3, (frames, -1)).permute(0, 3, 1, 2, 4, 5))
+        q = q.unflatten(3, (self.groups, -1)).permute(2, 0, 3, 1, 4, 5).flatten(3, 4)  # [n b g (f h/g) e]
+        scores = q @ ring.keys[:tokens].transpose(-1, -2)
+        found = self._weights(scores.unflatten(3, (frames, -1)), hidden).flatten(3, 4) @ ring.values[:tokens]
+        return found.unflatten(3, (frames, -1)).permute(1, 3, 0, 2, 4, 5)
 
     def _project(self, x: Tensor, tokens: int, rotary: Rotary | None) -> tuple[Tensor, Tensor, Tensor]:
         both = self.heads + self.groups
@@ -82,9 +89,13 @@ class FrameBlock:
         return torch.addmm(x, F.silu(torch.mm(y, self.gate), inplace=True).mul_(torch.mm(y, self.up)), self.down)
 
 
+def compiled(function: Callable[..., R]) -> Callable[..., R]:
+    """``function`` compiled, once for all models; anew for other shapes. What is being compiled takes it as it is."""
+    return function if torch.compiler.is_compiling() else _compiled(function)
+
+
 @cache
-def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """``function`` compiled, once for all models; anew for other shapes."""
+def _compiled(function: Callable[..., R]) -> Callable[..., R]:
     return torch.compile(function, dynamic=False)
 
 

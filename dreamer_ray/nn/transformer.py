@@ -39,6 +39,11 @@ class TransformerConfig(Config):
     """Rotary positions in the space layers; the time layers always have them."""
     soft_cap: float | None = Field(default=50.0, gt=0)
 
+    @property
+    def hidden(self) -> int:
+        """Hidden width of the SwiGLU."""
+        return 16 * max(1, round(self.mlp_ratio * self.width / 16))
+
     @model_validator(mode="after")
     def _heads_fit(self) -> "TransformerConfig":
         if self.width % self.heads or self.heads % self.kv_heads or (self.width // self.heads) % 2:
@@ -57,7 +62,7 @@ class Block(nn.Module):
         self.attention_norm = RMSNorm(config.width)
         self.attention = Attention(config.width, heads=config.heads, kv_heads=config.kv_heads, soft_cap=config.soft_cap)
         self.mlp_norm = RMSNorm(config.width)
-        self.mlp = SwiGLU(config.width, 16 * max(1, round(config.mlp_ratio * config.width / 16)))
+        self.mlp = SwiGLU(config.width, config.hidden)
         self.recompute = False
         """Whether the backward pass computes the block again instead of keeping its activations."""
 
@@ -93,6 +98,10 @@ class TransformerCache:
     space: Rotary | None
     """Rotary code of the tokens of a frame."""
 
+    def tensors(self) -> list[Tensor]:
+        """Keys and values of all layers."""
+        return [tensor for ring in self.rings for tensor in (ring.keys, ring.values)]
+
     def advance(self) -> None:
         """Ends the current frame in every sequence."""
         self.frame += 1
@@ -101,7 +110,7 @@ class TransformerCache:
         """The sequences in ``rows`` go on where those of ``other`` are."""
         self.frame[rows] = other.frame
         for ring, new in zip(self.rings, other.rings, strict=True):
-            ring.keys[rows], ring.values[rows] = new.keys, new.values
+            ring.keys[:, rows], ring.values[:, rows] = new.keys, new.values
 
 
 class Transformer(nn.Module):
@@ -139,7 +148,7 @@ class Transformer(nn.Module):
         for block in self._frame_blocks:
             block.refresh()
         head_width = self.config.width // self.config.heads
-        shape = (batch, tokens, self.config.kv_heads, self.config.context + 1, head_width)
+        shape = (tokens, batch, self.config.kv_heads, self.config.context + 1, head_width)
         rings = [
             RingCache(torch.zeros(shape, dtype=weight.dtype, device=device), torch.zeros(shape, dtype=weight.dtype, device=device))
             for axis in self.axes
@@ -181,7 +190,6 @@ class Transformer(nn.Module):
                 y = block(y, axis, rotary=time, mask=mask, ring=next(rings, None))
         return self.norm(y).to(x.dtype)
 
-    @torch.no_grad()
     def step(
         self, x: Float[Tensor, "b f n d"], cache: TransformerCache, *, space_mask: Bool[Tensor, "n n"] | None = None
     ) -> Float[Tensor, "b f n d"]:
@@ -190,14 +198,24 @@ class Transformer(nn.Module):
         Run again it overwrites them, until ``cache.advance()``. For inference only: it has no gradients.
         """
         step = compiled(Transformer._step) if self.compiled == "whole" else Transformer._step
-        return step(self, x, cache, space_mask)
+        with torch.no_grad():
+            return step(self, x, cache, space_mask)
+
+    def step_numbers(self, rows: int, tokens: int) -> int:
+        """Numbers that ``step`` holds at once besides weights and cache, for ``rows`` frames of ``tokens``.
+
+        ``rows * tokens * (5 width + max(2 hidden, 4 kv_heads * head width + 2 heads * tokens))``: in an MLP or in attention.
+        """
+        config = self.config
+        attention = 4 * config.kv_heads * (config.width // config.heads) + 2 * config.heads * tokens
+        return rows * tokens * (5 * config.width + max(2 * config.hidden, attention))
 
     def _step(self, x: Tensor, cache: TransformerCache, space_mask: Tensor | None) -> Tensor:
         (batch, frames, tokens), slots = x.shape[:3], self.config.context + 1
         positions = cache.frame.unsqueeze(1) + torch.arange(frames, device=x.device)
         written = positions % slots
         age = (written.unsqueeze(2) - torch.arange(slots, device=x.device)) % slots
-        unseen = (age > positions.clamp(max=self.config.context - 1).unsqueeze(2)).view(batch, 1, 1, frames, 1, slots)
+        unseen = (age > positions.clamp(max=self.config.context - 1).unsqueeze(2)).view(1, batch, 1, frames, 1, slots)
         time = self._rotary(positions).flatten(0, 1)[:, None, None]
         space = None if cache.space is None else cache.space[:tokens]
         hidden = None if space_mask is None else ~space_mask

@@ -55,6 +55,18 @@ def test_a_world_is_the_same_in_any_slot_beside_any_neighbours(tiny, parts, comm
     _same(_run(engine, sampling=sampling), slot, _alone(parts, _row(context, 0), 6, sampling))
 
 
+def test_contexts_that_pass_in_parts_are_the_same(tiny, parts, monkeypatch):
+    context, frames = tiny.clip(5, CONTEXT), []
+    for together in (10**6, 2 * CONTEXT * parts[0].dynamics.layout.total):
+        monkeypatch.setattr("dreamer_ray.imagination.engine.JOINING_TOKENS", together)
+        engine = _engine(parts, 5)
+        engine.join(context, [1, 2, 3, 4, 5])
+        frames.append(_run(engine, 3))
+    for one, other in zip(*frames, strict=True):
+        assert torch.allclose(one.latents, other.latents, atol=1e-9)
+        assert torch.allclose(one.pictures, other.pictures, atol=1e-9)
+
+
 def test_worlds_join_and_leave_a_running_batch(tiny, parts):
     context, engine = tiny.clip(3, CONTEXT), _engine(parts, 2)
     assert engine.join(_row(context, 0), [1]) == [0]

@@ -96,14 +96,14 @@ def test_sizes_that_do_not_divide_are_refused(width, heads, kv_heads):
 
 def test_ring_keeps_the_last_frames_in_their_slots():
     keys = torch.arange(7.0).view(1, 1, 1, 7, 1).expand(2, 3, 1, 7, 1)
-    ring = RingCache(torch.full((2, 4, 1, 3, 1), -1.0), torch.full((2, 4, 1, 3, 1), -1.0))
+    ring = RingCache(torch.full((4, 2, 1, 3, 1), -1.0), torch.full((4, 2, 1, 3, 1), -1.0))
     ring.fill(keys, 10 * keys)
     assert ring.keys[0, 0, 0, :, 0].tolist() == [6.0, 4.0, 5.0]
-    assert ring.values[1, 2, 0, :, 0].tolist() == [60.0, 40.0, 50.0]
-    assert bool((ring.keys[:, 3] == -1).all())
+    assert ring.values[2, 1, 0, :, 0].tolist() == [60.0, 40.0, 50.0]
+    assert bool((ring.keys[3] == -1).all())
     ring.write(torch.full((2, 1, 3, 1, 1), 9.0), torch.full((2, 1, 3, 1, 1), 90.0), torch.tensor([[1], [2]]))
     assert ring.keys[0, 0, 0, :, 0].tolist() == [6.0, 9.0, 5.0]
-    assert ring.values[1, 0, 0, :, 0].tolist() == [60.0, 40.0, 90.0]
+    assert ring.values[0, 1, 0, :, 0].tolist() == [60.0, 40.0, 90.0]
 
 
 @pytest.mark.parametrize("masked", ["not", "all alike", "by rows"])
