@@ -53,6 +53,15 @@ class AgentSection(Config):
     scratch: bool = True
     """Also train the same agent from random weights instead of the pretrained dynamics, for the comparison in the report."""
 
+    @model_validator(mode="after")
+    def _some_clips_are_relevant(self) -> "AgentSection":
+        share, rows = self.batches.relevant_fraction, self.batches.batch_size
+        if int(share * rows + 1e-9) < 1:
+            raise ValueError(
+                f"batches.relevant_fraction = {share:g} of batch_size = {rows} is no whole clip: only task-relevant clips are cloned"
+            )
+        return self
+
 
 class ImaginationSection(Config):
     """Phase 3."""
@@ -114,7 +123,20 @@ class ClusterSection(Config):
     """Of the dreams of imagination training."""
     replicas: int = Field(default=2, gt=0)
     """Actors that record, encode, dream and evaluate."""
+    gpus_per_replica: float = Field(default=0, ge=0)
+    """Of those that encode, dream or evaluate; 0.5 lets two share a GPU."""
     dashboard: bool = True
+
+    @property
+    def replica_device(self) -> str:
+        """Where replicas hold their models."""
+        return "cuda" if self.gpus_per_replica else "cpu"
+
+    @model_validator(mode="after")
+    def _graph_on_gpu(self) -> "ClusterSection":
+        if self.dreaming.graph and not self.gpus_per_replica:
+            raise ValueError("dreaming.graph = true needs a GPU: set gpus_per_replica, or graph = false")
+        return self
 
 
 class Recipe(Config):

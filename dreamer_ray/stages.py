@@ -165,12 +165,15 @@ def acting_agent(run: Path, variant: str) -> Agent:
 
 
 class Dreamer:
-    """Dreams numbered calls: call i starts from the contexts that the plan gives it and has its own seed, whoever dreams it."""
+    """Dreams numbered calls: call i starts from the contexts that the plan gives it and has its own seed, whoever dreams it.
+
+    ``agent`` moves to the device of the replicas; trajectories come back to the CPU.
+    """
 
     def __init__(self, recipe: Recipe, run: Path, agent: Agent):
         self.config, self.agent, self.contexts = recipe.imagination, agent, feed("imagination", recipe, run)
         tuning = recipe.cluster.dreaming
-        tune_dreams(agent, tuning)
+        tune_dreams(agent.to(recipe.cluster.replica_device), tuning)
         self.engine = DreamEngine(agent.dynamics, slots=self.config.dreams_per_call, agent=agent, graph=tuning.graph)
         self.calls_per_update = self.config.contexts.batch_size // self.config.dreams_per_call
 
@@ -182,7 +185,8 @@ class Dreamer:
         generator = torch.Generator().manual_seed(self.config.fit.seed * 1_000_003 + call)
         seeds = torch.randint(2**62, (context.latents.shape[0],), generator=generator).tolist()
         sampling = Sampling(steps=self.config.sampling_steps)
-        return imagine(self.engine, context, horizon=self.config.horizon, sampling=sampling, seeds=seeds, version=version)
+        context, horizon = context.to(self.engine.device), self.config.horizon
+        return imagine(self.engine, context, horizon=horizon, sampling=sampling, seeds=seeds, version=version).to("cpu")
 
 
 def join(parts: list[Trajectory]) -> Trajectory:
@@ -209,8 +213,8 @@ def encode_episode(tokenizer: Tokenizer, frames: np.ndarray, chunk: int = 128) -
     parts = []
     for start in range(0, len(frames), chunk):
         first = max(0, start - reach)
-        latents = tokenizer.encode(torch.from_numpy(frames[first : start + chunk]).unsqueeze(0))
-        parts.append(latents[0, start - first :].half().numpy())
+        latents = tokenizer.encode(torch.from_numpy(frames[first : start + chunk]).unsqueeze(0).to(tokenizer.mean.device))
+        parts.append(latents[0, start - first :].half().cpu().numpy())
     return np.concatenate(parts)
 
 

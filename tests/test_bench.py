@@ -9,7 +9,7 @@ import torch
 
 from dreamer_ray.bench.table import Bench, bench, read_bench
 from dreamer_ray.cli.bench import add_parser, table
-from dreamer_ray.config import load_config
+from dreamer_ray.config_file import load_config
 from dreamer_ray.errors import UserError
 from dreamer_ray.recipe import Recipe
 

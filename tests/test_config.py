@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from pydantic import Field
 
-from dreamer_ray.config import Config, load_config, nearest, parse_config
+from dreamer_ray.config import Config
+from dreamer_ray.config_file import load_config, nearest, parse_config
 from dreamer_ray.errors import UserError
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dreamer_ray.config import load_config
+from dreamer_ray.config_file import load_config
 from dreamer_ray.estimate import START_SECONDS, estimate, matrix_product_speed
 from dreamer_ray.models.tokenizer import Tokenizer
 from dreamer_ray.recipe import Recipe

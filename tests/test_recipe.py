@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dreamer_ray.config import load_config
+from dreamer_ray.config_file import load_config
 from dreamer_ray.errors import UserError
 from dreamer_ray.recipe import Recipe
 
@@ -32,6 +32,8 @@ def test_shipped_recipes_are_valid_and_named_after_their_file(path):
         ("dynamics.batches.seed=-1", ("dynamics.batches.seed = -1",)),
         ("evaluation.seed=5", ("evaluation.seed = 5", "1000000")),
         ("dynamics.fit.optimizer.betas=[0.9, 1.5]", ("dynamics.fit.optimizer.betas",)),
+        ("cluster.dreaming.graph=true", ("cluster", "dreaming.graph = true", "gpus_per_replica")),
+        ("agent.batches.relevant_fraction=0.05", ("agent", "relevant_fraction = 0.05", "batch_size = 16", "task-relevant")),
         ("imagination.dreams_per_call=5", ("dreams_per_call = 5", "batch_size = 32")),
     ],
 )

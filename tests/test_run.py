@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dreamer_ray.config import Config, load_config
+from dreamer_ray.config import Config
+from dreamer_ray.config_file import load_config
 from dreamer_ray.errors import RunError, UserError
 from dreamer_ray.recipe import Recipe
 from dreamer_ray.run import Stage, StageContext, decide, execute, plan, recipe_stages, sections

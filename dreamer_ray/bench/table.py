@@ -9,7 +9,8 @@ from dreamer_ray.bench.data import data_rates
 from dreamer_ray.bench.engine import engine_rates
 from dreamer_ray.bench.rates import Machine, Precision, Rate, this_machine
 from dreamer_ray.bench.training import training_rates
-from dreamer_ray.config import Config, fingerprint, parse_config
+from dreamer_ray.config import Config, fingerprint
+from dreamer_ray.config_file import parse_config
 from dreamer_ray.errors import UserError
 from dreamer_ray.recipe import Recipe
 

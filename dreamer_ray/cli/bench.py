@@ -42,7 +42,7 @@ def act(options: argparse.Namespace) -> None:
     import torch
 
     from dreamer_ray.bench.table import bench, read_bench
-    from dreamer_ray.config import load_config
+    from dreamer_ray.config_file import load_config
     from dreamer_ray.recipe import Recipe
 
     recipe = load_config(Recipe, options.recipe, options.overrides)

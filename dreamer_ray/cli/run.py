@@ -31,7 +31,7 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
 
 def act(options: argparse.Namespace) -> None:
     """Runs the recipe that ``options`` name."""
-    from dreamer_ray.config import load_config
+    from dreamer_ray.config_file import load_config
     from dreamer_ray.loopback import bind_ray_to_loopback
     from dreamer_ray.recipe import Recipe
     from dreamer_ray.run import execute, plan, recipe_stages

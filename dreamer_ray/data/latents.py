@@ -10,7 +10,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from dreamer_ray.config import Config, parse_config
+from dreamer_ray.config import Config
+from dreamer_ray.config_file import parse_config
 from dreamer_ray.data.rows import Episode, ShardSchema
 from dreamer_ray.data.shards import ShardFile, ShardSet, commit_manifest, open_shards, write_shard
 from dreamer_ray.errors import UserError

@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
 
-from dreamer_ray.config import Config, parse_config
+from dreamer_ray.config import Config
+from dreamer_ray.config_file import parse_config
 from dreamer_ray.data.rows import (
     REMEDY,
     Count,

@@ -108,10 +108,11 @@ def require_cpus(wanted: float, purpose: str) -> None:
 
 
 def require_gpus(config: ClusterSection) -> None:
-    """Raises ``UserError`` at once where the cluster could never give the learner workers their GPUs."""
-    wanted, there = config.workers * config.gpus_per_worker, ray.cluster_resources().get("GPU", 0)
-    if there < wanted:
-        raise UserError(
-            f"cluster.workers = {config.workers} with cluster.gpus_per_worker = {config.gpus_per_worker:g} need {wanted:g} GPUs, "
-            f"the cluster has {there:g}; lower these keys (gpus_per_worker = 0 trains on CPUs) or add GPUs"
-        )
+    """Raises ``UserError`` at once where the cluster could never give the learner workers or the replicas their GPUs."""
+    there = ray.cluster_resources().get("GPU", 0)
+    for kind, count, share in (("worker", config.workers, config.gpus_per_worker), ("replica", config.replicas, config.gpus_per_replica)):
+        if there < count * share:
+            raise UserError(
+                f"cluster.{kind}s = {count} with cluster.gpus_per_{kind} = {share:g} need {count * share:g} GPUs, "
+                f"the cluster has {there:g}; lower these keys (gpus_per_{kind} = 0 leaves them on CPUs) or add GPUs"
+            )

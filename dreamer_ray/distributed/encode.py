@@ -28,10 +28,15 @@ def encode(recipe: Recipe, run: Path) -> dict[str, Any]:
     """Encodes both splits of ``run/record`` into ``run/encode``; returns figures for the stage's manifest."""
     require_cpus(recipe.cluster.replicas + 1, "encoding")
     sources = {split: open_shards(run / "record" / split) for split in SPLITS}
-    rows = [{"run": str(run), "split": split, "file": number} for split in SPLITS for number in range(len(sources[split].files))]
+    cluster = recipe.cluster
+    rows = [
+        {"run": str(run), "device": cluster.replica_device, "split": split, "file": number}
+        for split in SPLITS
+        for number in range(len(sources[split].files))
+    ]
     progress = Progress("encode", sum(int(source.lengths.sum()) for source in sources.values()), "frames")
     encoded = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-        _encode_file, compute=TaskPoolStrategy(size=recipe.cluster.replicas), num_cpus=1
+        _encode_file, compute=TaskPoolStrategy(size=cluster.replicas), num_cpus=1, num_gpus=cluster.gpus_per_replica or None
     )
     files: dict[str, list[ShardFile]] = {split: [] for split in SPLITS}
     frames = 0
@@ -62,15 +67,16 @@ class _Opened:
 
 
 @lru_cache(maxsize=1)
-def _open(run: str) -> _Opened:
+def _open(run: str, device: str) -> _Opened:
     torch.set_num_threads(1)
     checkpoint = trained(Path(run), "tokenizer")
-    return _Opened(restore_tokenizer(checkpoint), checkpoint.fingerprint, {s: open_shards(Path(run) / "record" / s) for s in SPLITS})
+    sources = {split: open_shards(Path(run) / "record" / split) for split in SPLITS}
+    return _Opened(restore_tokenizer(checkpoint).to(device), checkpoint.fingerprint, sources)
 
 
 def _encode_file(row: dict[str, Any]) -> dict[str, Any]:
     """Writes the latents of file number ``row["file"]`` of ``row["split"]`` unless they are there."""
-    opened, split = _open(row["run"]), row["split"]
+    opened, split = _open(row["run"], row["device"]), row["split"]
     source, config = opened.sources[split], opened.tokenizer.config
     file, folder = source.files[row["file"]], Path(row["run"]) / "encode" / split
     schema = latent_schema(source.schema, config.latents, config.channels)

@@ -47,8 +47,10 @@ def play_all(recipe: Recipe, run: Path, progress: Progress) -> dict[str, list[Ep
             else:
                 jobs.append(job)
     progress.update(sum(map(len, results.values())), {})
+    gpus = recipe.cluster.gpus_per_replica
     actors: list[Actor] = [
-        Evaluator.options(name=f"evaluator-{i}").remote(recipe.model_dump_json(), str(run)) for i in range(recipe.cluster.replicas)
+        Evaluator.options(name=f"evaluator-{i}", num_gpus=gpus).remote(recipe.model_dump_json(), str(run))
+        for i in range(recipe.cluster.replicas)
     ]
     for (variant, seeds), episodes in spread(actors, jobs, lambda actor, job: actor.play.remote(*job)):
         assert isinstance(episodes, list)
@@ -75,8 +77,9 @@ class Evaluator:
         config = CrafterConfig(size=self.recipe.data.crafter.size, length=self.recipe.evaluation.length)
         if variant == RANDOM:
             return play(RandomPlayer(torch.Generator().manual_seed(seeds[0])), seeds, config)
-        tokenizer = restore_tokenizer(trained(self.run, "tokenizer"))
-        return play(ActingSession(tokenizer, acting_agent(self.run, variant), seeds=seeds), seeds, config)
+        device = self.recipe.cluster.replica_device
+        tokenizer, agent = restore_tokenizer(trained(self.run, "tokenizer")).to(device), acting_agent(self.run, variant).to(device)
+        return play(ActingSession(tokenizer, agent, seeds=seeds), seeds, config)
 
     def __repr__(self) -> str:
         return "Evaluator"

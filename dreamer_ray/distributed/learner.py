@@ -35,7 +35,9 @@ def imagine_and_learn(recipe: Recipe, run: Path, progress: Progress) -> dict[str
     text = recipe.model_dump_json()
     store: Actor = WeightStore.options(name="weight-store").remote(str(run))
     replicas: list[Actor] = [
-        WorldModelReplica.options(name=f"replica-{i}").remote(i, text, str(run), checkpoint.made_by, store)
+        WorldModelReplica.options(name=f"replica-{i}", num_gpus=recipe.cluster.gpus_per_replica).remote(
+            i, text, str(run), checkpoint.made_by, store
+        )
         for i in range(recipe.cluster.replicas)
     ]
     with watched(progress) as board:

@@ -77,7 +77,9 @@ class DreamEngine:
     Without an agent nobody waits for the commit pass of a frame: it is done with the first step of the next one. With ``graph`` (on a
     GPU) the kernels of ``dream`` are recorded at its first call, for every sampling that is asked for; raises ``UserError`` elsewhere.
 
-    Nothing grows while it runs. What is in memory says ``memory``; a context that joins needs more for a moment."""
+    Nothing grows while it runs, but for a recording by each new sampling. What is in memory says ``memory``; a context that joins needs
+    more for a moment.
+    """
 
     def __init__(
         self, dynamics: Dynamics, *, slots: int, agent: Agent | None = None, tokenizer: Tokenizer | None = None, graph: bool = False
@@ -95,13 +97,15 @@ class DreamEngine:
         self.free = list(range(slots))
         self._unwritten: Pass | None = None
         """The commit of the newest frame, while the cache does not hold it."""
-        self._recordings: dict[tuple[Sampling, bool], Recording[_Asked, _Made]] = {}
+        self._recordings: dict[tuple[int, bool, int, bool], Recording[_Asked, _Made]] = {}
+        self._pool = torch.cuda.graph_pool_handle() if graph else None
 
     def memory(self) -> int:
-        """Bytes while it dreams: the weights, the caches, and what one pass holds (``Transformer.step_numbers``).
+        """Bytes while it dreams, with frozen weights and without a graph.
 
-        A cache has ``2 * time layers * slots * tokens * kv_heads * (context + 1) * head width`` numbers. A pass is over one frame of all
-        slots, over two where the commit waits for the next step (without an agent).
+        That is the weights, the caches, and what one pass holds (``Transformer.step_numbers``). A cache has ``2 * time
+        layers * slots * tokens * kv_heads * (context + 1) * head width`` numbers. A pass is over one frame of all slots, over two where
+        the commit waits for the next step (without an agent).
         """
         slots, dynamics = len(self.streams.rows), self.dynamics
         frames = slots if self.agent is not None else 2 * slots
@@ -153,7 +157,7 @@ class DreamEngine:
     @torch.no_grad()
     def dream(self, actions: Actions, *, sampling: Sampling = DEFAULT) -> Frame:
         """The next frame of every slot under ``actions [b ...]``."""
-        shape = (1, *self.dynamics.latent_mean.shape)
+        shape, actions = (1, *self.dynamics.latent_mean.shape), {name: actions[name] for name in self.dynamics.actions.space}
         noise = self.streams.normal(*shape)
         asked = _Asked(actions, self.task, noise, self.streams.normal(*shape) if sampling.commit else None, self._unwritten)
         made = self._recorded(asked, sampling) if self.graph else self._next(asked, sampling)
@@ -196,10 +200,13 @@ class DreamEngine:
         return _Made(self._frame(self.dynamics.restore(done.latents), asked.actions, states), unwritten)
 
     def _recorded(self, asked: _Asked, sampling: Sampling) -> _Made:
-        key = (replace(sampling, temperature=1.0), asked.unwritten is None)
+        level = self.dynamics.config.signal_level(sampling.context_signal)
+        key = (sampling.steps, sampling.commit, level, asked.unwritten is None)
         if key not in self._recordings:
             caches = [self.cache, *([] if self.decoder_cache is None else [self.decoder_cache])]
-            self._recordings[key] = Recording(lambda given: self._next(given, sampling), asked, clocks=[cache.frame for cache in caches])
+            self._recordings[key] = Recording(
+                lambda given: self._next(given, sampling), asked, clocks=[cache.frame for cache in caches], pool=self._pool
+            )
         return self._recordings[key](asked)
 
     def _take_in(self, context: LatentClip, where: Int[Tensor, "r"], noise: Float[Tensor, "r t l c"], signal: float | None) -> None:

@@ -21,8 +21,10 @@ def imagine(
     slots = engine.join(context, seeds, sampling=sampling)
     rows = torch.tensor(slots, device=engine.device)
     start = engine.states[rows]
-    frames = [engine.dream(engine.act(sampling=sampling), sampling=sampling).rows(rows) for _ in range(horizon)]
-    engine.leave(slots)
+    try:
+        frames = [engine.dream(engine.act(sampling=sampling), sampling=sampling).rows(rows) for _ in range(horizon)]
+    finally:
+        engine.leave(slots)
     judged = [frame.judgement for frame in frames if frame.judgement is not None]
     return Trajectory(
         states=torch.stack([start, *(judgement.states for judgement in judged)], dim=1),

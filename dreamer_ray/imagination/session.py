@@ -26,11 +26,12 @@ class ActingSession:
 
     @torch.no_grad()
     def act(self, frames: UInt8[Tensor, "b y x 3"], task: Int[Tensor, "b"], *, first: Bool[Tensor, "b"]) -> Actions:
-        """Actions ``[b ...]`` for pictures ``frames`` under prompts ``task``; rows marked ``first`` begin a new episode."""
+        """Actions ``[b ...]``, on the CPU, for pictures ``frames`` under prompts ``task``; rows marked ``first`` begin a new episode."""
+        frames, task, first = (tensor.to(self.engine.device) for tensor in (frames, task, first))
         for cache in (self.encoder_cache, self.engine.cache):
             cache.frame.masked_fill_(first, 0)
         self.engine.task = task
         latents = self.tokenizer.encode(frames.unsqueeze(1), cache=self.encoder_cache)
         self.engine.observe(latents, self.last, self.known & ~first)
         self.last, self.known = self.engine.act(), torch.ones_like(self.known)
-        return self.last
+        return {name: value.cpu() for name, value in self.last.items()}

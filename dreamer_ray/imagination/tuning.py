@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +33,7 @@ class DreamTuning(Config):
 
 
 def tune_dreams(model: nn.Module, tuning: DreamTuning) -> None:
-    """Sets precision and compilation of all transformers of ``model``; caches and engines are made after it."""
+    """Sets compilation and, for bf16, the precision of all transformers of ``model``; caches and engines are made after it."""
     for module in model.modules():
         if isinstance(module, Transformer):
             module.compiled = None if not tuning.compile else "blocks" if tuning.graph else "whole"
@@ -49,10 +49,16 @@ class Recording(Generic[Given, Made]):
     """A function whose kernels were recorded once as a CUDA graph: every call starts them again, on the values of the call.
 
     The function may change memory that it finds, such as a ring, if a run that begins with the ``clocks`` of another one does the same
-    again. Shapes must not change; no call may wait for the GPU.
+    again. Shapes must not change; no call may wait for the GPU. Recordings of one ``pool`` share their temporary memory: what they make
+    is copied at once.
     """
 
-    def __init__(self, function: Callable[[Given], Made], given: Given, *, clocks: Sequence[Tensor]):
+    def __init__(self, function: Callable[[Given], Made], given: Given, *, clocks: Sequence[Tensor], pool: Any):
+        self.device = clocks[0].device
+        with torch.cuda.device(self.device):
+            self._record(function, given, clocks, pool)
+
+    def _record(self, function: Callable[[Given], Made], given: Given, clocks: Sequence[Tensor], pool: Any) -> None:
         begun = time.monotonic()
         self.given, before = given.map(torch.clone), [clock.clone() for clock in clocks]
         side = torch.cuda.Stream()
@@ -64,12 +70,13 @@ class Recording(Generic[Given, Made]):
                     clock.copy_(value)
         torch.cuda.current_stream().wait_stream(side)
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
+        with torch.cuda.graph(self.graph, pool=pool):
             self.made = function(self.given)
         log.info("dream engine: a frame's kernels compiled and recorded in %.0f s", time.monotonic() - begun)
 
     def __call__(self, given: Given) -> Made:
         for mine, its in zip(self.given.tensors(), given.tensors(), strict=True):
             mine.copy_(its)
-        self.graph.replay()
-        return self.made.map(torch.clone)
+        with torch.cuda.device(self.device):
+            self.graph.replay()
+            return self.made.map(torch.clone)

@@ -19,6 +19,8 @@ from dreamer_ray.nn.attention import Attention, RingCache
 from dreamer_ray.nn.layers import RMSNorm, Rotary, SwiGLU, rms_norm, rotate
 
 R = TypeVar("R")
+SHAPES = 64
+"""For so many different batches, numbers of tokens and models a function is compiled; PyTorch's own limit is 8, after which none is."""
 
 
 class FrameBlock:
@@ -27,20 +29,24 @@ class FrameBlock:
     def __init__(self, norms: tuple[RMSNorm, RMSNorm], attention: Attention, mlp: SwiGLU):
         self.norms, self.attention, self.mlp = norms, attention, mlp
         self.heads, self.groups, self.soft_cap = attention.heads, attention.kv_heads, attention.soft_cap
-        self.qkv = _by_columns(attention.query, attention.key, attention.value)
-        self.output, self.gate, self.up, self.down = (_by_columns(m) for m in (attention.output, mlp.gate, mlp.up, mlp.down))
+        self.qkv = _columns_of(attention.query, attention.key, attention.value)
+        self.output, self.gate, self.up, self.down = (_columns_of(m) for m in (attention.output, mlp.gate, mlp.up, mlp.down))
+        self.scales = torch.empty_like(attention.scales())
         self.refresh()
 
+    @torch.no_grad()
     def refresh(self) -> None:
-        """Reads the scales of queries and keys again."""
-        self.scales = self.attention.scales().detach()
+        """Takes over the weights as they are now, in the same memory: recorded kernels know it by its address."""
+        attention, mlp = self.attention, self.mlp
+        _lay_out(self.qkv, attention.query, attention.key, attention.value)
+        for together, layer in ((self.output, attention.output), (self.gate, mlp.gate), (self.up, mlp.up), (self.down, mlp.down)):
+            _lay_out(together, layer)
+        self.scales.copy_(attention.scales())
         self.scales[: self.heads] /= self.soft_cap or 1.0
 
-    def shares_memory(self) -> bool:
-        """Whether the parameters are views of these weights: not in training, nor after the model moved to another type or device."""
-        mine = (self.qkv, self.output, self.gate, self.up, self.down)
-        its = (self.attention.query, self.attention.output, self.mlp.gate, self.mlp.up, self.mlp.down)
-        return all(weight.data_ptr() == layer.weight.data_ptr() for weight, layer in zip(mine, its, strict=True))
+    def fits(self, weight: Tensor) -> bool:
+        """Whether the model has not moved to another type or device since."""
+        return self.qkv.dtype == weight.dtype and self.qkv.device == weight.device
 
     def space(
         self, x: Float[Tensor, "r d"], tokens: int, rotary: Rotary | None, hidden: Bool[Tensor, "n n"] | None
@@ -96,13 +102,22 @@ def compiled(function: Callable[..., R]) -> Callable[..., R]:
 
 @cache
 def _compiled(function: Callable[..., R]) -> Callable[..., R]:
+    from torch._dynamo import config  # takes seconds to import
+
+    config.recompile_limit = max(config.recompile_limit, SHAPES)
     return torch.compile(function, dynamic=False)
 
 
-def _by_columns(*layers: nn.Linear) -> Float[Tensor, "d k"]:
-    """The weights of ``layers``, transposed, side by side in one block of memory, which becomes theirs where they are frozen."""
-    together = torch.cat([layer.weight.data for layer in layers]).t().contiguous()
+def _columns_of(*layers: nn.Linear) -> Float[Tensor, "d k"]:
+    """Memory for the weights of ``layers``, transposed, side by side."""
+    return layers[0].weight.new_empty(layers[0].in_features, sum(layer.out_features for layer in layers))
+
+
+def _lay_out(together: Float[Tensor, "d k"], *layers: nn.Linear) -> None:
+    """Copies the weights of ``layers`` to ``together``, unless they are there; where they are frozen they live there from now on."""
     for layer, part in zip(layers, together.split([layer.out_features for layer in layers], 1), strict=True):
+        if layer.weight.data_ptr() == part.data_ptr():
+            continue
+        part.copy_(layer.weight.t())
         if not layer.weight.requires_grad:
             layer.weight.data = part.t()
-    return together

@@ -141,12 +141,13 @@ class Transformer(nn.Module):
         the scales of its queries and keys: weights that are loaded later are for new caches.
         """
         weight = self.norm.weight
-        if not self._frame_blocks or not all(block.shares_memory() for block in self._frame_blocks):
-            self._frame_blocks = [
-                FrameBlock((b.attention_norm, b.mlp_norm), b.attention, b.mlp) for b in self.blocks if isinstance(b, Block)
-            ]
+        if not all(block.fits(weight) for block in self._frame_blocks):
+            self._frame_blocks = []
         for block in self._frame_blocks:
             block.refresh()
+        self._frame_blocks = self._frame_blocks or [
+            FrameBlock((b.attention_norm, b.mlp_norm), b.attention, b.mlp) for b in self.blocks if isinstance(b, Block)
+        ]
         head_width = self.config.width // self.config.heads
         shape = (tokens, batch, self.config.kv_heads, self.config.context + 1, head_width)
         rings = [

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 
-from dreamer_ray.config import parse_config
+from dreamer_ray.config_file import parse_config
 from dreamer_ray.errors import UserError
 from dreamer_ray.models.agent import Agent, AgentConfig
 from dreamer_ray.models.dynamics import Dynamics, DynamicsConfig

@@ -106,10 +106,12 @@ def dreams(options: argparse.Namespace, size: Size, device: torch.device) -> dic
     plain.dream(actions, sampling=sampling)  # from the next frame on one commit goes with each
     with FlopCounterMode(display=False) as operations:
         plain.dream(actions, sampling=sampling)
+    del plain
     tuning = DreamTuning(precision=options.precision, compile=not options.eager, graph=device.type == "cuda" and not options.eager)
     for model in (tokenizer, agent):
         tune_dreams(model, tuning)
     jobs: dict[str, Callable[[], object]] = {}
+    peak, formula = None, 0
     kinds = {"whole": (sampling, played), "no commit": (no_commit, played)} | ({"no decode": (sampling, False)} if played else {})
     for name, (chosen, decoded) in kinds.items():
         engine = DreamEngine(
@@ -117,12 +119,18 @@ def dreams(options: argparse.Namespace, size: Size, device: torch.device) -> dic
         )
         engine.join(clip(size, rows, GIVEN, device), list(range(rows)), sampling=chosen)
         jobs[name] = _frame(engine, chosen, actions)
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
+        formula = formula or engine.memory()
+        if name == "whole" and device.type == "cuda":
+            jobs[name]()  # compiles and records
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+            jobs[name]()
+            peak = torch.cuda.max_memory_allocated() / 2**30
     seconds = _medians(jobs, options.seconds, device)
     rates = {name: rows / value for name, value in seconds.items()}
     reached = operations.get_total_flops() / seconds["whole"]
-    return {"frames_per_second": rates, "operations_per_second": reached, "worlds": rows}
+    memory = {"peak_gib": peak, "memory_gib": formula / 2**30}
+    return {"frames_per_second": rates, "operations_per_second": reached, "worlds": rows} | memory
 
 
 def _frame(engine: DreamEngine, sampling: Sampling, actions: dict[str, torch.Tensor]) -> Callable[[], object]:
@@ -152,7 +160,8 @@ def train(options: argparse.Namespace, size: Size, device: torch.device) -> dict
     seconds = _medians({"step": step}, options.seconds, device)["step"]
     frames = options.rows * options.frames
     done = 3 * operations.get_total_flops() * frames / GIVEN
-    return {"seconds": seconds, "rows": options.rows, "frames": options.frames, "operations_per_second": done / seconds}
+    peak = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else None
+    return {"seconds": seconds, "rows": options.rows, "frames": options.frames, "operations_per_second": done / seconds, "peak_gib": peak}
 
 
 def _medians(jobs: dict[str, Callable[[], object]], seconds: float, device: torch.device) -> dict[str, float]:
@@ -221,8 +230,6 @@ def main() -> None:
     found = train(options, size, device) if options.piece == "train" else dreams(options, size, device)
     reached = float(str(found["operations_per_second"])) / float(str(able["operations_per_second"]))
     found |= {"share_of_product": reached, "machine": able, "arguments": {k: str(v) for k, v in vars(options).items()}}
-    if device.type == "cuda":
-        found["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
     text = json.dumps(found, indent=1)
     print(text)
     if options.json:

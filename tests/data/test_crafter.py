@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from dreamer_ray.config import parse_config
+from dreamer_ray.config_file import parse_config
 from dreamer_ray.data.crafter import EpisodePlan, RecordConfig, episode_plan, record_episode, shard_schema
 from dreamer_ray.envs.crafter import TASKS, CrafterEnv
 from dreamer_ray.errors import UserError

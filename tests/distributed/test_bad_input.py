@@ -87,6 +87,7 @@ def test_missing_perceptual_weights(refused):
 def test_a_gpu_that_is_not_there(refused):
     said = refused("encode", "cluster.workers=2", "cluster.gpus_per_worker=100")
     assert "cluster.gpus_per_worker = 100 need 200 GPUs" in said
+    assert "cluster.gpus_per_replica = 0.5 need 1 GPUs" in refused("encode", "cluster.gpus_per_replica=0.5")
 
 
 @pytest.mark.parametrize("size", ["10", "99999999"])

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dreamer_ray.config import load_config
+from dreamer_ray.config_file import load_config
 from dreamer_ray.distributed import batches
 from dreamer_ray.distributed.batches import pack, stream, unpack
 from dreamer_ray.recipe import Recipe

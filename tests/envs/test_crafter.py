@@ -10,7 +10,7 @@ import pytest
 from crafter import engine
 from gymnasium.utils.env_checker import check_env
 
-from dreamer_ray.config import parse_config
+from dreamer_ray.config_file import parse_config
 from dreamer_ray.envs.crafter import ACTION_SPACE, ACTIONS, LADDER, TASKS, CrafterConfig, CrafterEnv, frame_shape, ladder_prompt
 from dreamer_ray.envs.crafter_player import ScriptedPlayer
 from dreamer_ray.errors import UserError

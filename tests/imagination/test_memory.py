@@ -25,12 +25,19 @@ def _most_held(job, folder) -> int:
 
 
 @pytest.mark.parametrize("slots", [1, 16])
-@pytest.mark.parametrize("mlp_ratio", [1.0, 4.0])
-def test_a_dream_holds_what_the_engine_says(tiny, tmp_path, slots, mlp_ratio):
-    dynamics = tiny.dynamics(transformer=SIZES | {"mlp_ratio": mlp_ratio}, registers=12).requires_grad_(False)
-    engine, actions = DreamEngine(dynamics, slots=slots), no_actions(dynamics.actions.space, slots, "cpu")
+@pytest.mark.parametrize(("whole", "mlp_ratio"), [(False, 1.0), (False, 4.0), (True, 4.0)])
+def test_a_dream_holds_what_the_engine_says(tiny, tmp_path, slots, whole, mlp_ratio):
+    sizes = SIZES | {"mlp_ratio": mlp_ratio}
+    agent, tokenizer = (
+        tiny.agent(transformer=sizes, registers=12).requires_grad_(False),
+        tiny.tokenizer(decoder=sizes).requires_grad_(False),
+    )
+    dynamics, models = agent.dynamics, {"agent": agent, "tokenizer": tokenizer} if whole else {}
+    engine, actions = DreamEngine(dynamics, slots=slots, **models), no_actions(dynamics.actions.space, slots, "cpu")
     engine.join(tiny.clip(slots, 4), list(range(slots)))
-    kept = sum(tensor.numel() * tensor.element_size() for tensor in [*dynamics.parameters(), *engine.cache.tensors()])
+    tensors = [tensor for model in models.values() or [dynamics] for tensor in model.parameters()]
+    tensors += [tensor for cache in (engine.cache, engine.decoder_cache) if cache is not None for tensor in cache.tensors()]
+    kept = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     engine.dream(actions)
     held = _most_held(lambda: engine.dream(actions, sampling=Sampling(steps=4)), tmp_path)
     assert kept + held == pytest.approx(engine.memory(), rel=0.1)

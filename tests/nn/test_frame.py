@@ -79,3 +79,20 @@ def test_a_model_that_moved_to_another_type_is_laid_out_anew(model):
 
 def test_a_step_has_no_gradients(model):
     assert not model.step(_x()[:, :1].requires_grad_(), model.new_cache(2, TOKENS)).requires_grad
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_further_cache_leaves_the_memory_where_it_is(model, frozen):
+    """Kernels that were recorded know it by its address."""
+    model.requires_grad_(not frozen)
+
+    def addresses():
+        model.new_cache(1, TOKENS)
+        return [getattr(b, name).data_ptr() for b in model._frame_blocks for name in ("qkv", "output", "gate", "up", "down", "scales")]
+
+    before, x = addresses(), _x()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.5)
+        assert addresses() == before
+        assert torch.allclose(_stepwise(model, x), model(x), atol=1e-12)
