@@ -16,7 +16,8 @@ from dreamer_ray.loopback import bind_ray_to_loopback
 os.environ["TORCHDYNAMO_DISABLE"] = "1"
 os.environ.pop("RAY_ADDRESS", None)
 bind_ray_to_loopback()
-install_import_hook([f"dreamer_ray.{room}" for room in ("models", "imagination")], "beartype.beartype")
+if not os.environ.get("JAXTYPING_DISABLE"):
+    install_import_hook([f"dreamer_ray.{room}" for room in ("models", "imagination")], "beartype.beartype")
 
 from dreamer_ray.models.agent import Agent, AgentConfig
 from dreamer_ray.models.dynamics import Dynamics, DynamicsConfig
