@@ -95,6 +95,8 @@ Executor = Callable[[StageContext], dict[str, Any]]
 def plan(stages: Sequence[Stage], recipe: Recipe, run_folder: Path, *, only: str | None = None, start: str | None = None) -> Plan:
     """Reads what is there and decides. ``only`` leaves out all other stages; ``start`` does that stage and all that follow from it again.
 
+    With ``start`` and without ``only`` stages that come later are done again as well where the recipe has other values for them now.
+
     Raises ``UserError`` where a stage is unknown, its inputs are missing, its records are damaged, or the recipe has changed since.
     """
     records = {stage.name: read_record(run_folder / stage.name) for stage in stages}
@@ -105,17 +107,19 @@ def decide(
     stages: Sequence[Stage], recipe: Config, records: Mapping[str, Record | None], *, only: str | None = None, start: str | None = None
 ) -> list[Decision]:
     """The pure part of ``plan``: from stages, values and records to decisions."""
+    names = [stage.name for stage in stages]
     for option, name in (("--only", only), ("--from", start)):
-        if name is not None and name not in (names := [stage.name for stage in stages]):
+        if name is not None and name not in names:
             raise UserError(f"{option} {name}: no such stage; this recipe has {', '.join(names)}")
     if only and start and only != start:
         raise UserError(f"--only {only} --from {start}: name the same stage in both, to do it again alone, or leave one out")
     again = {only} & _following(stages, start) if only else _following(stages, start)
+    later = set(names[names.index(start) :]) if start and not only else set()
     decisions: dict[str, Decision] = {}
     for stage in stages:
         if only is None or only in _following(stages, stage.name):
             redone = f"--from {start}" if stage.name in again else _outdated(stage, records, decisions)
-            decisions[stage.name] = _decide(stage, recipe, records[stage.name], redone)
+            decisions[stage.name] = _decide(stage, recipe, records[stage.name], redone, changeable=stage.name in later)
     if only is None:
         return list(decisions.values())
     missing = [name for name, decision in decisions.items() if decision.action != "skip" and name != only]
@@ -147,7 +151,7 @@ def _result(record: Record | None) -> str | None:
     return record.fingerprint if record else None
 
 
-def _decide(stage: Stage, recipe: Config, record: Record | None, redone: str | None) -> Decision:
+def _decide(stage: Stage, recipe: Config, record: Record | None, redone: str | None, *, changeable: bool) -> Decision:
     if record is None:
         return Decision(stage, "run", "not there yet")
     if redone:
@@ -155,6 +159,8 @@ def _decide(stage: Stage, recipe: Config, record: Record | None, redone: str | N
     if record.damage:
         raise UserError(f"stage {stage.name}: {record.damage}; do it again with --from {stage.name}")
     changes = _differences(record.sections, sections(stage, recipe))
+    if changes and changeable:
+        return Decision(stage, "run", "; ".join(changes))
     if changes:
         raise UserError(
             f"stage {stage.name} was made with other values: {'; '.join(changes)}. Do it and what follows again with --from {stage.name}, "

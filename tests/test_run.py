@@ -195,6 +195,14 @@ def test_a_change_in_an_earlier_stage_is_refused_even_with_a_later_from(work):
         work.go(Small(a=Fit(steps=1)), start="b")
 
 
+def test_from_a_stage_also_does_later_ones_again_that_have_other_values(work):
+    work.go()
+    assert actions(work, Small(b=Fit(steps=1), c=Fit(steps=1)), start="b") == {"a": "skip", "b": "run", "c": "run", "d": "run"}
+    assert work.go(Small(c=Fit(steps=2)), start="b") == ["b", "c", "d"]
+    with pytest.raises(UserError, match="stage c was made"):
+        work.go(Small(c=Fit(steps=3)), start="d")
+
+
 def test_only_does_one_stage_and_asks_for_its_inputs(work):
     with pytest.raises(UserError, match="--only d: it builds on a, b, c"):
         work.go(only="d")

@@ -22,7 +22,12 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         "overrides", metavar="path=value", nargs="*", help="values to use instead of the recipe's, such as dynamics.fit.steps=100"
     )
     parser.add_argument("--only", metavar="STAGE", help="do this stage alone")
-    parser.add_argument("--from", metavar="STAGE", dest="start", help="do this stage and all that follow from it again")
+    parser.add_argument(
+        "--from",
+        metavar="STAGE",
+        dest="start",
+        help="do this stage again, all that follow from it, and later ones that have other values now",
+    )
     parser.add_argument("--dry-run", action="store_true", help="print what would be done and what it needs, and do nothing")
     parser.add_argument("--debug", action="store_true", help="show debug messages and tracebacks")
     parser.add_argument("--runs", metavar="DIR", type=Path, default=Path("runs"), help="where the results go: DIR/NAME (default: runs)")
