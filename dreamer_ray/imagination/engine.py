@@ -110,11 +110,11 @@ class DreamEngine:
         slots, dynamics = len(self.streams.rows), self.dynamics
         frames = slots if self.agent is not None else 2 * slots
         passes = [(dynamics.transformer, dynamics.transformer.step_numbers(frames, dynamics.layout.total))]
-        kept = [*(self.agent or dynamics).parameters(), *self.cache.tensors()]
+        kept = [*(self.agent or dynamics).parameters(), *dynamics.transformer.rounded_weights(), *self.cache.tensors()]
         if self.tokenizer is not None and self.decoder_cache is not None:
             decoder = self.tokenizer.decoder
             passes.append((decoder, decoder.step_numbers(slots, self.tokenizer.layout.total)))
-            kept += [*self.tokenizer.parameters(), *self.decoder_cache.tensors()]
+            kept += [*self.tokenizer.parameters(), *decoder.rounded_weights(), *self.decoder_cache.tensors()]
         held = max(numbers * transformer.norm.weight.element_size() for transformer, numbers in passes)
         return held + sum(tensor.numel() * tensor.element_size() for tensor in kept)
 

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from dreamer_ray.config import Config
+from dreamer_ray.errors import UserError
+from dreamer_ray.nn.float8 import MULTIPLE
 from dreamer_ray.nn.transformer import Transformer
 from dreamer_ray.types import Batch
 
@@ -21,8 +23,12 @@ WARM_UPS = 2
 class DreamTuning(Config):
     """Switches for the speed of dreams; the formulas stay, results change by rounding."""
 
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Of the transformers: their weights, what goes from block to block, and the caches. Noise, frames and heads stay fp32."""
+    precision: Literal["fp32", "bf16", "fp8"] = "fp32"
+    """Of the transformers: their weights, what goes from block to block, and the caches. Noise, frames and heads stay fp32.
+
+    With fp8 they are bf16, but the matrix products of a block's pass over a frame multiply eight-bit numbers (for GPUs that do:
+    compute capability 8.9 or more), whose weights are kept beside those of the contexts' pass.
+    """
     compile: bool = False
     """The passes over a frame are compiled (``torch.compile``; on a CPU that needs a C++ compiler) when they first run.
 
@@ -33,11 +39,19 @@ class DreamTuning(Config):
 
 
 def tune_dreams(model: nn.Module, tuning: DreamTuning) -> None:
-    """Sets compilation and, for bf16, the precision of all transformers of ``model``; caches and engines are made after it."""
+    """Sets compilation and precision of all transformers of ``model``; caches and engines are made after it.
+
+    Raises ``UserError`` where fp8 is asked for and a transformer has widths that are no multiples of 16.
+    """
     for module in model.modules():
         if isinstance(module, Transformer):
             module.compiled = None if not tuning.compile else "blocks" if tuning.graph else "whole"
-            if tuning.precision == "bf16":
+            module.eight_bits = tuning.precision == "fp8"
+            if module.eight_bits and (odd := [width for width in module.config.product_widths() if width % MULTIPLE]):
+                raise UserError(
+                    f"precision = fp8: the matrices of a transformer have a side of {odd[0]}, no multiple of {MULTIPLE}; use bf16"
+                )
+            if tuning.precision != "fp32":
                 module.to(torch.bfloat16)
 
 

@@ -44,6 +44,10 @@ class TransformerConfig(Config):
         """Hidden width of the SwiGLU."""
         return 16 * max(1, round(self.mlp_ratio * self.width / 16))
 
+    def product_widths(self) -> tuple[int, ...]:
+        """Sides of the matrices of a block as ``FrameBlock`` multiplies with them."""
+        return self.width, self.hidden, self.width + 2 * self.kv_heads * (self.width // self.heads)
+
     @model_validator(mode="after")
     def _heads_fit(self) -> "TransformerConfig":
         if self.width % self.heads or self.heads % self.kv_heads or (self.width // self.heads) % 2:
@@ -125,6 +129,8 @@ class Transformer(nn.Module):
         self._frame_blocks: list[FrameBlock] = []
         self.compiled: Compiled = None
         """What of ``step`` is compiled."""
+        self.eight_bits = False
+        """Whether the matrix products of ``step`` are of eight-bit numbers; weights are rounded for every new cache."""
         self.norm = RMSNorm(config.width)
         for block in blocks:
             for last in (block.attention.output, block.mlp.down):
@@ -141,12 +147,14 @@ class Transformer(nn.Module):
         the scales of its queries and keys: weights that are loaded later are for new caches.
         """
         weight = self.norm.weight
-        if not all(block.fits(weight) for block in self._frame_blocks):
+        if not all(block.fits(weight, eight_bits=self.eight_bits) for block in self._frame_blocks):
             self._frame_blocks = []
         for block in self._frame_blocks:
             block.refresh()
         self._frame_blocks = self._frame_blocks or [
-            FrameBlock((b.attention_norm, b.mlp_norm), b.attention, b.mlp) for b in self.blocks if isinstance(b, Block)
+            FrameBlock((b.attention_norm, b.mlp_norm), b.attention, b.mlp, eight_bits=self.eight_bits)
+            for b in self.blocks
+            if isinstance(b, Block)
         ]
         head_width = self.config.width // self.config.heads
         shape = (tokens, batch, self.config.kv_heads, self.config.context + 1, head_width)
@@ -201,6 +209,10 @@ class Transformer(nn.Module):
         step = compiled(Transformer._step) if self.compiled == "whole" else Transformer._step
         with torch.no_grad():
             return step(self, x, cache, space_mask)
+
+    def rounded_weights(self) -> list[Tensor]:
+        """The weights of eight bits that caches brought with them."""
+        return [tensor for block in self._frame_blocks for tensor in block.tensors()]
 
     def step_numbers(self, rows: int, tokens: int) -> int:
         """Numbers that ``step`` holds at once besides weights and cache, for ``rows`` frames of ``tokens``.

@@ -196,7 +196,7 @@ def _wait(device: torch.device) -> None:
 
 def machine(size: Size, precision: str, device: torch.device) -> dict[str, object]:
     """Name, and what a product of big matrices and a copy reach."""
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    dtype = torch.float32 if precision == "fp32" else torch.bfloat16
     matrix, big = (torch.randn(side, side, dtype=dtype, device=device) for side in (size.product, 2 * size.product))
     target = torch.empty_like(big)
     taken = _medians({"product": lambda: matrix @ matrix, "copy": lambda: target.copy_(big)}, 1.0, device)
@@ -214,7 +214,7 @@ def main() -> None:
     parser.add_argument("piece", choices=("interactive", "imagine", "train"))
     parser.add_argument("--size", choices=list(SIZES), default="2b")
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16")
+    parser.add_argument("--precision", choices=("bf16", "fp32", "fp8"), default="bf16", help="fp8: dreams only")
     parser.add_argument("--eager", action="store_true", help="neither compiled nor recorded as a CUDA graph")
     parser.add_argument("--worlds", type=int, default=16, help="imagine: how many at once")
     parser.add_argument("--rows", type=int, default=1, help="train: sequences of a batch")

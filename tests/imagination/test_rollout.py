@@ -148,6 +148,6 @@ def test_the_seed_of_a_row_decides_its_dream(tiny, agent):
     context = tiny.clip(1, CONTEXT).map(lambda tensor: tensor.expand(ROWS, *tensor.shape[1:]))
     engine = _engine(agent)
     dreamed = imagine(engine, context, horizon=3, sampling=SAMPLING, seeds=[1, 2, 1]).states
-    assert torch.equal(dreamed[0], dreamed[2])
+    assert torch.allclose(dreamed[0], dreamed[2], rtol=0, atol=1e-10)  # products may round rows in other ways
     assert not torch.allclose(dreamed[0], dreamed[1], atol=1e-3)
     assert torch.equal(dreamed, imagine(engine, context, horizon=3, sampling=SAMPLING, seeds=[1, 2, 1]).states)

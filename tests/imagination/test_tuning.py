@@ -42,16 +42,36 @@ def _difference(frames, others):
     return max(float((a.latents - b.latents).abs().max()) for a, b in zip(frames, others, strict=True))
 
 
-def test_low_precision_is_that_of_transformers_and_caches_alone(tiny):
+@pytest.mark.parametrize(("precision", "close"), [("bf16", 0.1), ("fp8", 0.5)])
+def test_low_precision_is_that_of_transformers_and_caches_alone(tiny, precision, close):
     _, plain = _dreamed(tiny)
-    engine, rough = _dreamed(tiny, DreamTuning(precision="bf16"))
+    engine, rough = _dreamed(tiny, DreamTuning(precision=precision))
     assert {ring.keys.dtype for cache in (engine.cache, engine.decoder_cache) for ring in cache.rings} == {torch.bfloat16}
     assert {p.dtype for p in engine.dynamics.transformer.parameters()} == {torch.bfloat16}
     assert {p.dtype for p in engine.agent.policy.parameters()} == {engine.dynamics.predict.weight.dtype} == {torch.float32}
     assert all(tensor.dtype == torch.float32 for tensor in rough[-1].tensors() if tensor.is_floating_point())
-    assert 0 < _difference(plain[:1], rough[:1]) < 0.1
+    assert 0 < _difference(plain[:1], rough[:1]) < close
     flat = [torch.cat([frame.latents.flatten() for frame in frames]) for frames in (plain, rough)]
     assert torch.cosine_similarity(*flat, dim=0) > 0.98
+
+
+def test_eight_bits_are_those_of_products_and_differ_from_bf16(tiny):
+    _, rough = _dreamed(tiny, DreamTuning(precision="bf16"))
+    engine, rougher = _dreamed(tiny, DreamTuning(precision="fp8"))
+    assert _difference(rough[:1], rougher[:1]) > 0
+    transformer = engine.dynamics.transformer
+    rounded = [tensor for tensor in transformer.rounded_weights() if tensor.dtype == torch.float8_e4m3fn]
+    products = sum(p.numel() for block in transformer.blocks for p in block.parameters() if p.ndim == 2)
+    assert sum(tensor.numel() for tensor in rounded) == products
+    tune_dreams(engine.dynamics, PLAIN)
+    engine.dynamics.new_cache(1)
+    assert transformer.rounded_weights() == []
+
+
+def test_eight_bits_are_refused_where_no_kernel_takes_the_widths(tiny):
+    odd = tiny.dynamics(transformer={"width": 24, "heads": 2, "kv_heads": 2})
+    with pytest.raises(UserError, match=r"precision = fp8: .* side of 24, no multiple of 16; use bf16"):
+        tune_dreams(odd, DreamTuning(precision="fp8"))
 
 
 def test_passes_are_compiled_as_the_switches_say(tiny):
