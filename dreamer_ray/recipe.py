@@ -169,14 +169,25 @@ class Recipe(Config):
             "dynamics.batches": self.dynamics.batches,
             "agent.batches": self.agent.batches,
         }
-        for name, config in batches.items():
-            for key, size in (("batch_size", config.batch_size), ("long_batch_size", config.long_batch_size or 0)):
-                if size % self.cluster.workers:
-                    raise ValueError(f"{name}.{key} = {size} cannot be shared by cluster.workers = {self.cluster.workers}")
         clips = batches | {"imagination.contexts": self.imagination.contexts}
         longest = {name: max(config.length, config.long_length or 0) for name, config in clips.items()}
         longest["evaluation.dream_frames (and the context before them)"] = dynamics.transformer.context - 1 + self.evaluation.dream_frames
         for name, frames in longest.items():
             if frames > (episode := self.data.crafter.length + 1):
                 raise ValueError(f"{name}: clips of {frames} frames, but data.crafter.length allows episodes of {episode} at most")
+        return self
+
+    @model_validator(mode="after")
+    def _batches_can_be_shared(self) -> "Recipe":
+        workers = self.cluster.workers
+        for name, section in (("tokenizer", self.tokenizer), ("dynamics", self.dynamics), ("agent", self.agent)):
+            for key, size in (("batch_size", section.batches.batch_size), ("long_batch_size", section.batches.long_batch_size or 0)):
+                if size % (workers * section.fit.accumulate):
+                    raise ValueError(
+                        f"{name}.batches.{key} = {size} cannot be shared by cluster.workers = {workers} "
+                        f"with {name}.fit.accumulate = {section.fit.accumulate}"
+                    )
+        rows, parts = self.imagination.contexts.batch_size, self.imagination.fit.accumulate
+        if rows % parts:
+            raise ValueError(f"imagination.contexts.batch_size = {rows} cannot be shared by imagination.fit.accumulate = {parts}")
         return self

@@ -24,6 +24,8 @@ def test_shipped_recipes_are_valid_and_named_after_their_file(path):
         ("imagination.sampling_steps=3", ("imagination.sampling_steps = 3", "power of two", "k_max = 16")),
         ("evaluation.sampling_steps=32", ("evaluation.sampling_steps = 32", "k_max = 16")),
         ("cluster.workers=3", ("tokenizer.batches.batch_size = 8", "cluster.workers = 3")),
+        ("dynamics.fit.accumulate=3", ("dynamics.batches.batch_size = 16", "dynamics.fit.accumulate = 3")),
+        ("imagination.fit.accumulate=5", ("imagination.contexts.batch_size = 32", "imagination.fit.accumulate = 5")),
         ("data.crafter.length=20", ("dynamics.batches", "32 frames", "data.crafter.length")),
         ("dynamics.model.transformer.heads=3", ("dynamics.model.transformer", "width = 128", "heads = 3")),
         ("imagination.contexts.length=500", ("imagination.contexts", "500 frames")),

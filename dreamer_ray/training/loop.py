@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from dreamer_ray.config import Config
 from dreamer_ray.errors import RunError, UserError
@@ -16,7 +16,8 @@ from dreamer_ray.phases.phase import Phase
 from dreamer_ray.training.checkpoint import Checkpoint, latest_checkpoint, save_checkpoint
 from dreamer_ray.training.metrics import MetricSink
 from dreamer_ray.training.optimizer import OptimizerConfig, learning_rate, make_optimizer
-from dreamer_ray.training.parallel import Tuning, data_parallel, is_first_rank, tune
+from dreamer_ray.training.parallel import Tuning, averaging, data_parallel, is_first_rank, tune
+from dreamer_ray.types import Batch, Loss
 
 
 class FitConfig(Config):
@@ -26,6 +27,8 @@ class FitConfig(Config):
     optimizer: OptimizerConfig
     ema: float = Field(default=0.999, ge=0, lt=1)
     """Decay of the moving average of the weights, which the next stage uses; 0 is off."""
+    accumulate: int = Field(default=1, gt=0)
+    """Parts of a batch that pass one after the other for one update, for less memory; each takes its losses' means by itself."""
     checkpoint_every: int = Field(default=100, gt=0)
     log_every: int = Field(default=10, gt=0)
     seed: int = 0
@@ -74,24 +77,45 @@ def fit(
     clock = _Clock(place.sink, config.log_every)
     for step, batch in _timed(batches, start, config.steps, clock):
         generator = torch.Generator().manual_seed(_seed(config.seed, step, place.rank))
-        with place.tuning.autocast(place.device):
-            loss = call(batch.to(place.device), generator=generator, progress=step / config.steps)
         optimizer.zero_grad(set_to_none=True)
-        loss.total.backward()
+        loss = _differentiate(call, batch, config.accumulate, place, generator=generator, progress=step / config.steps)
         norm = torch.nn.utils.clip_grad_norm_(phase.parameters(), config.optimizer.clip)
-        _refuse_nonfinite(step, norm, loss.total.detach(), loss.metrics, place.folder)
+        _refuse_nonfinite(step, norm, loss.total, loss.metrics, place.folder)
         for group in optimizer.param_groups:
             group["lr"] = group["factor"] * learning_rate(step, config.steps, config.optimizer)
         optimizer.step()
         _average(average, phase, config.ema, step)
         done = step + 1
-        clock.record(done, loss.metrics | {"loss": loss.total.detach(), "gradient_norm": norm}, last=done == config.steps)
+        clock.record(done, loss.metrics | {"loss": loss.total, "gradient_norm": norm}, last=done == config.steps)
         if after_step is not None:
             after_step(done)
         if done % config.checkpoint_every == 0 or done == config.steps:
             checkpoint = _commit(place.folder, done, phase, optimizer, average, made_by)
     assert checkpoint is not None
     return checkpoint
+
+
+def _differentiate(call: nn.Module, batch: Any, count: int, place: Place, *, generator: torch.Generator, progress: float) -> Loss:
+    """Leaves in the parameters the mean of the gradients of ``count`` parts of ``batch``, and returns the mean of their losses."""
+    parts, losses = _parts(batch, count) if count > 1 else [batch], []
+    for part in parts:
+        with averaging(call, part is parts[-1]):
+            with place.tuning.autocast(place.device):
+                loss = call(part.to(place.device), generator=generator, progress=progress)
+            (loss.total / count).backward()
+        losses.append(Loss(loss.total.detach(), loss.metrics))
+    if count == 1:
+        return losses[0]
+    metrics = {name: torch.stack([loss.metrics[name] for loss in losses]).mean(0) for name in losses[0].metrics}
+    return Loss(torch.stack([loss.total for loss in losses]).mean(), metrics)
+
+
+def _parts(batch: Batch, count: int) -> list[Batch]:
+    rows = len(batch.tensors()[0])
+    if rows % count:
+        raise UserError(f"accumulate = {count}: {rows} rows of a rank cannot be shared by as many equal parts")
+    size = rows // count
+    return [batch.rows(slice(first, first + size)) for first in range(0, rows, size)]
 
 
 def _timed(batches: Batches, start: int, steps: int, clock: "_Clock") -> Iterator[tuple[int, Any]]:

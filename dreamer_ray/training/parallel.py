@@ -1,5 +1,6 @@
 """What is applied to a phase from outside: recomputation and compilation of its blocks, lower precision, data parallelism."""
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
@@ -44,6 +45,11 @@ def data_parallel(phase: nn.Module, device: torch.device) -> nn.Module:
         return phase
     devices = [device] if device.type == "cuda" else None
     return DistributedDataParallel(phase, device_ids=devices, broadcast_buffers=False, find_unused_parameters=True)
+
+
+def averaging(call: nn.Module, wanted: bool) -> AbstractContextManager[None]:
+    """Inside, a backward pass of what ``data_parallel`` gave averages gradients over all ranks, if ``wanted``, or keeps its own."""
+    return nullcontext() if wanted or not isinstance(call, DistributedDataParallel) else call.no_sync()
 
 
 def is_first_rank() -> bool:

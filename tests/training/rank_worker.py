@@ -105,6 +105,31 @@ def _gradients(phase: Phase, batch, out: dict, name: str) -> None:
         out[f"{name}|square"], out[f"{name}|weight"] = phase.rms.square.clone(), phase.rms.weight.clone()
 
 
+class Mean(Phase):
+    """The mean of all numbers of a batch of tokens under a linear map: parts and ranks of equal sizes give that of the whole."""
+
+    def __init__(self):
+        super().__init__({"mean": 1.0}, normalize=False)
+        torch.manual_seed(3)
+        self.map = torch.nn.Linear(2, 3)
+
+    def forward(self, batch, *, generator, progress):
+        return self.weigh({"mean": self.map(batch.latents).square().mean()})
+
+
+def _accumulated(folder: Path, rank: int, world: int, out: dict) -> None:
+    """One step on rows that are shared equally, by ranks and then by two parts each."""
+    phase, size = Mean(), ROWS // world
+    fit(
+        phase,
+        lambda start: iter([_clip().rows(slice(rank * size, (rank + 1) * size))]),
+        FitConfig(steps=1, optimizer=OptimizerConfig(learning_rate=0.01), accumulate=2),
+        place=Place(folder / f"accumulated-{world}", lambda *_: None, rank=rank),
+        made_by={},
+    )
+    out |= {f"accumulated|{key}": value.grad.clone() for key, value in phase.named_parameters()}
+
+
 def _fitted(folder: Path, rank: int, world: int, out: dict) -> None:
     """Two steps of the loop, then a third after a resume: weights on all ranks, written by the first."""
     records = []
@@ -138,6 +163,7 @@ def main(folder: Path, rank: int, world: int) -> None:
     out["mean"] = reduce_sum(masked_mean(terms, mask) / world)[0]
     out["empty"] = masked_mean(terms, torch.zeros_like(mask))
     _fitted(folder, rank, world, out)
+    _accumulated(folder, rank, world, out)
     save_file(out, folder / f"{world}-{rank}.safetensors")
     if world > 1:
         dist.destroy_process_group()

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from dreamer_ray.errors import RunError
+from dreamer_ray.errors import RunError, UserError
 from dreamer_ray.phases.phase import Phase
 from dreamer_ray.training.checkpoint import latest_checkpoint
 from dreamer_ray.training.loop import FitConfig, Place, fit
 from dreamer_ray.training.optimizer import OptimizerConfig
-from dreamer_ray.types import Loss
+from dreamer_ray.types import Batch, Loss
 
 
 class Crash(BaseException):
@@ -34,6 +34,25 @@ def _cut_after(step):
             raise Crash
 
     return after_step
+
+
+@dataclass(frozen=True)
+class Numbers(Batch):
+    """A batch of numbers, a row each."""
+
+    values: torch.Tensor
+
+
+class Fitting(Phase):
+    """Draws a line through the origin to the numbers; notes how many rows each call saw and what it drew."""
+
+    def __init__(self):
+        super().__init__({"error": 1.0}, normalize=False)
+        self.weight, self.calls = nn.Parameter(torch.zeros(1, dtype=torch.float64)), []
+
+    def forward(self, batch, *, generator, progress):
+        self.calls.append((len(batch.values), progress, float(torch.rand((), generator=generator))))
+        return self.weigh({"error": (self.weight - batch.values).square().mean()})
 
 
 @dataclass(frozen=True)
@@ -158,6 +177,30 @@ class Recording(Phase):
     def forward(self, batch, *, generator, progress):
         self.path.append(float(self.weight.detach()))
         return Loss(10 * self.weight.sum(), {})
+
+
+def _line(folder, accumulate, records=None):
+    phase, batch = Fitting(), Numbers(torch.tensor([1.0, 5.0, -2.0, 4.0], dtype=torch.float64))
+    fit(phase, lambda start: [batch] * (9 - start), _config(steps=9, accumulate=accumulate), place=_place(folder, records), made_by={})
+    return phase
+
+
+def test_parts_of_a_batch_give_the_update_and_the_figures_of_the_whole(tmp_path):
+    whole, parts, figures, others = _line(tmp_path / "1", 1, one := []), _line(tmp_path / "4", 4, four := []), [], []
+    assert torch.allclose(whole.weight, parts.weight, rtol=1e-12)
+    assert abs(whole.weight.item()) > 0.01
+    for found, records in ((figures, one), (others, four)):
+        found += [[record[name] for name in ("error", "loss", "gradient_norm")] for _, record in records]
+    assert torch.allclose(torch.tensor(figures), torch.tensor(others))
+    assert [rows for rows, _, _ in whole.calls] == [4] * 9
+    assert [rows for rows, _, _ in parts.calls] == [1] * 36
+    assert len({draw for _, _, draw in parts.calls}) == 36  # every part draws on its own
+    assert [progress for _, progress, _ in parts.calls[:8]] == [0.0] * 4 + [1 / 9] * 4
+
+
+def test_rows_that_cannot_be_shared_are_named(tmp_path):
+    with pytest.raises(UserError, match="accumulate = 3: 4 rows of a rank cannot be shared"):
+        _line(tmp_path, 3)
 
 
 def test_updates_have_the_size_of_the_schedule(tmp_path):

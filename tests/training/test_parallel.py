@@ -90,6 +90,15 @@ def test_the_loop_ends_with_the_same_weights_and_only_the_first_rank_writes(resu
     assert ranks[1]["records"].tolist() == []
 
 
+@pytest.mark.timeout(200)
+def test_parts_on_two_ranks_have_the_gradient_of_one_process(results):
+    one, ranks = results
+    names = [name for name in one if name.startswith("accumulated|")]
+    assert len(names) == 2
+    for rank in ranks:
+        assert all(torch.allclose(rank[name], one[name], rtol=1e-4, atol=1e-7) for name in names)
+
+
 def test_one_process_is_left_alone():
     module = nn.Linear(2, 2)
     assert data_parallel(module, torch.device("cpu")) is module
