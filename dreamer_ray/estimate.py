@@ -16,7 +16,7 @@ from dreamer_ray.models.tokenizer import Tokenizer
 from dreamer_ray.recipe import Recipe
 from dreamer_ray.stages import new_models
 
-SHARE_OF_PEAK = 0.2
+SHARE_OF_PEAK = 0.35
 """Share of the speed of a big matrix product that the small networks of the shipped recipes reach on two cores."""
 START_SECONDS = 15.0
 """From the beginning of a stage to its first step: processes start and import."""

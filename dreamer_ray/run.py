@@ -182,8 +182,15 @@ def _differences(old: Any, new: Any, path: str = "") -> list[str]:
     return [] if old == new else [f"{path} was {json.dumps(old)}, now {json.dumps(new)}"]
 
 
-def execute(plan: Plan, executors: Mapping[str, Executor]) -> dict[str, dict[str, Any]]:
-    """Does the work of ``plan`` in order and returns the figures of all its stages by name; hold ``locked`` meanwhile."""
+InputCheck = Callable[[Path, Sequence[str]], None]
+"""Raises an error where results of some stages of the run in a folder are damaged."""
+
+
+def execute(plan: Plan, executors: Mapping[str, Executor], check: InputCheck = lambda *_: None) -> dict[str, dict[str, Any]]:
+    """Does the work of ``plan`` in order and returns the figures of all its stages by name; hold ``locked`` meanwhile.
+
+    Where a finished stage is to be done again ``check`` sees its inputs first, so that a damaged one costs no result.
+    """
     sweep(plan.folder)
     write_json(plan.folder / "recipe.json", plan.recipe.model_dump(mode="json"))
     figures = {}
@@ -191,6 +198,8 @@ def execute(plan: Plan, executors: Mapping[str, Executor]) -> dict[str, dict[str
         name = decision.stage.name
         log.info("%-13s %s (%s)", name, decision.action, decision.reason)
         if decision.action != "skip":
+            if (plan.folder / name / "manifest.json").exists():
+                check(plan.folder, decision.stage.inputs)
             seconds = _perform(plan, decision, executors[name])
             log.info("%-13s done in %s", name, duration(seconds))
         record = read_record(plan.folder / name)

@@ -1,6 +1,6 @@
 """What each stage of a recipe is, without Ray: which phase it trains from which parents, what a replica dreams, what an encoder writes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +36,7 @@ from dreamer_ray.training.restore import describe_agent, describe_tokenizer, loa
 from dreamer_ray.types import Clip, LatentClip, Trajectory
 
 MEAN_FRAME_SAMPLES = 2048
+SPLITS = ("train", "heldout")
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,19 @@ def trained(run: Path, stage: str) -> Checkpoint:
 def latents(run: Path, split: str) -> LatentSet:
     """The latents of the train or held-out split, refused where another tokenizer made them."""
     return open_latents(run / "encode" / split, tokenizer_fingerprint=trained(run, "tokenizer").fingerprint)
+
+
+def check_inputs(run: Path, stages: Iterable[str]) -> None:
+    """Raises an error where a result of ``stages`` is damaged: missing, cut, changed, or latents of another tokenizer."""
+    for stage in stages:
+        if stage == "record":
+            for split in SPLITS:
+                open_shards(run / stage / split).verify()
+        elif stage == "encode":
+            for split in SPLITS:
+                latents(run, split).verify()
+        elif stage != "evaluate":
+            trained(run, stage).verify()
 
 
 def supervised(stage: str, recipe: Recipe, run: Path) -> Supervised:

@@ -42,7 +42,7 @@ class Command:
             for number, file in enumerate(self.files, start=1):
                 os.dup2(file.fileno(), number)
             sys.stdout, sys.stderr = open(1, "w", buffering=1), open(2, "w", buffering=1)
-            _pretend_ray(work)
+            _pretend_ray(work, arguments)
             code = 1
             try:
                 main(["run", str(TINY), "--runs", str(runs), *map(str, arguments)])
@@ -68,16 +68,19 @@ class Command:
             time.sleep(0.01)
 
 
-def _pretend_ray(work: Callable[[], object]) -> None:
+def _pretend_ray(work: Callable[[], object], arguments: tuple[object, ...]) -> None:
     def executor(context):
         print("begun", context.stage, flush=True)
         work()
         return {}
 
-    cluster, run = types.ModuleType("cluster"), types.ModuleType("run")
+    cluster, run, stages = (types.ModuleType(name) for name in ("cluster", "run", "stages"))
     cluster.cluster = lambda config: nullcontext()
     run.ray_executors = lambda: dict.fromkeys(STAGES, executor)
+    stages.check_inputs = lambda folder, names: None  # these executors leave no results
     sys.modules |= {"dreamer_ray.distributed.cluster": cluster, "dreamer_ray.distributed.run": run}
+    if "--dry-run" not in arguments:
+        sys.modules["dreamer_ray.stages"] = stages
 
 
 def run(runs: Path, *arguments: object, work: Callable[[], object] = bool) -> subprocess.CompletedProcess:

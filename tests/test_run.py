@@ -195,6 +195,21 @@ def test_a_change_in_an_earlier_stage_is_refused_even_with_a_later_from(work):
         work.go(Small(a=Fit(steps=1)), start="b")
 
 
+def test_a_finished_stage_is_kept_where_an_input_is_damaged(work):
+    seen = []
+
+    def check(folder, stages):
+        seen.append((folder, *stages))
+        raise UserError("damaged")
+
+    execute(plan(STAGES, Small(), work.folder), dict.fromkeys("abcd", work), check)
+    assert seen == []  # nothing is lost where nothing was finished
+    with pytest.raises(UserError, match="damaged"):
+        execute(plan(STAGES, Small(), work.folder, start="d"), dict.fromkeys("abcd", work), check)
+    assert seen == [(work.folder, "b", "c")]
+    assert set(actions(work).values()) == {"skip"}
+
+
 def test_from_a_stage_also_does_later_ones_again_that_have_other_values(work):
     work.go()
     assert actions(work, Small(b=Fit(steps=1), c=Fit(steps=1)), start="b") == {"a": "skip", "b": "run", "c": "run", "d": "run"}

@@ -60,9 +60,10 @@ def act(options: argparse.Namespace) -> None:
         bind_ray_to_loopback()
         from dreamer_ray.distributed.cluster import cluster
         from dreamer_ray.distributed.run import ray_executors
+        from dreamer_ray.stages import check_inputs
 
         with cluster(recipe.cluster):
-            execute(decided, {stage: _stoppable(executor) for stage, executor in ray_executors().items()})
+            execute(decided, {stage: _stoppable(executor) for stage, executor in ray_executors().items()}, check_inputs)
     log.info("finished: %s", folder)
 
 

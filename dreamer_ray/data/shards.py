@@ -123,7 +123,7 @@ class ShardSet:
         """Row groups of ``file``, whose rows and columns are those that the manifest promises."""
         path, lengths = self.folder / file.name, [episode.length for episode in file.episodes]
         try:
-            with pq.ParquetFile(path) as parquet:
+            with pq.ParquetFile(path, page_checksum_verification=True) as parquet:
                 found = [parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)]
                 fits = found == lengths and parquet.schema_arrow.equals(table_schema(self.schema))
                 table = parquet.read_row_groups(groups, columns=columns) if fits else None
@@ -141,7 +141,7 @@ def write_shard(folder: Path, name: str, episodes: Sequence[Episode], schema: Sh
     entries = [EpisodeEntry(name=e.name, length=len(e.frames), info=e.info) for e in episodes]
     notes = {"schema": schema.model_dump(mode="json"), "episodes": [entry.model_dump(mode="json") for entry in entries]}
     columns = table_schema(schema).with_metadata({"dreamer_ray": json.dumps(notes)})
-    with pq.ParquetWriter(partial, columns, compression="none") as writer:
+    with pq.ParquetWriter(partial, columns, compression="none", write_page_checksum=True) as writer:
         for episode in episodes:
             writer.write_table(to_table(episode, schema, columns), row_group_size=len(episode.frames))
     _replace(partial, path)

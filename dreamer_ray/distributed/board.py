@@ -6,6 +6,7 @@ workers --report(done, figures)--> Board <--read-- driver's watcher --> console,
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import ray
 from ray.exceptions import RayActorError
@@ -14,14 +15,15 @@ from dreamer_ray.distributed import Actor
 from dreamer_ray.distributed.failures import plain
 from dreamer_ray.errors import RunError, UserError
 from dreamer_ray.progress import Progress
+from dreamer_ray.training.checkpoint import latest_checkpoint
 
 
 @ray.remote(num_cpus=0)
 class Board:
     """The newest state of the running stage."""
 
-    def __init__(self) -> None:
-        self.done, self.figures, self.failure = 0, {}, None
+    def __init__(self, done: int) -> None:
+        self.done, self.figures, self.failure = done, {}, None
 
     def report(self, done: int, figures: dict[str, float]) -> None:
         """Takes the number of finished units and the newest figures."""
@@ -44,9 +46,10 @@ class Board:
 
 
 @contextmanager
-def watched(progress: Progress) -> Iterator[Actor]:
-    """A board whose state is shown through ``progress`` every two seconds while the ``with`` lasts."""
-    board: Actor = Board.options(name=f"board-{progress.stage}").remote()
+def watched(progress: Progress, checkpoints: Path) -> Iterator[Actor]:
+    """A board whose state is shown through ``progress`` every two seconds while the ``with`` lasts; it begins with the last checkpoint."""
+    begun = latest_checkpoint(checkpoints)
+    board: Actor = Board.options(name=f"board-{progress.stage}").remote(0 if begun is None else begun.step)
     ended = threading.Event()
 
     def watch() -> None:

@@ -40,7 +40,7 @@ def imagine_and_learn(recipe: Recipe, run: Path, progress: Progress) -> dict[str
         )
         for i in range(recipe.cluster.replicas)
     ]
-    with watched(progress) as board:
+    with watched(progress, run / "imagination" / "checkpoints") as board:
         figures = _supervise(text, str(run), replicas, store, board)
         raise_failure(board)
     for actor in [*replicas, store]:

@@ -31,7 +31,7 @@ def train(stage: str, recipe: Recipe, run: Path, progress: Progress) -> dict[str
     cluster = recipe.cluster
     require_cpus(cluster.workers * (1 + LOADER_CPUS), f"stage {stage} with cluster.workers = {cluster.workers}")
     feed(stage, recipe, run)  # what is wrong with the data is said here, before any worker starts
-    with watched(progress) as board:
+    with watched(progress, run / stage / "checkpoints") as board:
         trainer = TorchTrainer(
             _worker,
             train_loop_config={"stage": stage, "recipe": recipe.model_dump_json(), "run": str(run), "board": board},

@@ -15,7 +15,7 @@ from torch import Tensor
 from dreamer_ray.errors import UserError
 from dreamer_ray.imagination.sampler import Pass, Sampling, commit_frame, commit_pass, prefill, sample_frame
 from dreamer_ray.imagination.streams import RandomStreams
-from dreamer_ray.imagination.tuning import Recording
+from dreamer_ray.imagination.tuning import Recording, lay_out
 from dreamer_ray.models.agent import Agent
 from dreamer_ray.models.distributions import draw_count
 from dreamer_ray.models.dynamics import Conditioning, Dynamics
@@ -88,6 +88,8 @@ class DreamEngine:
         self.device = dynamics.positions.device
         if graph and self.device.type != "cuda":
             raise UserError(f"a CUDA graph of a frame needs a GPU, and the model is on {self.device}; leave graph out")
+        for model in (dynamics, tokenizer):
+            lay_out(model)
         self.cache = dynamics.new_cache(slots)
         self.decoder_cache = None if tokenizer is None else tokenizer.new_decoder_cache(slots)
         self.streams = RandomStreams([0] * slots, self.device)
@@ -110,11 +112,11 @@ class DreamEngine:
         slots, dynamics = len(self.streams.rows), self.dynamics
         frames = slots if self.agent is not None else 2 * slots
         passes = [(dynamics.transformer, dynamics.transformer.step_numbers(frames, dynamics.layout.total))]
-        kept = [*(self.agent or dynamics).parameters(), *dynamics.transformer.rounded_weights(), *self.cache.tensors()]
+        kept = [*(self.agent or dynamics).parameters(), *dynamics.transformer.laid_out(), *self.cache.tensors()]
         if self.tokenizer is not None and self.decoder_cache is not None:
             decoder = self.tokenizer.decoder
             passes.append((decoder, decoder.step_numbers(slots, self.tokenizer.layout.total)))
-            kept += [*self.tokenizer.parameters(), *decoder.rounded_weights(), *self.decoder_cache.tensors()]
+            kept += [*self.tokenizer.parameters(), *decoder.laid_out(), *self.decoder_cache.tensors()]
         held = max(numbers * transformer.norm.weight.element_size() for transformer, numbers in passes)
         return held + sum(tensor.numel() * tensor.element_size() for tensor in kept)
 

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Int, UInt8
 from torch import Tensor
 
 from dreamer_ray.imagination.engine import DreamEngine
+from dreamer_ray.imagination.tuning import lay_out
 from dreamer_ray.models.actions import no_actions
 from dreamer_ray.models.agent import Agent
 from dreamer_ray.models.tokenizer import Tokenizer
@@ -20,6 +21,7 @@ class ActingSession:
         self.tokenizer, self.engine = tokenizer, DreamEngine(agent.dynamics, slots=len(seeds), agent=agent)
         for row, seed in enumerate(seeds):
             self.engine.streams.restart(row, seed)
+        lay_out(tokenizer)
         self.encoder_cache = tokenizer.new_encoder_cache(len(seeds))
         self.known = torch.zeros(len(seeds), dtype=torch.bool, device=self.engine.device)
         self.last = no_actions(agent.dynamics.actions.space, len(seeds), self.engine.device)

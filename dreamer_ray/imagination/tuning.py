@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from dreamer_ray.config import Config
 from dreamer_ray.errors import UserError
-from dreamer_ray.nn.float8 import MULTIPLE
+from dreamer_ray.nn.columns import Columns
+from dreamer_ray.nn.float8 import MULTIPLE, Float8Columns
+from dreamer_ray.nn.packed import PackedColumns
 from dreamer_ray.nn.transformer import Transformer
 from dreamer_ray.types import Batch
 
@@ -46,13 +48,21 @@ def tune_dreams(model: nn.Module, tuning: DreamTuning) -> None:
     for module in model.modules():
         if isinstance(module, Transformer):
             module.compiled = None if not tuning.compile else "blocks" if tuning.graph else "whole"
-            module.eight_bits = tuning.precision == "fp8"
-            if module.eight_bits and (odd := [width for width in module.config.product_widths() if width % MULTIPLE]):
+            module.columns = Float8Columns if tuning.precision == "fp8" else Columns
+            if module.columns is Float8Columns and (odd := [width for width in module.config.product_widths() if width % MULTIPLE]):
                 raise UserError(
                     f"precision = fp8: the matrices of a transformer have a side of {odd[0]}, no multiple of {MULTIPLE}; use bf16"
                 )
             if tuning.precision != "fp32":
                 module.to(torch.bfloat16)
+
+
+def lay_out(model: nn.Module | None) -> None:
+    """Chooses packed weights for the transformers of ``model`` whose passes are neither compiled nor of eight bits, where these serve."""
+    for module in () if model is None else model.modules():
+        if isinstance(module, Transformer) and module.columns is not Float8Columns:
+            packed = module.compiled is None and PackedColumns.serves(module.norm.weight)
+            module.columns = PackedColumns if packed else Columns
 
 
 Given = TypeVar("Given", bound=Batch)

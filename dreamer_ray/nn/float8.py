@@ -10,35 +10,41 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import ScalingType
 
+from dreamer_ray.nn.columns import Columns
+
 E4M3 = torch.float8_e4m3fn
 LARGEST = torch.finfo(E4M3).max
 MULTIPLE = 16
 """Of which both sides of the weights are multiples, as the kernels of GPUs want them."""
 
 
-class Float8Matrix:
-    """Weights ``[d k]``. They stay in the same memory when others are taken in."""
+class Float8Columns(Columns):
+    """``Columns`` rounded to eight bits, beside the layers' weights. Raises ``ValueError`` for sides that kernels do not take."""
 
-    def __init__(self, rows: int, columns: int, device: torch.device):
-        if rows % MULTIPLE or columns % MULTIPLE:
-            raise ValueError(f"Float8Matrix: {rows} x {columns}: both sides must be multiples of {MULTIPLE}")
-        self.values = torch.zeros(columns, rows, dtype=E4M3, device=device).t()  # the kernels read columns
-        self.scales = torch.ones(1, columns, device=device)
-
-    def copy_(self, weights: Float[Tensor, "d k"]) -> None:
-        """Takes in ``weights``, rounded."""
-        values, scales = _scaled(weights.t())
+    def refresh(self) -> None:
+        values, scales = _scaled(self.together())
         self.values.copy_(values.t())
         self.scales.copy_(scales.t())
 
     def product(self, x: Float[Tensor, "r d"]) -> Float[Tensor, "r k"]:
-        """``x @ weights`` with ``x`` rounded to eight bits too, sums in fp32, the result in bf16."""
+        """``x W`` with ``x`` rounded to eight bits too; sums are fp32."""
         values, scales = _scaled(x)
-        return F.scaled_mm(values, self.values, scales, ScalingType.RowWise, self.scales, ScalingType.RowWise)
+        return F.scaled_mm(values, self.values, scales, ScalingType.RowWise, self.scales, ScalingType.RowWise).to(x.dtype)
 
-    def tensors(self) -> tuple[Tensor, Tensor]:
-        """What it holds."""
-        return self.values, self.scales
+    def added(self, x: Float[Tensor, "r d"], onto: Float[Tensor, "r k"]) -> Float[Tensor, "r k"]:
+        return onto + self.product(x)
+
+    def tensors(self) -> list[Tensor]:
+        return [self.values, self.scales]
+
+    def _lay_out(self) -> None:
+        rows, columns = self.layers[0].in_features, sum(layer.out_features for layer in self.layers)
+        if rows % MULTIPLE or columns % MULTIPLE:
+            raise ValueError(f"Float8Columns: {rows} x {columns}: both sides must be multiples of {MULTIPLE}")
+        device = self.layers[0].weight.device
+        self.values = torch.zeros(columns, rows, dtype=E4M3, device=device).t()  # the kernels read columns
+        self.scales = torch.ones(1, columns, device=device)
+        self.refresh()
 
 
 def _scaled(x: Float[Tensor, "r d"]) -> tuple[Tensor, Float[Tensor, "r 1"]]:

@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from dreamer_ray.config import Config
 from dreamer_ray.nn.attention import Attention, RingCache, attend
+from dreamer_ray.nn.columns import Columns
 from dreamer_ray.nn.frame import FrameBlock, compiled
 from dreamer_ray.nn.layers import RMSNorm, Rotary, SwiGLU, rotary_code
 
@@ -129,8 +130,8 @@ class Transformer(nn.Module):
         self._frame_blocks: list[FrameBlock] = []
         self.compiled: Compiled = None
         """What of ``step`` is compiled."""
-        self.eight_bits = False
-        """Whether the matrix products of ``step`` are of eight-bit numbers; weights are rounded for every new cache."""
+        self.columns: type[Columns] = Columns
+        """How the weights of ``step`` are laid out."""
         self.norm = RMSNorm(config.width)
         for block in blocks:
             for last in (block.attention.output, block.mlp.down):
@@ -147,14 +148,12 @@ class Transformer(nn.Module):
         the scales of its queries and keys: weights that are loaded later are for new caches.
         """
         weight = self.norm.weight
-        if not all(block.fits(weight, eight_bits=self.eight_bits) for block in self._frame_blocks):
+        if not all(block.fits(weight, self.columns) for block in self._frame_blocks):
             self._frame_blocks = []
         for block in self._frame_blocks:
             block.refresh()
         self._frame_blocks = self._frame_blocks or [
-            FrameBlock((b.attention_norm, b.mlp_norm), b.attention, b.mlp, eight_bits=self.eight_bits)
-            for b in self.blocks
-            if isinstance(b, Block)
+            FrameBlock((b.attention_norm, b.mlp_norm), b.attention, b.mlp, self.columns) for b in self.blocks if isinstance(b, Block)
         ]
         head_width = self.config.width // self.config.heads
         shape = (tokens, batch, self.config.kv_heads, self.config.context + 1, head_width)
@@ -210,9 +209,9 @@ class Transformer(nn.Module):
         with torch.no_grad():
             return step(self, x, cache, space_mask)
 
-    def rounded_weights(self) -> list[Tensor]:
-        """The weights of eight bits that caches brought with them."""
-        return [tensor for block in self._frame_blocks for tensor in block.tensors()]
+    def laid_out(self) -> list[Tensor]:
+        """What caches brought with them besides the model's own weights, while these are frozen."""
+        return [tensor for block in self._frame_blocks for weights in block.weights() for tensor in weights.tensors()]
 
     def step_numbers(self, rows: int, tokens: int) -> int:
         """Numbers that ``step`` holds at once besides weights and cache, for ``rows`` frames of ``tokens``.

@@ -38,13 +38,24 @@ class Checkpoint:
     def read(self, name: str) -> dict[str, Tensor]:
         """The tensors of ``name``.safetensors, verified against the manifest."""
         path = self.path / f"{name}.safetensors"
+        self._verify(path)
         try:
-            found, expected = _checksum(path), self.checksums.get(path.name, "none")
-            if found != expected:
-                raise UserError(f"checkpoint {path}: SHA-256 {found[:12]}.. but its manifest says {expected[:12]}..; {_REMEDY}")
             return load_file(path)
         except (OSError, SafetensorError) as error:
             raise UserError(f"checkpoint {path}: cannot be read ({error}); {_REMEDY}") from error
+
+    def verify(self) -> None:
+        """Raises ``UserError`` where a file is not what the manifest says."""
+        for name in self.checksums:
+            self._verify(self.path / name)
+
+    def _verify(self, path: Path) -> None:
+        try:
+            found, expected = _checksum(path), self.checksums.get(path.name, "none")
+        except OSError as error:
+            raise UserError(f"checkpoint {path}: cannot be read ({error}); {_REMEDY}") from error
+        if found != expected:
+            raise UserError(f"checkpoint {path}: SHA-256 {found[:12]}.. but its manifest says {expected[:12]}..; {_REMEDY}")
 
     def weights(self) -> dict[str, Tensor]:
         """Weights to use: the moving averages where there are, the last ones elsewhere."""

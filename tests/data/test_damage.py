@@ -134,6 +134,16 @@ def test_a_file_cut_short(folder, keep):
     assert len(found.read_episode(2).frames) == 7
 
 
+def test_changed_bytes_of_a_picture_are_found_where_it_is_read(folder):
+    """What is changed stands among the pictures: it is no error of the format, and would train."""
+    path, found = folder / "part-000.parquet", open_shards(folder)
+    raw, payload = path.read_bytes(), bytes(found.rows(0).payload[2])
+    where = raw.index(payload)
+    path.write_bytes(raw[: where + 20] + bytes([raw[where + 20] ^ 1]) + raw[where + 21 :])
+    with pytest.raises(UserError, match=r"part-000\.parquet: cannot be read .*--from"):
+        open_shards(folder).read_episode(0)
+
+
 def test_one_changed_byte_is_found(folder):
     path = folder / "part-001.parquet"
     raw = bytearray(path.read_bytes())

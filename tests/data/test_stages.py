@@ -1,9 +1,12 @@
 """What stages do with recorded episodes: encoding in chunks, the mean picture."""
 
 import numpy as np
+import pytest
 import torch
 
-from dreamer_ray.stages import encode_episode, mean_frame
+from dreamer_ray.errors import RunError, UserError
+from dreamer_ray.stages import SPLITS, check_inputs, encode_episode, mean_frame
+from dreamer_ray.training.checkpoint import save_checkpoint
 
 
 def test_chunks_of_an_episode_are_encoded_as_one_pass_would(tiny):
@@ -24,3 +27,24 @@ def test_the_mean_frame_is_that_of_all_frames_or_of_evenly_spaced_ones(tmp_path,
     assert np.allclose(mean_frame(source, samples=10**6).numpy(), everything, atol=1e-6)
     firsts = np.stack([episode[0] for episode in frames]).mean(0, dtype=np.float64) / 255
     assert np.allclose(mean_frame(source, samples=1).numpy(), firsts, atol=1e-6)
+
+
+def _spoil(path):
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 3] ^= 1
+    path.write_bytes(raw)
+
+
+def test_damaged_inputs_are_named(tmp_path, sets):
+    for split in SPLITS:
+        sets.make(tmp_path / "record" / split, (3, 8))
+    checkpoint = save_checkpoint(tmp_path / "dynamics" / "checkpoints", 5, made_by={}, tensors={"weights": {"w": torch.zeros(64)}})
+    check_inputs(tmp_path, ["record", "dynamics"])
+    with pytest.raises(RunError, match="holds no checkpoint; run the stage agent first"):
+        check_inputs(tmp_path, ["agent"])
+    _spoil(checkpoint.path / "weights.safetensors")
+    with pytest.raises(UserError, match=r"weights\.safetensors: SHA-256"):
+        check_inputs(tmp_path, ["record", "dynamics"])
+    _spoil(next((tmp_path / "record" / "heldout").glob("*.parquet")))
+    with pytest.raises(UserError, match=r"heldout.*\.parquet: SHA-256"):
+        check_inputs(tmp_path, ["record"])

@@ -37,6 +37,8 @@ def test_a_dream_holds_what_the_engine_says(tiny, tmp_path, slots, whole, mlp_ra
     engine.join(tiny.clip(slots, 4), list(range(slots)))
     tensors = [tensor for model in models.values() or [dynamics] for tensor in model.parameters()]
     tensors += [tensor for cache in (engine.cache, engine.decoder_cache) if cache is not None for tensor in cache.tensors()]
+    transformers = [dynamics.transformer, *([tokenizer.decoder] if whole else [])]
+    tensors += [tensor for transformer in transformers for tensor in transformer.laid_out()]
     kept = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     engine.dream(actions)
     held = _most_held(lambda: engine.dream(actions, sampling=Sampling(steps=4)), tmp_path)

@@ -88,7 +88,7 @@ def test_a_further_cache_leaves_the_memory_where_it_is(model, frozen):
 
     def addresses():
         model.new_cache(1, TOKENS)
-        return [getattr(b, name).data_ptr() for b in model._frame_blocks for name in ("qkv", "output", "gate", "up", "down", "scales")]
+        return [tensor.data_ptr() for b in model._frame_blocks for tensor in (b.scales, *(each.weights for each in b.weights()))]
 
     before, x = addresses(), _x()
     with torch.no_grad():
