@@ -105,7 +105,8 @@ class DreamEngine:
     def memory(self) -> int:
         """Bytes while it dreams, with frozen weights and without a graph.
 
-        That is the weights, the caches, and what one pass holds (``Transformer.step_numbers``). A cache has ``2 * time
+        That is the weights, once more those of the passes where they are packed or of eight bits, the caches, and what one pass holds
+        (``Transformer.step_numbers``). A cache has ``2 * time
         layers * slots * tokens * kv_heads * (context + 1) * head width`` numbers. A pass is over one frame of all slots, over two where
         the commit waits for the next step (without an agent).
         """
