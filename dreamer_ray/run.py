@@ -11,6 +11,8 @@ from functools import reduce
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import ValidationError
+
 from dreamer_ray.config import Config, fingerprint
 from dreamer_ray.errors import RunError, UserError
 from dreamer_ray.progress import duration
@@ -158,7 +160,7 @@ def _decide(stage: Stage, recipe: Config, record: Record | None, redone: str | N
         return Decision(stage, "run", redone)
     if record.damage:
         raise UserError(f"stage {stage.name}: {record.damage}; do it again with --from {stage.name}")
-    changes = _differences(record.sections, sections(stage, recipe))
+    changes = _differences(_completed(record.sections, recipe), sections(stage, recipe))
     if changes and changeable:
         return Decision(stage, "run", "; ".join(changes))
     if changes:
@@ -173,6 +175,17 @@ def sections(stage: Stage, recipe: Config) -> dict[str, Any]:
     """The values of the recipe on which ``stage`` depends, by dotted path of the section."""
     values = recipe.model_dump(mode="json")
     return {path: reduce(lambda part, key: part[key], path.split("."), values) for path in stage.sections}
+
+
+def _completed(old: Mapping[str, Any], recipe: Config) -> dict[str, Any]:
+    """Recorded sections with the defaults of keys that there were none of then."""
+    found = dict(old)
+    for path, values in old.items():
+        part: Any = reduce(lambda part, key: getattr(part, key, None), path.split("."), recipe)
+        if isinstance(part, Config):
+            with suppress(ValidationError):
+                found[path] = type(part).model_validate_json(json.dumps(values)).model_dump(mode="json")
+    return found
 
 
 def _differences(old: Any, new: Any, path: str = "") -> list[str]:

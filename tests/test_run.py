@@ -189,6 +189,19 @@ def test_a_change_that_no_stage_depends_on_is_no_change(work):
     assert work.go(Small(other=5, c=Fit(rate=0.9))) == []
 
 
+def test_a_key_that_is_newer_than_the_record_counts_with_its_default(work):
+    work.go()
+    for path in work.folder.glob("*/manifest.json"):
+        values = json.loads(path.read_text())
+        for section in values["sections"].values():
+            if isinstance(section, dict):
+                del section["rate"]
+        path.write_text(json.dumps(values))
+    assert actions(work)["a"] == "skip"
+    with pytest.raises(UserError, match=r"a\.rate was 0\.1, now 0\.5"):
+        work.go(Small(a=Fit(rate=0.5)))
+
+
 def test_a_change_in_an_earlier_stage_is_refused_even_with_a_later_from(work):
     work.go()
     with pytest.raises(UserError, match="stage a was made"):
