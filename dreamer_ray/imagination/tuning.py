@@ -1,4 +1,4 @@
-"""What makes dreams faster on a GPU, chosen from outside: low precision, compiled passes, the kernels of a frame started all at once."""
+"""What makes dreams faster, chosen from outside: low precision, packed weights, compiled passes, the kernels of a frame started at once."""
 
 import logging
 import time
