@@ -223,6 +223,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0, help="of each repeat")
     parser.add_argument("--json", type=Path, help="where the figures are written")
     options = parser.parse_args()
+    if options.piece == "train" and options.precision == "fp8":
+        parser.error("--precision fp8 is for dreams; train in bf16 or fp32")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s  %(message)s")
     torch.manual_seed(0)
     size, device = SIZES[options.size], torch.device(options.device)
