@@ -58,11 +58,10 @@ def tune_dreams(model: nn.Module, tuning: DreamTuning) -> None:
 
 
 def lay_out(model: nn.Module | None) -> None:
-    """Chooses packed weights for the transformers of ``model`` whose passes are neither compiled nor of eight bits, where these serve."""
+    """Chooses packed weights for the transformers of ``model`` whose passes are not of eight bits, where these serve."""
     for module in () if model is None else model.modules():
         if isinstance(module, Transformer) and module.columns is not Float8Columns:
-            packed = module.compiled is None and PackedColumns.serves(module.norm.weight)
-            module.columns = PackedColumns if packed else Columns
+            module.columns = PackedColumns if PackedColumns.serves(module.norm.weight) else Columns
 
 
 Given = TypeVar("Given", bound=Batch)

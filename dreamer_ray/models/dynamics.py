@@ -12,7 +12,7 @@ from dreamer_ray.config import Config
 from dreamer_ray.models.actions import ActionEmbedding
 from dreamer_ray.nn.frame import compiled
 from dreamer_ray.nn.tokens import TokenLayout
-from dreamer_ray.nn.transformer import Transformer, TransformerCache, TransformerConfig
+from dreamer_ray.nn.transformer import Places, Transformer, TransformerCache, TransformerConfig
 from dreamer_ray.types import Actions, ActionSpace, Batch
 
 
@@ -147,11 +147,11 @@ class Dynamics(nn.Module):
         Run again it overwrites them, until ``cache.advance()``.
         """
         step = compiled(Dynamics._step) if self.transformer.compiled == "whole" else Dynamics._step
-        return step(self, noisy, noising, conditioning, cache)
+        return step(self, noisy, noising, conditioning, cache, self.transformer.places(cache, noisy.shape[1]))
 
-    def _step(self, noisy: Tensor, noising: Noising, conditioning: Conditioning, cache: TransformerCache) -> Prediction:
+    def _step(self, noisy: Tensor, noising: Noising, conditioning: Conditioning, cache: TransformerCache, places: Places) -> Prediction:
         tokens = self._tokens(noisy, noising, conditioning)
-        return self._read(self.transformer.step(tokens, cache, space_mask=self._mask(tokens)))
+        return self._read(self.transformer.step(tokens, cache, space_mask=self._mask(tokens), places=places))
 
     def new_cache(self, batch: int) -> TransformerCache:
         """An empty cache for ``batch`` sequences."""

@@ -54,7 +54,7 @@ def attend(
     one, compiled and on a GPU, its flex attention.
     """
     if soft_cap is None:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0, enable_gqa=q.shape[-3] != k.shape[-3])
+        return _fused(q, k, v, mask)
     if q.is_cuda and torch.compiler.is_compiling() and q.shape[-1] in FLEX_WIDTHS:
         return flex_attend(q, k, v, mask=mask, soft_cap=soft_cap)
     heads, groups, rows = q.shape[-3], k.shape[-3], q.shape[-2]
@@ -66,6 +66,13 @@ def attend(
         bias = torch.zeros_like(mask, dtype=q.dtype).masked_fill_(~mask, float("-inf"))
         scores = torch.add(bias.unsqueeze(-3), scores, alpha=soft_cap)
     return (scores.softmax(-1).flatten(-3, -2) @ v).unflatten(-2, (-1, rows)).flatten(-4, -3)
+
+
+def _fused(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    rows = q.shape[:-3]
+    seen = None if mask is None else mask.expand(*rows, *mask.shape[-3:]).flatten(0, -4)
+    q, k, v = (part.flatten(0, -4) for part in (q, k, v))  # the fused kernels take four dimensions
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=seen, scale=1.0, enable_gqa=q.shape[1] != k.shape[1]).unflatten(0, rows)
 
 
 def flex_attend(

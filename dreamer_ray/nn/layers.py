@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Complex, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -105,28 +105,28 @@ class MLP(nn.Module):
         return F.linear(self.hidden(x), self.output.weight[:count], self.output.bias[:count])
 
 
-Rotary = Complex[Tensor, "*p n e/2"]
-"""``cos + i sin`` of the angles of a rotary code."""
+Rotary = Float[Tensor, "*p n e/2 2"]
+"""Cosines and sines of the angles of a rotary code."""
 
 
 def rotary_code(positions: Int[Tensor, "*p n"], width: int, base: float = 1e4) -> Rotary:
-    """``exp(i position * base^(-2j/e))`` for the pairs j of a head of ``width`` e (Su et al. 2021, Eq. 15).
+    """Angles ``position * base^(-2j/e)`` for the pairs j of a head of ``width`` e (Su et al. 2021, Eq. 15).
 
     Angles are computed in fp64, so that a dream of millions of frames keeps exact relative positions.
     """
     frequencies = base ** (-torch.arange(width // 2, device=positions.device, dtype=torch.float64) / (width // 2))
     angles = positions.to(torch.float64).unsqueeze(-1) * frequencies
-    return torch.complex(angles.cos(), angles.sin()).to(torch.complex64)
+    return torch.stack([angles.cos(), angles.sin()], dim=-1).float()
 
 
 def rotate(x: Float[Tensor, "*s e"], rotary: Rotary) -> Float[Tensor, "*s e"]:
     """Turns the pairs ``(x_2j, x_2j+1)`` by the angles of ``rotary``, which broadcasts over the leading dimensions."""
     pairs = x.unflatten(-1, (-1, 2))
     if x.dtype in (torch.float32, torch.float64) and not torch.compiler.is_compiling():
-        turned = torch.view_as_real(torch.view_as_complex(pairs) * rotary.to(x.dtype.to_complex()))
+        turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(rotary.to(x.dtype)))
     else:  # there are no complex numbers of lower precision, and no compiled ones
         exact = torch.promote_types(x.dtype, torch.float32)
-        (a, b), (cos, sin) = pairs.to(exact).unbind(-1), (rotary.real.to(exact), rotary.imag.to(exact))
+        (a, b), (cos, sin) = pairs.to(exact).unbind(-1), rotary.to(exact).unbind(-1)
         turned = torch.stack([a * cos - b * sin, b * cos + a * sin], dim=-1).to(x.dtype)
     return turned.flatten(-2)
 

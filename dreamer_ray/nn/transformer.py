@@ -93,6 +93,17 @@ class Block(nn.Module):
         return x + self.mlp(self.mlp_norm(x))
 
 
+@dataclass(frozen=True)
+class Places:
+    """Where the frames of a pass stand in a running sequence, for its time layers."""
+
+    slots: Int[Tensor, "b f"]
+    hidden: Bool[Tensor, "1 b 1 f 1 w"]
+    """Frames of the rings that each frame does not see."""
+    rotary: Rotary
+    """``[b*f 1 1 e/2 2]``."""
+
+
 @dataclass
 class TransformerCache:
     """State of running sequences: a ring of keys and values for each time layer, and each sequence's own clock."""
@@ -178,6 +189,10 @@ class Transformer(nn.Module):
         (the context of a dream).
         """
         length = x.shape[1]
+        if cache is not None and images is None and length <= self.config.context and not (x.is_cuda or torch.is_grad_enabled()):
+            y = self._step(x, cache, self.places(cache, length), space_mask)  # faster on a CPU
+            cache.frame += length
+            return y
         frames = torch.arange(length, device=x.device)
         age = frames.unsqueeze(1) - frames
         mask = (age >= 0) & (age < self.config.context)
@@ -198,16 +213,29 @@ class Transformer(nn.Module):
                 y = block(y, axis, rotary=time, mask=mask, ring=next(rings, None))
         return self.norm(y).to(x.dtype)
 
+    def places(self, cache: TransformerCache, frames: int) -> Places:
+        """Of the current ``frames``. Apart from ``step``: compiled with it each number of a layer would compute its own angle."""
+        positions = cache.frame.unsqueeze(1) + torch.arange(frames, device=cache.frame.device)
+        ring = torch.arange(self.config.context + 1, device=positions.device)
+        age = (positions.unsqueeze(2) - ring) % len(ring)
+        hidden = age > positions.clamp(max=self.config.context - 1).unsqueeze(2)
+        rotary = self._rotary(positions).flatten(0, 1)[:, None, None]
+        return Places(positions % len(ring), hidden[None, :, None, :, None], rotary)
+
     def step(
-        self, x: Float[Tensor, "b f n d"], cache: TransformerCache, *, space_mask: Bool[Tensor, "n n"] | None = None
+        self,
+        x: Float[Tensor, "b f n d"],
+        cache: TransformerCache,
+        space_mask: Bool[Tensor, "n n"] | None = None,
+        places: Places | None = None,
     ) -> Float[Tensor, "b f n d"]:
         """One pass over the current frame of each sequence, or over it and the next one.
 
-        Run again it overwrites them, until ``cache.advance()``. For inference only: it has no gradients.
+        Run again it overwrites them, until ``cache.advance()``. ``places`` are found where not given. For inference: no gradients.
         """
         step = compiled(Transformer._step) if self.compiled == "whole" else Transformer._step
         with torch.no_grad():
-            return step(self, x, cache, space_mask)
+            return step(self, x, cache, places or self.places(cache, x.shape[1]), space_mask)
 
     def laid_out(self) -> list[Tensor]:
         """What caches brought with them besides the model's own weights, while these are frozen."""
@@ -222,13 +250,8 @@ class Transformer(nn.Module):
         attention = 4 * config.kv_heads * (config.width // config.heads) + 2 * config.heads * tokens
         return rows * tokens * (5 * config.width + max(2 * config.hidden, attention))
 
-    def _step(self, x: Tensor, cache: TransformerCache, space_mask: Tensor | None) -> Tensor:
-        (batch, frames, tokens), slots = x.shape[:3], self.config.context + 1
-        positions = cache.frame.unsqueeze(1) + torch.arange(frames, device=x.device)
-        written = positions % slots
-        age = (written.unsqueeze(2) - torch.arange(slots, device=x.device)) % slots
-        unseen = (age > positions.clamp(max=self.config.context - 1).unsqueeze(2)).view(1, batch, 1, frames, 1, slots)
-        time = self._rotary(positions).flatten(0, 1)[:, None, None]
+    def _step(self, x: Tensor, cache: TransformerCache, places: Places, space_mask: Tensor | None) -> Tensor:
+        tokens = x.shape[2]
         space = None if cache.space is None else cache.space[:tokens]
         hidden = None if space_mask is None else ~space_mask
         over_space, over_time = FrameBlock.space, FrameBlock.time
@@ -239,7 +262,7 @@ class Transformer(nn.Module):
             if axis == "space":
                 y = over_space(block, y, tokens, space, hidden)
             else:
-                y = over_time(block, y, tokens, time, unseen, next(rings), written)
+                y = over_time(block, y, tokens, places.rotary, places.hidden, next(rings), places.slots)
         return self.norm(y).view_as(x).to(x.dtype)
 
     def _space_code(self, tokens: int, device: torch.device | str) -> Rotary | None:

@@ -65,8 +65,9 @@ def _ours(kind: str) -> Job:
     from dreamer_ray.phases.dynamics_pretraining import DynamicsPretraining
     from dreamer_ray.phases.forcing import ForcingConfig
     from dreamer_ray.training.optimizer import OptimizerConfig, make_optimizer
+    from dreamer_ray.training.parallel import Tuning, tune
 
-    dynamics, clip = matched_dynamics(plain=kind in TRAIN), random_clip
+    dynamics, clip = matched_dynamics(plain=kind.startswith("train") and "full" not in kind), random_clip
     if kind.startswith("imagine"):
         rows = int(kind.split("-")[1])
         context, actions = clip(rows, CONTEXT), {"action": torch.randint(0, ACTIONS, (rows, NEW))}
@@ -77,6 +78,7 @@ def _ours(kind: str) -> Job:
     full, rows = "full" in kind, 0.25 if "bootstrap" in kind else 0.0
     forcing = ForcingConfig(bootstrap_fraction=rows, bootstrap_after=0.0, image_fraction=0.3 if full else 0.0)
     phase, batch = DynamicsPretraining(dynamics, forcing), clip(TRAIN_ROWS, TRAIN_FRAMES)
+    tune(phase, Tuning(compile="compiled" in kind))
     optimizer, generator = make_optimizer(phase, OptimizerConfig(learning_rate=1e-4)), torch.Generator().manual_seed(0)
 
     def step() -> None:
@@ -169,8 +171,12 @@ OURS_ONLY = (
     "imagine-16-compiled",
     "imagine-1-no-commit",
     "imagine-16-no-commit",
+    "train-compiled",
+    "train-bootstrap-compiled",
     "train-full",
+    "train-full-compiled",
     "train-full-bootstrap",
+    "train-full-bootstrap-compiled",
 )
 
 

@@ -62,6 +62,15 @@ def test_frozen_weights_live_in_the_columns_and_trained_ones_do_not():
     assert memory[1] not in {layer.weight.untyped_storage().data_ptr() for layer in trained}
 
 
+@pytest.mark.parametrize(("after", "others"), [("none", 0), ("swish", 0), ("add", 1), ("mul", 1)])
+def test_compiled_code_knows_packed_weights_by_their_number(after, others):
+    columns, x = PackedColumns(*_layers()), torch.randn(5, WIDTH)
+    other = torch.randn(5, sum(SIDES)) if others else None
+    given = (x, columns.number, after, other, sum(SIDES))
+    torch.library.opcheck(torch.ops.dreamer_ray.packed_linear, given)
+    assert torch.equal(torch.ops.dreamer_ray.packed_linear(*given), columns.run(x, after, other))
+
+
 def test_only_fp32_on_a_cpu_is_packed():
     assert PackedColumns.serves(torch.zeros(1))
     assert not PackedColumns.serves(torch.zeros(1, dtype=torch.bfloat16))
