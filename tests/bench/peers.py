@@ -21,6 +21,9 @@ WIDTH, LAYERS, HEADS, TIME_EVERY = 256, 8, 4, 4
 LATENTS, CHANNELS, REGISTERS, ACTIONS = 16, 32, 4, 17
 STEPS, CONTEXT, NEW, TRAIN_ROWS, TRAIN_FRAMES = 4, 16, 16, 4, 16
 
+LEAST_SECONDS = 4.0
+"""A repeat is the mean of as many runs as fit into this time: short runs after a pause are slower."""
+
 Job = Callable[[], object]
 
 
@@ -192,9 +195,11 @@ def work(name: str) -> None:
         if kind not in jobs:
             jobs[kind] = BUILDERS[name](kind)
             jobs[kind]()
-        begun = time.perf_counter()
-        jobs[kind]()
-        sys.stdout.write(f"seconds {time.perf_counter() - begun}\n")
+        begun, runs = time.perf_counter(), 0
+        while not runs or time.perf_counter() - begun < LEAST_SECONDS:
+            jobs[kind]()
+            runs += 1
+        sys.stdout.write(f"seconds {(time.perf_counter() - begun) / runs}\n")
         sys.stdout.flush()
 
 
@@ -243,7 +248,7 @@ def show(found: dict[str, dict[str, list[float]]]) -> None:
         else:
             figures = "  ".join(f"{name} {seconds:.3f} s" for name, seconds in medians.items())
         ratio = f"  fastest peer / dreamer_ray = {min(peers) / medians['dreamer_ray']:.2f}" if peers else ""
-        print(f"{kind:24}{figures}{ratio}")
+        print(f"{kind:32}{figures}{ratio}")
 
 
 def main() -> None:
