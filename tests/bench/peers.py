@@ -14,7 +14,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 WIDTH, LAYERS, HEADS, TIME_EVERY = 256, 8, 4, 4
@@ -181,6 +181,7 @@ OURS_ONLY = (
     "train-full-bootstrap",
     "train-full-bootstrap-compiled",
 )
+KINDS = (*IMAGINE, *TRAIN, *OURS_ONLY)
 
 
 def work(name: str) -> None:
@@ -220,12 +221,12 @@ def _ask(process: subprocess.Popen[str], kind: str) -> float:
     raise SystemExit(f"{process.args}: ended while measuring {kind}; its errors stand above")
 
 
-def measure(pythons: dict[str, str], hansen: str | None, repeats: int, threads: int) -> dict[str, dict[str, list[float]]]:
+def measure(pythons: dict[str, str], kinds: Sequence[str], hansen: str | None, repeats: int, threads: int) -> dict[str, dict[str, list[float]]]:
     """Seconds by kind and competitor, repeats interleaved."""
     workers = {name: _start(name, python, threads, hansen) for name, python in pythons.items()}
     found: dict[str, dict[str, list[float]]] = {}
     for repeat in range(repeats):
-        for kind in (*IMAGINE, *TRAIN, *OURS_ONLY):
+        for kind in kinds:
             for name, process in workers.items():
                 if kind in OURS_ONLY and name != "dreamer_ray":
                     continue
@@ -241,7 +242,8 @@ def show(found: dict[str, dict[str, list[float]]]) -> None:
     peers_of = {kind: kind.removesuffix("-no-commit").removesuffix("-compiled").replace("-full", "") for kind in found}
     for kind, times in found.items():
         medians = {name: statistics.median(values) for name, values in times.items()}
-        peers = [statistics.median(values) for name, values in found[peers_of[kind]].items() if name != "dreamer_ray"]
+        beside = found.get(peers_of[kind], {})
+        peers = [statistics.median(values) for name, values in beside.items() if name != "dreamer_ray"]
         if kind.startswith("imagine"):
             frames = int(kind.split("-")[1]) * NEW
             figures = "  ".join(f"{name} {frames / seconds:.2f} frames/s" for name, seconds in medians.items())
@@ -256,6 +258,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hansen", help="checkout of nicklashansen/dreamer4")
     parser.add_argument("--lucidrains", help="python with dreamer4==0.20.2")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="what is measured (default: all)")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--json", type=Path, help="where the seconds are written")
@@ -267,7 +270,7 @@ def main() -> None:
     pythons = {"dreamer_ray": sys.executable}
     pythons |= {"hansen": sys.executable} if options.hansen else {}
     pythons |= {"lucidrains": options.lucidrains} if options.lucidrains else {}
-    found = measure(pythons, options.hansen, options.repeats, options.threads)
+    found = measure(pythons, options.kinds, options.hansen, options.repeats, options.threads)
     show(found)
     if options.json:
         options.json.write_text(json.dumps({"threads": options.threads, "seconds": found}, indent=1))
