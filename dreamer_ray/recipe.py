@@ -18,6 +18,8 @@ from dreamer_ray.training.parallel import Tuning
 FIRST_FRESH_WORLD, MOST_WORLDS = 2 * HELDOUT_SEEDS, 1_000_000
 LEAST_OBJECT_STORE_MB = 80
 """Room for two windows of batches and the weights."""
+REPLICA_RESOURCE = "replica"
+"""Of nodes that are kept for replicas: as much of it as there is room for replicas."""
 
 
 class DataSection(Config):
@@ -121,11 +123,24 @@ class ClusterSection(Config):
     """Of the supervised phases."""
     dreaming: DreamTuning = DreamTuning()
     """Of the dreams of imagination training."""
+    learners: int = Field(default=1, gt=0)
+    """Learners of imagination training, which share every update."""
     replicas: int = Field(default=2, gt=0)
     """Actors that record, encode, dream and evaluate."""
+    fewest_replicas: int | None = Field(default=None, gt=0)
+    """Where fewer than ``replicas``: dreaming ones end while the learner is slower than they are, and start again when it waits."""
+    dedicated_replicas: bool = False
+    """Dreaming replicas go to nodes with the resource ``replica`` only, one of it each: where none is free they wait for the autoscaler."""
+    call_seconds: float = Field(default=300, gt=0)
+    """After so long without an answer a dreaming replica is taken for hung and started again."""
     gpus_per_replica: float = Field(default=0, ge=0)
     """Of those that encode, dream or evaluate; 0.5 lets two share a GPU."""
     dashboard: bool = True
+
+    @property
+    def least_replicas(self) -> int:
+        """How many replicas there always are."""
+        return self.fewest_replicas or self.replicas
 
     @property
     def replica_device(self) -> str:

@@ -24,6 +24,7 @@ class Board:
 
     def __init__(self, done: int) -> None:
         self.done, self.figures, self.failure = done, {}, None
+        self.replicas: list[Actor] | None = None
 
     def report(self, done: int, figures: dict[str, float]) -> None:
         """Takes the number of finished units and the newest figures."""
@@ -36,6 +37,14 @@ class Board:
     def read(self) -> tuple[int, dict[str, float]]:
         """How far the stage is."""
         return self.done, self.figures
+
+    def enlist(self, replicas: list[Actor]) -> None:
+        """Takes the replicas that are in the pool now."""
+        self.replicas = replicas
+
+    def enlisted(self) -> list[Actor] | None:
+        """The replicas in the pool, None while nobody has said."""
+        return self.replicas
 
     def failed(self) -> tuple[str, int] | None:
         """The error that ended the stage, if any."""

@@ -1,106 +1,132 @@
-"""The learner of imagination training: ``fit`` over the trajectories of the pool, publishing its heads after every update.
+"""The learners of imagination training: ``fit`` over the trajectories of the pool, publishing the heads after every update.
 
 ReplicaPool --Trajectory--> fit(ImaginationTraining) --heads, version = updates done--> WeightStore --> replicas
+
+Several learners share every update and average their gradients; where one is lost all are replaced.
 """
 
+import socket
 import uuid
+from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import ray
 import torch
+import torch.distributed as dist
 from ray.exceptions import RayActorError, RayError
+from torch import nn
 
 from dreamer_ray.distributed import ZERO_COPY_TENSORS, Actor
-from dreamer_ray.distributed.board import note_failure, raise_failure, watched
-from dreamer_ray.distributed.cluster import require_cpus
-from dreamer_ray.distributed.replicas import ReplicaPool, WorldModelReplica
-from dreamer_ray.distributed.weights import Weights, WeightStore
-from dreamer_ray.errors import DreamerError, RunError
+from dreamer_ray.distributed.board import note_failure
+from dreamer_ray.distributed.replica_pool import ReplicaPool
+from dreamer_ray.distributed.weights import ObjectStoreTransport, Weights
+from dreamer_ray.errors import DreamerError
+from dreamer_ray.imagination.schedule import Schedule
 from dreamer_ray.phases.imagination_training import ImaginationTraining
-from dreamer_ray.progress import Progress
 from dreamer_ray.recipe import Recipe
-from dreamer_ray.stages import feed, imagination, trained
+from dreamer_ray.stages import imagination
 from dreamer_ray.training.loop import Place, fit
 from dreamer_ray.training.metrics import FileSink
 
-LEARNER_RESTARTS = 10
-
-
-def imagine_and_learn(recipe: Recipe, run: Path, progress: Progress) -> dict[str, Any]:
-    """The imagination stage: starts store, replicas and learner; a lost learner is replaced and goes on from its last checkpoint."""
-    require_cpus(recipe.cluster.replicas + 1, f"imagination with cluster.replicas = {recipe.cluster.replicas}")
-    feed("imagination", recipe, run)  # what is wrong with the data is said here, before any actor starts
-    checkpoint = trained(run, "agent")
-    text = recipe.model_dump_json()
-    store: Actor = WeightStore.options(name="weight-store").remote(str(run))
-    replicas: list[Actor] = [
-        WorldModelReplica.options(name=f"replica-{i}", num_gpus=recipe.cluster.gpus_per_replica).remote(
-            i, text, str(run), checkpoint.made_by, store
-        )
-        for i in range(recipe.cluster.replicas)
-    ]
-    with watched(progress, run / "imagination" / "checkpoints") as board:
-        figures = _supervise(text, str(run), replicas, store, board)
-        raise_failure(board)
-    for actor in [*replicas, store]:
-        ray.kill(actor)
-    checkpoint = trained(run, "imagination")
-    return figures | {"checkpoint": checkpoint.fingerprint, "steps": checkpoint.step}
-
-
-def _supervise(recipe: str, run: str, replicas: list[Actor], store: Actor, board: Actor) -> dict[str, Any]:
-    for restarts in range(LEARNER_RESTARTS + 1):
-        learner: Actor = Learner.options(name=f"learner-{restarts}").remote(recipe, run)
-        try:
-            lost = ray.get(learner.run.remote(replicas, store, board))
-            ray.kill(learner)
-            return {"lost_calls": lost, "learner_restarts": restarts}
-        except RayActorError:
-            continue
-    raise RunError(f"imagination: the learner was lost {LEARNER_RESTARTS + 1} times; the run resumes from its last checkpoint")
+GROUP_SECONDS = 120.0
+"""How long a learner waits for the others to join or to answer."""
 
 
 @ray.remote(num_cpus=1, runtime_env=ZERO_COPY_TENSORS)
 class Learner:
-    """Owns the policy and value heads in training."""
+    """Owns the policy and value heads in training, together with the other learners of its group."""
 
-    def __init__(self, recipe: str, run: str):
+    def __init__(self, recipe: str, run: str, rank: int):
         torch.set_num_threads(1)
-        self.recipe, self.run_folder = Recipe.model_validate_json(recipe), Path(run)
+        self.recipe, self.run_folder, self.rank = Recipe.model_validate_json(recipe), Path(run), rank
 
-    def run(self, replicas: list[Actor], store: Actor, board: Actor) -> int:
-        """Fits to the end; returns how many calls were lost and sent again. Errors of ours go to the board."""
-        config = self.recipe.imagination
-        session = uuid.uuid4().hex
-        calls = config.contexts.batch_size // config.dreams_per_call
-        pool = ReplicaPool(replicas, calls, config.max_lag, session)
-        files = FileSink(self.run_folder / "imagination")
+    def address(self) -> str:
+        """Where the others meet this one."""
+        host = ray.util.get_node_ip_address()
+        with socket.socket() as free:
+            free.bind((host, 0))
+            return f"tcp://{host}:{free.getsockname()[1]}"
+
+    def run(self, replicas: list[Actor], store: Actor, board: Actor, address: str | None) -> dict[str, int]:
+        """Fits to the end and returns counts of calls. Errors of ours go to the board."""
+        ranks = self.recipe.cluster.learners
+        try:
+            if address is not None:
+                wait = timedelta(seconds=GROUP_SECONDS)
+                dist.init_process_group("gloo", init_method=address, rank=self.rank, world_size=ranks, timeout=wait)
+            return self._fit(replicas, store, board)
+        except (DreamerError, RayError, OSError) as error:
+            if isinstance(error, RayActorError):
+                raise
+            note_failure(board, error)
+            return {}
+
+    def _fit(self, replicas: list[Actor], store: Actor, board: Actor) -> dict[str, int]:
+        config, cluster = self.recipe.imagination, self.recipe.cluster
+        folder, session, transport = self.run_folder / "imagination", uuid.uuid4().hex, ObjectStoreTransport(store)
+        phase, made_by = imagination(self.recipe, self.run_folder)
+        published = 0
 
         def publish(version: int) -> None:
-            ray.get(store.publish.remote(session, version, _heads(phase)))
+            nonlocal published
+            published = version
+            if self.rank == 0:
+                transport.publish(session, version, _heads(phase))
+            _wait_for_all()
+
+        pool = ReplicaPool(
+            replicas,
+            Schedule(config.contexts.batch_size // config.dreams_per_call, config.max_lag, share=(self.rank, cluster.learners)),
+            session,
+            call_seconds=cluster.call_seconds,
+            publish_again=lambda: transport.publish(session, published, _heads(phase)) if self.rank == 0 else None,
+            look=_roster(board),
+        )
 
         def batches(start: int) -> Any:
             publish(start)
             return pool.updates(start, config.fit.steps)
 
-        def sink(done: int, figures: dict[str, float]) -> None:
-            figures = figures | {"lost_calls": float(pool.lost)}
-            files(done, figures)
-            board.report.remote(done, figures)
+        files = FileSink(folder) if self.rank == 0 else None
 
-        place = Place(self.run_folder / "imagination" / "checkpoints", sink)
-        try:
-            phase, made_by = imagination(self.recipe, self.run_folder)
-            fit(phase, batches, config.fit, place=place, made_by=made_by, after_step=publish)
-        except (DreamerError, RayError, OSError) as error:
-            note_failure(board, error)
-        return pool.lost
+        def sink(done: int, figures: dict[str, float]) -> None:
+            if files is not None:
+                figures = figures | pool.figures()
+                files(done, figures)
+                board.report.remote(done, figures)
+
+        place = Place(folder / "checkpoints", sink, rank=self.rank)
+        fit(phase, batches, config.fit, place=place, made_by=made_by, after_step=publish)
+        return {"lost_calls": pool.schedule.lost, "dropped_calls": pool.schedule.dropped}
 
     def __repr__(self) -> str:
-        return "Learner"
+        return f"Learner({self.rank})"
+
+
+def _wait_for_all() -> None:
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def _roster(board: Actor) -> Callable[[], list[Actor] | None]:
+    """Asks the board, without waiting, who is in the pool."""
+    asked = [board.enlisted.remote()]
+
+    def look() -> list[Actor] | None:
+        if not ray.wait(asked, timeout=0)[0]:
+            return None
+        (answer,) = asked
+        asked[0] = board.enlisted.remote()
+        try:
+            return ray.get(answer)
+        except RayActorError:  # a lost board changes nothing
+            return None
+
+    return look
 
 
 def _heads(phase: ImaginationTraining) -> Weights:
-    parts = {"policy": phase.policy, "value": phase.value}
+    parts: dict[str, nn.Module] = {"policy": phase.policy, "value": phase.value}
     return {f"{part}.{k}": v.detach().cpu().clone() for part, module in parts.items() for k, v in module.state_dict().items()}

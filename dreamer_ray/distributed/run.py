@@ -13,8 +13,8 @@ from ray.exceptions import RayError
 from dreamer_ray.distributed.encode import encode
 from dreamer_ray.distributed.evaluate import play_all, variants
 from dreamer_ray.distributed.failures import plain
+from dreamer_ray.distributed.imagine import imagine_and_learn
 from dreamer_ray.distributed.ingest import record
-from dreamer_ray.distributed.learner import imagine_and_learn
 from dreamer_ray.distributed.train import train
 from dreamer_ray.measure import Measurements, measure, refuse_poor_data
 from dreamer_ray.progress import Progress

@@ -1,20 +1,50 @@
 """Where weights live: one small actor owns every reference, so that a killed learner takes none along.
 
 Learner --publish(session, version, heads)--> WeightStore <--latest / frozen-- WorldModelReplica
+
+A store that was lost starts again empty: whoever asks it then says so (``MissingWeightsError``), and the learner publishes again.
 """
 
+import time
 from pathlib import Path
+from typing import Protocol
 
 import ray
 from ray import ObjectRef
+from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError
 from torch import Tensor
 
-from dreamer_ray.distributed import ZERO_COPY_TENSORS
+from dreamer_ray.distributed import ZERO_COPY_TENSORS, Actor
+from dreamer_ray.errors import RunError
 from dreamer_ray.stages import trained
 from dreamer_ray.training.restore import restore_agent
 
 Weights = dict[str, Tensor]
 KEPT_VERSIONS = 2
+STORE_SECONDS = 60.0
+"""How long a store may need to start again."""
+FROZEN_SECONDS = 600.0
+"""How long it may take to read the agent and to bring it to a node."""
+
+
+class MissingWeightsError(RunError):
+    """The weights are not where they should be, since what held them was lost; they can be had again."""
+
+
+class WeightTransport(Protocol):
+    """The way of weights from the learner to the replicas."""
+
+    def publish(self, session: str, version: int, heads: Weights) -> None:
+        """Makes the heads of one version the newest; ``session`` names the learner's life, since a restarted learner may go back."""
+        ...
+
+    def fetch(self) -> tuple[str, int, Weights]:
+        """Session, version and values of the newest heads, to be read only. Raises ``MissingWeightsError``."""
+        ...
+
+    def frozen(self) -> Weights:
+        """The agent of the run, to be read only. Raises ``MissingWeightsError``."""
+        ...
 
 
 @ray.remote(num_cpus=0, max_restarts=-1, runtime_env=ZERO_COPY_TENSORS)
@@ -27,11 +57,13 @@ class WeightStore:
         self.versions: list[tuple[str, int, ObjectRef]] = []
 
     def publish(self, session: str, version: int, heads: Weights) -> None:
-        """Takes the heads of one version; ``session`` names the learner's life, since a restarted learner may go back."""
+        """Takes the heads of one version."""
         self.versions = [*self.versions, (session, version, ray.put(heads))][-KEPT_VERSIONS:]
 
-    def latest(self) -> tuple[str, int, list[ObjectRef]]:
-        """Session, version and (in a list, so that it is not fetched here) the reference of the newest heads."""
+    def latest(self) -> tuple[str, int, list[ObjectRef]] | None:
+        """Session, version and (in a list, so that it is not fetched here) the reference of the newest heads; None before the first."""
+        if not self.versions:
+            return None
         session, version, reference = self.versions[-1]
         return session, version, [reference]
 
@@ -43,3 +75,44 @@ class WeightStore:
 
     def __repr__(self) -> str:
         return f"WeightStore(version={self.versions[-1][1] if self.versions else None})"
+
+
+class ObjectStoreTransport:
+    """Weights through Ray's object store: one copy a node, which all replicas there read."""
+
+    def __init__(self, store: Actor):
+        self.store = store
+
+    def publish(self, session: str, version: int, heads: Weights) -> None:
+        """Waits for a store that starts again. Raises ``RunError`` where it does not."""
+        given_up = time.monotonic() + STORE_SECONDS
+        while True:
+            try:
+                ray.get(self.store.publish.remote(session, version, heads), timeout=STORE_SECONDS)
+            except (RayActorError, GetTimeoutError) as error:
+                if time.monotonic() > given_up:
+                    raise RunError(
+                        f"the weight store has not answered for {STORE_SECONDS:.0f} s ({error}); see the Ray dashboard"
+                    ) from error
+                time.sleep(0.2)
+            else:
+                return
+
+    def fetch(self) -> tuple[str, int, Weights]:
+        """Through a reference of the store."""
+        try:
+            found = ray.get(self.store.latest.remote(), timeout=STORE_SECONDS)
+            if found is None:
+                raise MissingWeightsError("the weight store is empty")
+            session, version, (reference,) = found
+            return session, version, ray.get(reference, timeout=STORE_SECONDS)
+        except (RayActorError, ObjectLostError, GetTimeoutError) as error:
+            raise MissingWeightsError(f"the newest weights are lost ({error})") from error
+
+    def frozen(self) -> Weights:
+        """Through a reference of the store, which reads the run's checkpoint where it has none."""
+        try:
+            (reference,) = ray.get(self.store.frozen.remote(), timeout=FROZEN_SECONDS)
+            return ray.get(reference, timeout=FROZEN_SECONDS)
+        except (RayActorError, ObjectLostError, GetTimeoutError) as error:
+            raise MissingWeightsError(f"the frozen weights are lost ({error})") from error

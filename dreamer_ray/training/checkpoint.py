@@ -1,21 +1,30 @@
-"""Checkpoints: folders of safetensors with a manifest of checksums, written whole or not at all."""
+"""Checkpoints: folders of safetensors with a manifest of checksums, written whole or not at all, by one rank or by all together.
+
+Where ranks hold rows of tensors each writes files of its own, ``NAME-R-of-N.safetensors``, which are read by any number of ranks.
+"""
 
 import errno
 import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+import torch
+import torch.distributed as dist
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from dreamer_ray.errors import RunError, UserError
 
 FORMAT = 2
+SUM = ".sha256"
 
 
 @dataclass(frozen=True)
@@ -36,13 +45,22 @@ class Checkpoint:
         return hashlib.sha256(json.dumps(self.checksums, sort_keys=True).encode()).hexdigest()[:16]
 
     def read(self, name: str) -> dict[str, Tensor]:
-        """The tensors of ``name``.safetensors, verified against the manifest."""
-        path = self.path / f"{name}.safetensors"
-        self._verify(path)
-        try:
-            return load_file(path)
-        except (OSError, SafetensorError) as error:
-            raise UserError(f"checkpoint {path}: cannot be read ({error}); {_REMEDY}") from error
+        """The tensors of ``name``, verified against the manifest."""
+        return dict(self.each(name))
+
+    def each(self, name: str) -> Iterator[tuple[str, Tensor]]:
+        """The tensors of ``name`` one after the other, whole, from files that are verified against the manifest first."""
+        paths = [self.path / file for file in self._files(name)] or [self.path / f"{name}.safetensors"]
+        for path in paths:
+            self._verify(path)
+        with ExitStack() as stack:
+            try:
+                files = [stack.enter_context(safe_open(path, "pt")) for path in paths]
+                for key in files[0].keys():  # noqa: SIM118
+                    parts = [file.get_tensor(key) for file in files if key in file.keys()]  # noqa: SIM118
+                    yield key, parts[0] if len(parts) == 1 else torch.cat(parts)
+            except (OSError, SafetensorError) as error:
+                raise UserError(f"checkpoint {paths[0]}: cannot be read ({error}); {_REMEDY}") from error
 
     def verify(self) -> None:
         """Raises ``UserError`` where a file is not what the manifest says."""
@@ -59,35 +77,36 @@ class Checkpoint:
 
     def weights(self) -> dict[str, Tensor]:
         """Weights to use: the moving averages where there are, the last ones elsewhere."""
-        ema = self.read("ema") if "ema.safetensors" in self.checksums else {}
-        return self.read("weights") | ema
+        return self.read("weights") | (self.read("ema") if self._files("ema") else {})
+
+    def _files(self, name: str) -> list[str]:
+        return sorted(file for file in self.checksums if file == f"{name}.safetensors" or fnmatch(file, f"{name}-*-of-*.safetensors"))
 
 
 _REMEDY = "delete this folder to let an unfinished stage go on from the checkpoint before it, or redo the stage with --from"
 
 
 def save_checkpoint(
-    folder: Path, step: int, *, made_by: dict[str, Any], tensors: dict[str, dict[str, Tensor]], keep: int = 2
+    folder: Path, step: int, *, made_by: dict[str, Any], tensors: Mapping[str, Mapping[str, Tensor]], keep: int = 2, ranks: int = 1
 ) -> Checkpoint:
-    """Writes ``folder/step-########`` with one safetensors file per entry of ``tensors``, then deletes all but the last ``keep``.
+    """Writes ``folder/step-########`` with the safetensors of each entry of ``tensors``, then deletes all but the last ``keep``.
 
-    A crash at any moment leaves either the whole new checkpoint or none of it. Raises ``RunError`` where the disk is full.
+    Where several ``ranks`` hold rows of the tensors all of them call it, each with its own, into a folder that all see. A crash of any
+    of them at any moment leaves either the whole new checkpoint or none of it. Raises ``RunError`` where the disk is full.
     """
-    target = folder / f"step-{step:08d}"
-    partial = folder / f".partial-{step:08d}"
+    target, partial = folder / f"step-{step:08d}", folder / f".partial-{step:08d}"
+    rank = dist.get_rank() if ranks > 1 else 0
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+        if rank == 0:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+        _wait_for_all(ranks)
         for name, values in tensors.items():
-            save_file({key: value.detach().cpu().contiguous() for key, value in values.items()}, partial / f"{name}.safetensors")
-        checksums = {path.name: _checksum(path) for path in sorted(partial.iterdir())}
-        manifest = {"format": FORMAT, "step": step, "made_by": made_by, "checksums": checksums}
-        (partial / "manifest.json").write_text(json.dumps(manifest, indent=1))
-        for path in partial.iterdir():
-            _sync(path)
-        shutil.rmtree(target, ignore_errors=True)
-        partial.replace(target)
-        _sync(folder)
+            _write(values, partial / (f"{name}-{rank:05d}-of-{ranks:05d}.safetensors" if ranks > 1 else f"{name}.safetensors"))
+        _wait_for_all(ranks)
+        if rank == 0:
+            _finish(partial, target, {"format": FORMAT, "step": step, "made_by": made_by})
+        _wait_for_all(ranks)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
         full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
@@ -96,9 +115,33 @@ def save_checkpoint(
         raise RunError(
             f"checkpoint {target}: not written, {cause}; make room and run again without --from: it resumes from the checkpoint before"
         ) from error
-    for old in _committed(folder)[:-keep]:
+    for old in _committed(folder)[:-keep] if rank == 0 else ():
         shutil.rmtree(old, ignore_errors=True)
-    return Checkpoint(target, step, made_by, checksums)
+    return open_checkpoint(target)
+
+
+def _wait_for_all(ranks: int) -> None:
+    if ranks > 1:
+        dist.barrier()
+
+
+def _write(values: Mapping[str, Tensor], path: Path) -> None:
+    """A file of tensors, and beside it its checksum, for the manifest."""
+    save_file({key: value.detach().cpu().contiguous() for key, value in values.items()}, path)
+    path.with_suffix(SUM).write_text(_checksum(path))
+    _sync(path)
+
+
+def _finish(partial: Path, target: Path, manifest: dict[str, Any]) -> None:
+    checksums = {}
+    for path in sorted(partial.glob(f"*{SUM}")):
+        checksums[path.with_suffix(".safetensors").name] = path.read_text()
+        path.unlink()
+    (partial / "manifest.json").write_text(json.dumps(manifest | {"checksums": checksums}, indent=1))
+    _sync(partial / "manifest.json")
+    shutil.rmtree(target, ignore_errors=True)
+    partial.replace(target)
+    _sync(target.parent)
 
 
 def latest_checkpoint(folder: Path) -> Checkpoint | None:

@@ -9,14 +9,17 @@ from typing import Any
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 
 from dreamer_ray.config import Config
 from dreamer_ray.errors import RunError, UserError
+from dreamer_ray.numerics import world_size
 from dreamer_ray.phases.phase import Phase
 from dreamer_ray.training.checkpoint import Checkpoint, latest_checkpoint, save_checkpoint
 from dreamer_ray.training.metrics import MetricSink
 from dreamer_ray.training.optimizer import OptimizerConfig, learning_rate, make_optimizer
-from dreamer_ray.training.parallel import Tuning, averaging, data_parallel, is_first_rank, tune
+from dreamer_ray.training.parallel import Tuning, averaging, data_parallel, is_first_rank, own, take, tune, whole
 from dreamer_ray.types import Batch, Loss
 
 
@@ -67,19 +70,18 @@ def fit(
     and resumed is the uninterrupted run, bitwise on a CPU. ``after_step(s)`` is called after update s (s steps are done).
     Raises ``RunError`` where loss or gradient is not finite.
     """
-    phase.to(place.device).train()
+    tune(phase.to(place.device).train(), place.tuning)
+    call = data_parallel(phase, place.device, sharded=place.tuning.sharded)
     optimizer = make_optimizer(phase, config.optimizer)
     average = {n: p.detach().clone() for n, p in phase.named_parameters() if p.requires_grad} if config.ema else {}
     checkpoint = latest_checkpoint(place.folder)
     start = 0 if checkpoint is None else _restore(checkpoint, phase, optimizer, average, made_by)
-    tune(phase, place.tuning)
-    call = data_parallel(phase, place.device)
     clock = _Clock(place.sink, config.log_every)
     for step, batch in _timed(batches, start, config.steps, clock):
         generator = torch.Generator().manual_seed(_seed(config.seed, step, place.rank))
         optimizer.zero_grad(set_to_none=True)
         loss = _differentiate(call, batch, config.accumulate, place, generator=generator, progress=step / config.steps)
-        norm = torch.nn.utils.clip_grad_norm_(phase.parameters(), config.optimizer.clip)
+        norm = whole(torch.nn.utils.clip_grad_norm_(phase.parameters(), config.optimizer.clip))
         _refuse_nonfinite(step, norm, loss.total, loss.metrics, place.folder)
         for group in optimizer.param_groups:
             group["lr"] = group["factor"] * learning_rate(step, config.steps, config.optimizer)
@@ -179,25 +181,43 @@ def _average(average: dict[str, Tensor], phase: Phase, decay: float, step: int) 
 def _commit(
     folder: Path, step: int, phase: Phase, optimizer: torch.optim.Optimizer, average: dict[str, Tensor], made_by: dict[str, Any]
 ) -> Checkpoint | None:
-    if not is_first_rank():
+    sharded = isinstance(phase, FSDPModule)
+    if not (sharded or is_first_rank()):
         return Checkpoint(folder / f"step-{step:08d}", step, made_by, {})
     names = {id(p): n for n, p in phase.named_parameters()}
     moments = {f"{names[id(p)]}|{key}": value for p, state in optimizer.state.items() for key, value in state.items()}
-    tensors = {"weights": phase.state_dict(), "optimizer": moments}
-    return save_checkpoint(folder, step, made_by=made_by, tensors=tensors | ({"ema": average} if average else {}))
+    tensors = {"weights": phase.state_dict(), "optimizer": moments} | ({"ema": average} if average else {})
+    mine = {name: _mine(values) for name, values in tensors.items()}
+    return save_checkpoint(folder, step, made_by=made_by, tensors=mine, ranks=world_size() if sharded else 1)
 
 
+def _mine(values: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What this rank writes: its rows, the first rank also what is not shared."""
+    return {key: own(value) for key, value in values.items() if (len(own(value)) if isinstance(value, DTensor) else is_first_rank())}
+
+
+@torch.no_grad()
 def _restore(
     checkpoint: Checkpoint, phase: Phase, optimizer: torch.optim.Optimizer, average: dict[str, Tensor], made_by: dict[str, Any]
 ) -> int:
     if checkpoint.made_by != made_by:
         raise UserError(f"checkpoint {checkpoint.path}: made with another configuration or parents; redo the stage with --from")
-    phase.load_state_dict(checkpoint.read("weights"))
-    parameters = dict(phase.named_parameters())
-    for key, value in checkpoint.read("optimizer").items():
+    weights, parameters = phase.state_dict(), dict(phase.named_parameters())
+    read = dict.fromkeys(weights, False)
+    for name, value in checkpoint.each("weights"):
+        if name not in read or value.shape != weights[name].shape:
+            raise UserError(f"checkpoint {checkpoint.path}: {name} {list(value.shape)} is not in this version's {type(phase).__name__}")
+        take(weights[name], value)
+        read[name] = True
+    if missing := [name for name, there in read.items() if not there]:
+        raise UserError(f"checkpoint {checkpoint.path}: {missing[0]} is missing; it was written by another version")
+    for key, value in checkpoint.each("optimizer"):
         name, kind = key.rsplit("|", 1)
-        on_cpu = kind == "step" and not parameters[name].is_cuda
-        optimizer.state[parameters[name]][kind] = value if on_cpu else value.to(parameters[name].device)
-    for name, value in (checkpoint.read("ema") if average else {}).items():
-        average[name].copy_(value)
+        state, parameter = optimizer.state[parameters[name]], parameters[name]
+        if kind == "step":
+            state[kind] = value.to(parameter.device) if parameter.is_cuda else value
+        else:
+            take(state.setdefault(kind, torch.zeros_like(parameter)), value)
+    for name, value in checkpoint.each("ema") if average else ():
+        take(average[name], value)
     return checkpoint.step

@@ -9,10 +9,13 @@ import pytest
 import ray
 import torch
 
-from dreamer_ray.distributed import replicas as module
+from dreamer_ray.distributed import replica_pool as module
 from dreamer_ray.distributed.failures import plain
-from dreamer_ray.distributed.replicas import ReplicaPool
+from dreamer_ray.distributed.imagine import useful_replicas
+from dreamer_ray.distributed.replica_pool import ReplicaPool
+from dreamer_ray.distributed.weights import MissingWeightsError
 from dreamer_ray.errors import RunError, UserError
+from dreamer_ray.imagination.schedule import Schedule
 from dreamer_ray.types import Trajectory
 
 CALLS, STEPS = 2, 12
@@ -24,6 +27,9 @@ class CountingReplica:
 
     def __init__(self, seconds: float):
         self.seconds = seconds
+
+    def ready(self) -> None:
+        pass
 
     def pid(self) -> int:
         return os.getpid()
@@ -54,7 +60,7 @@ def assert_each_call_once(batches: list[Trajectory], start: int = 0) -> None:
 
 @pytest.mark.parametrize("max_lag", [0, 2])
 def test_every_call_once_in_order_and_never_too_old(local_ray, max_lag):
-    pool = ReplicaPool([CountingReplica.remote(0.02) for _ in range(2)], CALLS, max_lag, "s")
+    pool = ReplicaPool([CountingReplica.remote(0.02) for _ in range(2)], Schedule(CALLS, max_lag), "s")
     batches = consume(pool)
     assert_each_call_once(batches)
     lags = [update - batch.version for update, batch in enumerate(batches)]
@@ -63,34 +69,36 @@ def test_every_call_once_in_order_and_never_too_old(local_ray, max_lag):
 
 
 def test_resumes_at_a_later_update(local_ray):
-    batches = consume(ReplicaPool([CountingReplica.remote(0.0)], CALLS, 1, "s"), start=7)
+    batches = consume(ReplicaPool([CountingReplica.remote(0.0)], Schedule(CALLS, 1), "s"), start=7)
     assert_each_call_once(batches, start=7)
 
 
 def test_a_killed_replica_costs_its_call_only(local_ray):
     replicas = [CountingReplica.remote(0.1) for _ in range(2)]
     victim = ray.get(replicas[0].pid.remote())
-    pool = ReplicaPool(replicas, CALLS, 2, "s")
+    pool = ReplicaPool(replicas, Schedule(CALLS, 2), "s")
     batches = consume(pool, disturb=lambda: os.kill(victim, signal.SIGKILL))
     assert_each_call_once(batches)
-    assert pool.lost >= 1
+    assert pool.schedule.lost >= 1
     assert ray.get(replicas[0].pid.remote()) != victim
 
 
-def test_a_hung_replica_is_replaced_after_its_deadline(local_ray, monkeypatch):
-    monkeypatch.setattr(module, "CALL_DEADLINE", 12.0)
+def test_a_hung_replica_is_replaced_after_its_deadline(local_ray):
     replicas = [CountingReplica.remote(0.05) for _ in range(2)]
-    pool = ReplicaPool(replicas, CALLS, 2, "s")
+    pool = ReplicaPool(replicas, Schedule(CALLS, 2), "s", call_seconds=5.0)
     begun = time.monotonic()
     batches = consume(pool, disturb=replicas[1].hang.remote)
     assert_each_call_once(batches)
-    assert pool.lost >= 1
+    assert pool.schedule.lost >= 1
     assert time.monotonic() - begun < 120
 
 
 @ray.remote(num_cpus=0.5, max_restarts=-1)
 class DyingReplica:
     """Never answers."""
+
+    def ready(self) -> None:
+        pass
 
     def dream(self, call: int, session: str, version: int) -> None:
         os._exit(1)
@@ -103,6 +111,9 @@ class RefusingReplica:
     def __init__(self, inner=None):
         self.inner = inner
 
+    def ready(self) -> None:
+        pass
+
     def dream(self, call: int, session: str, version: int) -> None:
         if self.inner is not None:
             ray.get(self.inner.dream.remote(call, session, version))
@@ -112,16 +123,124 @@ class RefusingReplica:
 def test_replicas_that_only_die_end_the_run(local_ray, monkeypatch):
     monkeypatch.setattr(module, "OUTAGE_LIMIT", 5.0)
     with pytest.raises(RunError, match="update 0: no replica answered"):
-        consume(ReplicaPool([DyingReplica.remote()], CALLS, 0, "s"))
+        consume(ReplicaPool([DyingReplica.remote()], Schedule(CALLS, 0), "s"))
 
 
 def test_an_error_of_ours_comes_out_as_it_was_and_is_not_tried_again(local_ray):
-    pool = ReplicaPool([RefusingReplica.remote(RefusingReplica.remote())], CALLS, 0, "s")
+    pool = ReplicaPool([RefusingReplica.remote(RefusingReplica.remote())], Schedule(CALLS, 0), "s")
     with pytest.raises(UserError) as refusal:
         consume(pool)
     assert str(plain(refusal.value)) == "checkpoint x: SHA-256 differs"
     assert type(plain(refusal.value)) is UserError
-    assert pool.lost == 0
+    assert pool.schedule.lost == 0
+
+
+def test_a_replica_that_never_starts_is_waited_for_by_nobody(local_ray):
+    pending = CountingReplica.options(resources={"nowhere": 1}).remote(0.0)
+    pool = ReplicaPool([pending, CountingReplica.remote(0.01)], Schedule(CALLS, 1), "s")
+    assert_each_call_once(consume(pool))
+    assert (pool.schedule.lost, pool.figures()["replicas"]) == (0, 1.0)
+    ray.kill(pending)
+
+
+def test_all_replicas_lost_and_back(local_ray):
+    replicas = [CountingReplica.remote(0.05) for _ in range(2)]
+    victims = ray.get([replica.pid.remote() for replica in replicas])
+    pool = ReplicaPool(replicas, Schedule(CALLS, 2), "s")
+    assert_each_call_once(consume(pool, disturb=lambda: [os.kill(victim, signal.SIGKILL) for victim in victims]))
+    assert pool.schedule.lost >= 2
+    assert not set(ray.get([replica.pid.remote() for replica in replicas])) & set(victims)
+
+
+@ray.remote(num_cpus=0.5)
+class StaleReplica(CountingReplica.__ray_actor_class__):
+    """Dreams each call by the first version at first, and only when asked again by the one it was told."""
+
+    def __init__(self):
+        super().__init__(0.0)
+        self.seen = set()
+
+    def dream(self, call: int, session: str, version: int) -> Trajectory:
+        told = version if call in self.seen else 0
+        self.seen.add(call)
+        return super().dream(call, session, told)
+
+
+def test_what_is_too_old_when_it_is_to_be_used_is_dropped_and_dreamed_again(local_ray):
+    pool = ReplicaPool([StaleReplica.remote()], Schedule(CALLS, 1), "s")
+    batches = consume(pool)
+    assert_each_call_once(batches)
+    assert [update - batch.version for update, batch in enumerate(batches) if update - batch.version > 1] == []
+    assert pool.schedule.dropped == CALLS * (STEPS - 2)
+    assert pool.schedule.lost == 0
+
+
+@ray.remote(num_cpus=0.5)
+class ForgetfulReplica(CountingReplica.__ray_actor_class__):
+    """Finds no weights at every third call."""
+
+    def __init__(self):
+        super().__init__(0.0)
+        self.asked = 0
+
+    def dream(self, call: int, session: str, version: int) -> Trajectory:
+        self.asked += 1
+        if self.asked % 3 == 0:
+            raise MissingWeightsError("the weight store is empty")
+        return super().dream(call, session, version)
+
+
+def test_missing_weights_are_published_again_and_the_call_is_sent_again(local_ray):
+    published = []
+    pool = ReplicaPool([ForgetfulReplica.remote()], Schedule(CALLS, 0), "s", publish_again=lambda: published.append(1))
+    assert_each_call_once(consume(pool))
+    assert len(published) >= CALLS * STEPS // 3
+    assert pool.schedule.lost == 0
+
+
+def test_replicas_come_and_go(local_ray):
+    first, second = (CountingReplica.remote(0.03) for _ in range(2))
+    members = [first]
+    pool = ReplicaPool(members, Schedule(CALLS, 2), "s", look=lambda: members)
+    batches = []
+    for update, batch in enumerate(pool.updates(0, STEPS)):
+        batches.append(batch)
+        if update == 3:
+            members = [first, second]
+        if update == 7:
+            members = [second]
+            ray.kill(first)
+        time.sleep(0.6)  # the pool looks twice a second
+    assert_each_call_once(batches)
+    assert [seat.actor for seat in pool.seats] == [second]
+
+
+def test_learners_share_the_calls_of_every_update(local_ray):
+    replicas = [CountingReplica.remote(0.0) for _ in range(3)]
+    pools = [ReplicaPool(replicas, Schedule(CALLS, 0, share=(rank, 2)), "s") for rank in range(2)]
+    assert [len(pool.seats) for pool in pools] == [2, 1]
+    for rank, pool in enumerate(pools):
+        calls = [int(batch.states[0, 0, 0]) for batch in consume(pool)]
+        assert calls == list(range(rank, CALLS * STEPS, CALLS))
+
+
+@pytest.mark.parametrize(
+    ("learner_idle", "replica_idle", "wanted"),
+    [(0.5, 0.0, 5), (0.5, 0.5, 4), (0.0, 0.0, 4), (0.0, 0.3, 4), (0.0, 0.4, 3), (0.0, 0.9, 2), (0.0, 1.0, 2), (1.0, 0.0, 5)],
+)
+def test_a_pool_grows_where_the_learner_waits_and_shrinks_where_replicas_do(learner_idle, replica_idle, wanted):
+    assert useful_replicas(4, least=2, most=5, learner_idle=learner_idle, replica_idle=replica_idle) == wanted
+    assert useful_replicas(4, least=4, most=4, learner_idle=learner_idle, replica_idle=replica_idle) == 4
+
+
+def test_a_pool_settles():
+    """Six replicas of which the learner can use 2.6: the pool stops shrinking, and does not grow again."""
+    count, seen = 6, []
+    for _ in range(10):
+        count = useful_replicas(count, least=1, most=6, learner_idle=max(0.0, 1 - count / 2.6), replica_idle=max(0.0, 1 - 2.6 / count))
+        seen.append(count)
+    assert len(set(seen[3:])) == 1
+    assert seen[-1] in (3, 4)
 
 
 def test_only_our_errors_and_full_disks_are_plain():

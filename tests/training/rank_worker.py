@@ -1,6 +1,6 @@
 """One rank of test_parallel.py: python rank_worker.py FOLDER RANK WORLD. Rank 0 of 1 takes the whole batch.
 
-Writes gradients and statistics to FOLDER/WORLD-RANK.safetensors.
+Writes gradients and statistics to FOLDER/WORLD-RANK.safetensors. python rank_worker.py FOLDER "go on" resumes what stands there.
 """
 
 import sys
@@ -11,8 +11,9 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 
+from dreamer_ray.models.actions import previous_actions
 from dreamer_ray.models.agent import Agent, AgentConfig
-from dreamer_ray.models.dynamics import Dynamics, DynamicsConfig
+from dreamer_ray.models.dynamics import Conditioning, Dynamics, DynamicsConfig, Noising
 from dreamer_ray.models.heads import HeadsConfig
 from dreamer_ray.nn.transformer import TransformerConfig
 from dreamer_ray.numerics import masked_mean, reduce_sum
@@ -21,7 +22,7 @@ from dreamer_ray.phases.imagination_training import ImaginationLossConfig, Imagi
 from dreamer_ray.phases.phase import Phase
 from dreamer_ray.training.loop import FitConfig, Place, fit
 from dreamer_ray.training.optimizer import OptimizerConfig
-from dreamer_ray.training.parallel import data_parallel
+from dreamer_ray.training.parallel import Tuning, data_parallel
 from dreamer_ray.types import Annotations, Categorical, LatentClip, Trajectory
 
 SHARES = (2, 6)
@@ -130,6 +131,33 @@ def _accumulated(folder: Path, rank: int, world: int, out: dict) -> None:
     out |= {f"accumulated|{key}": value.grad.clone() for key, value in phase.named_parameters()}
 
 
+class Predicting(Phase):
+    """The dynamics' error on clean frames: blocks as they are sharded, and no draws."""
+
+    def __init__(self):
+        super().__init__({"error": 1.0}, normalize=False)  # the running size of parts of a batch depends on who has which rows
+        self.dynamics = _agent().dynamics
+
+    def forward(self, batch, *, generator, progress):
+        shape = batch.latents.shape[:2]
+        noising = Noising(torch.full(shape, 5), torch.full(shape, self.dynamics.config.finest))
+        told = Conditioning(*previous_actions(batch.notes.actions, batch.notes.labelled))
+        error = (self.dynamics(batch.latents, noising, told).latents - batch.latents).square()
+        return self.weigh({"error": masked_mean(error)})
+
+
+def predicting_fit(folder: Path, steps: int, rank: int = 0, world: int = 1) -> None:
+    """Trains to ``steps`` on the batch, shared by ranks that hold a share of the weights each; goes on from what is in ``folder``."""
+    size = ROWS // world
+    fit(
+        Predicting(),
+        lambda start: iter([_clip().rows(slice(rank * size, (rank + 1) * size))] * (9 - start)),
+        FitConfig(steps=steps, optimizer=OptimizerConfig(learning_rate=0.01, clip=0.1), accumulate=2, checkpoint_every=1, ema=0.5),
+        place=Place(folder, lambda *_: None, rank=rank, tuning=Tuning(sharded=True, recompute=True)),
+        made_by={},
+    )
+
+
 def _fitted(folder: Path, rank: int, world: int, out: dict) -> None:
     """Two steps of the loop, then a third after a resume: weights on all ranks, written by the first."""
     records = []
@@ -164,10 +192,15 @@ def main(folder: Path, rank: int, world: int) -> None:
     out["empty"] = masked_mean(terms, torch.zeros_like(mask))
     _fitted(folder, rank, world, out)
     _accumulated(folder, rank, world, out)
+    for steps in (2, 3):
+        predicting_fit(folder / f"sharded-{world}", steps, rank, world)
     save_file(out, folder / f"{world}-{rank}.safetensors")
     if world > 1:
         dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    if sys.argv[2:] == ["go on"]:
+        predicting_fit(Path(sys.argv[1]), 4)
+    else:
+        main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))

@@ -1,6 +1,8 @@
 """Several ranks give the gradients, statistics and weights of one process on the whole batch, though their shares are unequal."""
 
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,15 +12,20 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from dreamer_ray.training.checkpoint import Checkpoint, latest_checkpoint
 from dreamer_ray.training.parallel import data_parallel, is_first_rank
 
 WORKER = Path(__file__).with_name("rank_worker.py")
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory):
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("ranks")
+
+
+@pytest.fixture(scope="module")
+def results(folder):
     """What one process found on the whole batch, and what each of two ranks found on its share."""
-    folder = tmp_path_factory.mktemp("ranks")
     environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
     workers = [
         subprocess.Popen(
@@ -97,6 +104,46 @@ def test_parts_on_two_ranks_have_the_gradient_of_one_process(results):
     assert len(names) == 2
     for rank in ranks:
         assert all(torch.allclose(rank[name], one[name], rtol=1e-4, atol=1e-7) for name in names)
+
+
+def _close(found: Checkpoint, wanted: Checkpoint, names=("weights", "optimizer", "ema")) -> bool:
+    pairs = [(found.read(name), wanted.read(name)) for name in names]
+    assert all(mine.keys() == its.keys() for mine, its in pairs)
+    return all(torch.allclose(mine[key], its[key], rtol=1e-3, atol=1e-5) for mine, its in pairs for key in its)
+
+
+def _go_on(folder: Path) -> str:
+    """What one process says that goes on to step 4."""
+    return subprocess.run([sys.executable, str(WORKER), str(folder), "go on"], capture_output=True, text=True, check=False).stderr
+
+
+@pytest.mark.timeout(200)
+def test_ranks_with_a_share_each_of_the_weights_train_as_one_process(results, folder):
+    one, two = (latest_checkpoint(folder / f"sharded-{world}") for world in (1, 2))
+    assert {f"weights-0000{rank}-of-00002.safetensors" for rank in range(2)} < set(two.checksums)
+    sizes = [sum(value.numel() for value in load_file(two.path / f"ema-0000{rank}-of-00002.safetensors").values()) for rank in range(2)]
+    assert sizes[1] <= sizes[0] < 1.2 * sizes[1]
+    assert one.step == two.step == 3
+    assert _close(two, one)
+    two.verify()
+
+
+@pytest.mark.timeout(200)
+def test_a_checkpoint_of_several_ranks_goes_on_on_another_number(results, folder, tmp_path):
+    shutil.copytree(folder / "sharded-2", tmp_path / "two")
+    shutil.copytree(folder / "sharded-1", tmp_path / "one")
+    for name in ("one", "two"):
+        assert _go_on(tmp_path / name) == ""
+    one, two = (latest_checkpoint(tmp_path / name) for name in ("one", "two"))
+    assert one.step == two.step == 4
+    assert _close(two, one)
+
+
+@pytest.mark.timeout(200)
+def test_a_lost_part_of_a_checkpoint_is_named(results, folder, tmp_path):
+    shutil.copytree(folder / "sharded-2", tmp_path / "two")
+    (latest_checkpoint(tmp_path / "two").path / "optimizer-00001-of-00002.safetensors").unlink()
+    assert re.search(r"UserError: .*optimizer-00001-of-00002\.safetensors: cannot be read.*delete this folder", _go_on(tmp_path / "two"))
 
 
 def test_one_process_is_left_alone():

@@ -1,0 +1,126 @@
+"""The imagination stage: starts store, replicas and learners, replaces what is lost and keeps the pool as large as it is useful.
+
+driver --starts, replaces--> Learner x N, WorldModelReplica x M        Learner --idle shares--> Board --> driver --grows, shrinks--> pool
+"""
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError
+
+from dreamer_ray.distributed import Actor
+from dreamer_ray.distributed.board import raise_failure, watched
+from dreamer_ray.distributed.cluster import require_cpus
+from dreamer_ray.distributed.learner import Learner
+from dreamer_ray.distributed.replicas import start_replica
+from dreamer_ray.distributed.weights import WeightStore
+from dreamer_ray.errors import RunError
+from dreamer_ray.progress import Progress
+from dreamer_ray.recipe import Recipe
+from dreamer_ray.stages import feed, trained
+
+LEARNER_RESTARTS = 10
+SECONDS_BETWEEN_LOOKS = 5.0
+
+
+def imagine_and_learn(recipe: Recipe, run: Path, progress: Progress) -> dict[str, Any]:
+    """Trains the heads on dreams; a lost learner is replaced, with its group, and goes on from the last checkpoint."""
+    cluster = recipe.cluster
+    require_cpus(cluster.least_replicas + cluster.learners, f"imagination with cluster.replicas = {cluster.replicas}")
+    feed("imagination", recipe, run)  # what is wrong with the data is said here, before any actor starts
+    made_by = trained(run, "agent").made_by
+    store: Actor = WeightStore.options(name="weight-store").remote(str(run))
+    numbers = itertools.count()
+    with watched(progress, run / "imagination" / "checkpoints") as board:
+        pool = ElasticPool(lambda: start_replica(next(numbers), recipe, run, made_by, store), board, cluster.replicas)
+        try:
+            figures = _supervise(recipe, run, pool, store, board)
+            raise_failure(board)
+        finally:
+            for actor in [*pool.replicas, store]:
+                ray.kill(actor)
+    checkpoint = trained(run, "imagination")
+    return figures | {"checkpoint": checkpoint.fingerprint, "steps": checkpoint.step}
+
+
+class ElasticPool:
+    """The replicas of a run, as many as are useful; the board says to the learners who they are."""
+
+    def __init__(self, start: Callable[[], Actor], board: Actor, count: int):
+        self.start, self.board = start, board
+        self.replicas: list[Actor] = []
+        self.resize(count)
+
+    def resize(self, count: int) -> None:
+        """Starts replicas or ends the newest ones; a node that no replica needs is given back by the cluster's autoscaler."""
+        started = [self.start() for _ in range(count - len(self.replicas))]
+        self.replicas, ended = [*self.replicas[:count], *started], self.replicas[count:]
+        ray.get(self.board.enlist.remote(self.replicas))
+        for actor in ended:
+            ray.kill(actor)
+
+
+def useful_replicas(count: int, *, least: int, most: int, learner_idle: float, replica_idle: float) -> int:
+    """How many replicas there should be, from the shares of time in which the learner and a replica of ``count`` had nothing to do.
+
+    One more while the learner waits for dreams though replicas are busy; fewer by as many as the idle time of all is worth, but for half
+    a replica's, so that it settles.
+    """
+    wanted = count
+    if learner_idle > WAITS and replica_idle < IDLES:
+        wanted = count + 1
+    elif learner_idle < WAITS and replica_idle * count > 1.5:
+        wanted = count - int(replica_idle * count - 0.5)
+    return max(least, min(most, wanted))
+
+
+WAITS, IDLES = 0.2, 0.1
+"""Shares of time from which a learner counts as waiting, and up to which a replica counts as busy."""
+
+
+def _supervise(recipe: Recipe, run: Path, pool: ElasticPool, store: Actor, board: Actor) -> dict[str, Any]:
+    text, ranks = recipe.model_dump_json(), range(recipe.cluster.learners)
+    for restarts in range(LEARNER_RESTARTS + 1):
+        learners: list[Actor] = [Learner.options(name=f"learner-{rank}-{restarts}").remote(text, str(run), rank) for rank in ranks]
+        try:
+            address = ray.get(learners[0].address.remote()) if len(ranks) > 1 else None
+            found = _attend([learner.run.remote(pool.replicas, store, board, address) for learner in learners], recipe, pool, board)
+            return {name: sum(part.get(name, 0) for part in found) for name in found[0]} | {"learner_restarts": restarts}
+        except RayActorError:
+            continue
+        finally:
+            for learner in learners:
+                ray.kill(learner)
+    raise RunError(f"imagination: the learner was lost {LEARNER_RESTARTS + 1} times; the run resumes from its last checkpoint")
+
+
+def _attend(running: list[Any], recipe: Recipe, pool: ElasticPool, board: Actor) -> list[dict[str, int]]:
+    """Waits for all learners and resizes the pool meanwhile. Raises ``RayActorError`` where one is lost, whatever the others say then."""
+    cluster, waiting, seen = recipe.cluster, list(running), 0
+    while waiting:
+        done, waiting = ray.wait(waiting, timeout=SECONDS_BETWEEN_LOOKS)
+        if any(_failed(reference) for reference in done):
+            ended, _ = ray.wait(running, num_returns=len(running), timeout=SECONDS_BETWEEN_LOOKS)
+            for reference in ended:
+                if isinstance(error := _failed(reference), RayActorError):
+                    raise error
+            ray.get(done)
+        updates, figures = ray.get(board.read.remote())
+        if cluster.least_replicas < cluster.replicas and updates > seen and "learner_idle" in figures:
+            seen, count = updates, len(pool.replicas)
+            idle = {name: figures[name] for name in ("learner_idle", "replica_idle")}
+            wanted = useful_replicas(count, least=cluster.least_replicas, most=cluster.replicas, **idle)
+            if wanted != count:
+                pool.resize(wanted)
+    return ray.get(running)
+
+
+def _failed(reference: Any) -> Exception | None:
+    try:
+        ray.get(reference, timeout=0)
+    except Exception as error:  # noqa: BLE001
+        return error
+    return None

@@ -1,0 +1,195 @@
+"""The pool of world-model replicas: numbered calls out, trajectories back in order, lost and hung replicas replaced.
+
+    Learner asks for update u --calls that the Schedule allows--> WorldModelReplica.dream(call) --> Trajectory
+    replicas that have not started yet, or start again, get nothing until they answer; what unblocks the learner is ray.wait
+
+A call is pure given the heads: a lost one is simply sent again, so every context is dreamed and used once.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import ray
+from ray import ObjectRef
+from ray.exceptions import ObjectLostError, RayActorError
+
+from dreamer_ray.distributed import Actor
+from dreamer_ray.distributed.weights import MissingWeightsError
+from dreamer_ray.errors import RunError
+from dreamer_ray.imagination.schedule import Schedule, Seat
+from dreamer_ray.stages import join
+from dreamer_ray.types import Trajectory
+
+OUTAGE_LIMIT = 600.0
+"""Seconds without any trajectory after which the run fails."""
+PAUSE = 0.5
+"""Seconds between two tries to reach a replica, and between two looks at who is in the pool."""
+
+
+@dataclass(eq=False)
+class ReplicaSeat(Seat):
+    """A replica in the pool."""
+
+    actor: Actor = None
+    greeting: ObjectRef | None = None
+    """Asks whether it has started."""
+    greet_at: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Flight:
+    call: int
+    seat: ReplicaSeat
+    deadline: float
+
+
+@dataclass
+class ReplicaPool:
+    """Keeps replicas busy with the calls of the next updates and hands out trajectories update by update."""
+
+    replicas: Sequence[Actor]
+    schedule: Schedule[Trajectory]
+    session: str
+    call_seconds: float = 300.0
+    """After so long a silent replica is taken for hung."""
+    publish_again: Callable[[], None] | None = None
+    """Called where a replica did not find the weights."""
+    look: Callable[[], Sequence[Actor] | None] | None = None
+    """Says at once who is in the pool now; None where nothing is known."""
+    seats: list[ReplicaSeat] = field(default_factory=list)
+    flying: dict[ObjectRef, _Flight] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.clock = PoolClock()
+        self._looked = 0.0
+        self._seat(self.replicas)
+
+    def updates(self, start: int, steps: int) -> Iterator[Trajectory]:
+        """The batches of updates ``start .. steps-1``; asking for update u says that version u has been published."""
+        self.schedule.open(start, steps)
+        for update in range(start, steps):
+            asked = heard = time.monotonic()
+            while not self.schedule.complete(update):
+                self._submit(update)
+                if self._collect():
+                    heard = time.monotonic()
+                elif time.monotonic() - heard > OUTAGE_LIMIT:
+                    raise RunError(f"imagination, update {update}: no replica answered for {OUTAGE_LIMIT:.0f} s; see the Ray dashboard")
+            self._submit(update)
+            batch = join(self.schedule.use(update))
+            self.clock.waited(time.monotonic() - asked, lag=update - batch.version)
+            yield batch
+
+    def figures(self) -> dict[str, float]:
+        """How the pool did since the last call of this."""
+        counts = {"lost_calls": self.schedule.lost, "dropped_calls": self.schedule.dropped, "replicas": sum(s.ready for s in self.seats)}
+        return {name: float(value) for name, value in counts.items()} | self.clock.figures()
+
+    def _submit(self, version: int) -> None:
+        while (given := self.schedule.take(version, self.seats)) is not None:
+            seat, call = given
+            reference = seat.actor.dream.remote(call, self.session, version)
+            self.flying[reference] = _Flight(call, seat, time.monotonic() + self.call_seconds * seat.calls)
+        self.clock.busy([seat.calls > 0 for seat in self.seats if seat.ready])
+
+    def _collect(self) -> bool:
+        """Takes in what ended, waiting a moment for it; whether a trajectory came."""
+        self._look()
+        greetings = {seat.greeting: seat for seat in self.seats if seat.greeting is not None}
+        if not (references := [*self.flying, *greetings]):
+            time.sleep(PAUSE)
+            return False
+        before = len(self.schedule.finished)
+        for reference in ray.wait(references, timeout=PAUSE)[0]:
+            if reference in greetings:
+                self._greeted(greetings[reference], reference)
+            else:
+                self._landed(reference, self.flying.pop(reference))
+        now = time.monotonic()
+        for reference, flight in list(self.flying.items()):
+            if now > flight.deadline:
+                ray.kill(flight.seat.actor, no_restart=False)
+                del self.flying[reference]
+                self._lost(flight)
+        return len(self.schedule.finished) > before
+
+    def _landed(self, reference: ObjectRef, flight: _Flight) -> None:
+        try:
+            trajectory = ray.get(reference)
+        except RayActorError:
+            self._lost(flight)
+            return
+        except (MissingWeightsError, ObjectLostError) as error:
+            if isinstance(error, MissingWeightsError) and self.publish_again is not None:
+                self.publish_again()
+            self.schedule.again(flight.call, lost=isinstance(error, ObjectLostError))
+        else:
+            self.schedule.finished[flight.call] = trajectory
+        flight.seat.calls -= 1
+
+    def _lost(self, flight: _Flight) -> None:
+        flight.seat.calls -= 1
+        flight.seat.ready = False
+        self.schedule.again(flight.call, lost=True)
+
+    def _look(self) -> None:
+        """Now and then asks who is in the pool, and those that are not ready whether they are."""
+        now = time.monotonic()
+        if self.look is not None and now - self._looked > PAUSE:
+            self._looked = now
+            if (replicas := self.look()) is not None:
+                self._seat(replicas)
+        for seat in self.seats:
+            if not seat.ready and seat.greeting is None and now >= seat.greet_at:
+                seat.greeting = seat.actor.ready.remote()
+
+    def _greeted(self, seat: ReplicaSeat, reference: ObjectRef) -> None:
+        seat.greeting = None
+        try:
+            ray.get(reference)
+        except (RayActorError, MissingWeightsError):
+            seat.greet_at = time.monotonic() + PAUSE
+        else:
+            seat.ready = True
+
+    def _seat(self, replicas: Sequence[Actor]) -> None:
+        (rank, ranks), seated = self.schedule.share, {seat.actor: seat for seat in self.seats}
+        mine = replicas[rank % max(1, len(replicas)) :: ranks]
+        self.seats = [seated.get(actor) or ReplicaSeat(actor=actor) for actor in mine]
+
+
+class PoolClock:
+    """Shares of the time in which the learner and the replicas had nothing to do, and the age of what the learner used."""
+
+    def __init__(self) -> None:
+        self._reset()
+        self._idle_now = self._ready_now = 0
+
+    def waited(self, seconds: float, *, lag: int) -> None:
+        """The learner waited for a batch of this age."""
+        self._waited += seconds
+        self._lags.append(lag)
+
+    def busy(self, replicas: Sequence[bool]) -> None:
+        """From now on these replicas have something to do."""
+        now = time.monotonic()
+        self._idle += self._idle_now * (now - self._since)
+        self._ready += self._ready_now * (now - self._since)
+        self._since, self._idle_now, self._ready_now = now, len(replicas) - sum(replicas), len(replicas)
+
+    def figures(self) -> dict[str, float]:
+        """Since the last call of this."""
+        elapsed = max(time.monotonic() - self._begun, 1e-9)
+        found = {
+            "learner_idle": self._waited / elapsed,
+            "replica_idle": self._idle / self._ready if self._ready else 0.0,
+            "lag": sum(self._lags) / len(self._lags) if self._lags else 0.0,
+        }
+        self._reset()
+        return found
+
+    def _reset(self) -> None:
+        self._begun = self._since = time.monotonic()
+        self._waited = self._idle = self._ready = 0.0
+        self._lags: list[int] = []
