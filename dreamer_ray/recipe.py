@@ -113,9 +113,13 @@ class ClusterSection(Config):
 
     cpus: int | None = Field(default=None, gt=0)
     """CPUs that a local Ray declares; None is those of the machine, at least 4, since most actors wait most of the time."""
+    wait_seconds: float = Field(default=0, ge=0)
+    """How long a cluster that grows on demand may take until it has the CPUs and GPUs that a stage needs; 0 takes it as it is."""
     object_store_mb: int = Field(default=300, ge=LEAST_OBJECT_STORE_MB)
     workers: int = Field(default=1, gt=0)
     """Data-parallel learner workers of the supervised phases."""
+    fewest_workers: int | None = Field(default=None, gt=0)
+    """Where fewer than ``workers``: with so many a phase begins and goes on while the cluster has no room for more."""
     gpus_per_worker: float = Field(default=0, ge=0)
     threads: int = Field(default=2, gt=0)
     """Torch threads of a learner worker."""
@@ -146,6 +150,13 @@ class ClusterSection(Config):
     def replica_device(self) -> str:
         """Where replicas hold their models."""
         return "cuda" if self.gpus_per_replica else "cpu"
+
+    @model_validator(mode="after")
+    def _fewest_of_all(self) -> "ClusterSection":
+        for few, all_ in (("fewest_replicas", "replicas"), ("fewest_workers", "workers")):
+            if (getattr(self, few) or 0) > getattr(self, all_):
+                raise ValueError(f"{few} = {getattr(self, few)} is more than {all_} = {getattr(self, all_)}")
+        return self
 
     @model_validator(mode="after")
     def _graph_on_gpu(self) -> "ClusterSection":
@@ -194,15 +205,21 @@ class Recipe(Config):
 
     @model_validator(mode="after")
     def _batches_can_be_shared(self) -> "Recipe":
-        workers = self.cluster.workers
+        workers, elastic = self.cluster.workers, self.cluster.fewest_workers is not None
         for name, section in (("tokenizer", self.tokenizer), ("dynamics", self.dynamics), ("agent", self.agent)):
             for key, size in (("batch_size", section.batches.batch_size), ("long_batch_size", section.batches.long_batch_size or 0)):
-                if size % (workers * section.fit.accumulate):
+                shares = workers * section.fit.accumulate
+                if 0 < size < shares or (size % shares and not elastic):  # of other numbers of workers some have a row more than others
                     raise ValueError(
                         f"{name}.batches.{key} = {size} cannot be shared by cluster.workers = {workers} "
                         f"with {name}.fit.accumulate = {section.fit.accumulate}"
                     )
-        rows, parts = self.imagination.contexts.batch_size, self.imagination.fit.accumulate
-        if rows % parts:
+        rows, parts, learners = self.imagination.contexts.batch_size, self.imagination.fit.accumulate, self.cluster.learners
+        if rows // self.imagination.dreams_per_call % learners:
+            raise ValueError(
+                f"cluster.learners = {learners} cannot share imagination.contexts.batch_size = {rows} "
+                f"by calls of imagination.dreams_per_call = {self.imagination.dreams_per_call}"
+            )
+        if rows // learners % parts:
             raise ValueError(f"imagination.contexts.batch_size = {rows} cannot be shared by imagination.fit.accumulate = {parts}")
         return self

@@ -142,9 +142,11 @@ def clips_an_epoch(lengths: Int[np.ndarray, "episodes"], length: int) -> Int[np.
 
 
 def load(source: ShardSet, plan: BatchPlan, step: int, *, rank: int, world: int) -> Clip | LatentClip:
-    """The rows of ``rank`` out of ``world`` of the batch of ``step``. Raises ``UserError`` where the batch cannot be shared equally."""
+    """The rows of ``rank`` out of ``world`` of the batch of ``step``, or one more than others have.
+
+    Raises ``UserError`` where a rank would have none.
+    """
     refs = plan.refs(step)
-    if len(refs) % world:
-        raise UserError(f"a batch of {len(refs)} rows cannot be shared by {world} workers; choose a batch size that is a multiple of it")
-    share = len(refs) // world
-    return read_clip(source, refs[rank * share : (rank + 1) * share])
+    if len(refs) < world:
+        raise UserError(f"a batch of {len(refs)} rows cannot be shared by {world} workers; choose a larger batch or fewer workers")
+    return read_clip(source, refs[rank * len(refs) // world : (rank + 1) * len(refs) // world])

@@ -4,13 +4,16 @@ driver --init--> [RAY_ADDRESS set: that cluster] | [else: a Ray of its own, ende
 """
 
 import logging
+import math
 import os
 import socket
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import ray
+from ray.autoscaler.sdk import request_resources
 from ray.data import DataContext
 
 from dreamer_ray.errors import UserError
@@ -22,6 +25,7 @@ log = logging.getLogger("dreamer_ray")
 LOCAL_ENVIRONMENT = {"RAY_prestart_worker_first_driver": "0", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 """No idle worker processes beforehand, and none that waits for the machine to be taken away: their imports slow the start of a stage."""
 KNOCK_SECONDS = 15
+SECONDS_BETWEEN_LOOKS = 5.0
 LEAST_CPUS = 4
 """Declared by a local Ray even where there are fewer: one each for the learner and two replicas, and one for what comes beside them."""
 
@@ -98,21 +102,27 @@ def _resources() -> str:
     return f"{total.get('CPU', 0):g} CPUs, {total.get('GPU', 0):g} GPUs, object store {total.get('object_store_memory', 0) / 2**20:.0f} MiB"
 
 
-def require_cpus(wanted: float, purpose: str) -> None:
-    """Raises ``UserError`` at once where the cluster could never give ``wanted`` CPUs; Ray itself would wait for ever."""
-    there = ray.cluster_resources().get("CPU", 0)
-    if there < wanted:
-        raise UserError(
-            f"{purpose} needs {wanted:g} CPUs, the cluster has {there:g}; raise cluster.cpus or lower cluster.workers and cluster.replicas"
-        )
+def require_cpus(config: ClusterSection, wanted: float, purpose: str) -> None:
+    """Raises ``UserError`` where the cluster does not give ``wanted`` CPUs in time; Ray itself would wait for ever."""
+    _require(config, "CPU", wanted, f"{purpose} needs {wanted:g} CPUs", "raise cluster.cpus or lower cluster.workers and cluster.replicas")
 
 
 def require_gpus(config: ClusterSection) -> None:
-    """Raises ``UserError`` at once where the cluster could never give the learner workers or the replicas their GPUs."""
-    there = ray.cluster_resources().get("GPU", 0)
+    """Raises ``UserError`` where the cluster does not give the learner workers or the replicas their GPUs in time."""
     for kind, count, share in (("worker", config.workers, config.gpus_per_worker), ("replica", config.replicas, config.gpus_per_replica)):
-        if there < count * share:
-            raise UserError(
-                f"cluster.{kind}s = {count} with cluster.gpus_per_{kind} = {share:g} need {count * share:g} GPUs, "
-                f"the cluster has {there:g}; lower these keys (gpus_per_{kind} = 0 leaves them on CPUs) or add GPUs"
-            )
+        purpose = f"cluster.{kind}s = {count} with cluster.gpus_per_{kind} = {share:g} need {count * share:g} GPUs"
+        _require(config, "GPU", count * share, purpose, f"lower these keys (gpus_per_{kind} = 0 leaves them on CPUs) or add GPUs")
+
+
+def _require(config: ClusterSection, kind: str, wanted: float, need: str, remedy: str) -> None:
+    """Asks an autoscaler, where ``config`` gives it time, and takes the request back: what is started then keeps what came."""
+    given_up = time.monotonic() + config.wait_seconds
+    while (there := ray.cluster_resources().get(kind, 0)) < wanted:
+        if time.monotonic() >= given_up:
+            waited = f" after {config.wait_seconds:g} s" if config.wait_seconds else ""
+            raise UserError(f"{need}, the cluster has {there:g}{waited}; {remedy}, or let it grow: cluster.wait_seconds")
+        request_resources(bundles=[{kind: 1}] * math.ceil(wanted))
+        log.info("%s, the cluster has %g; waiting for it to grow", need, there)
+        time.sleep(min(SECONDS_BETWEEN_LOOKS, config.wait_seconds))
+    if config.wait_seconds:
+        request_resources(bundles=[])

@@ -26,7 +26,7 @@ SPLITS = ("train", "heldout")
 
 def encode(recipe: Recipe, run: Path) -> dict[str, Any]:
     """Encodes both splits of ``run/record`` into ``run/encode``; returns figures for the stage's manifest."""
-    require_cpus(recipe.cluster.replicas + 1, "encoding")
+    require_cpus(recipe.cluster, recipe.cluster.replicas + 1, "encoding")
     sources = {split: open_shards(run / "record" / split) for split in SPLITS}
     cluster = recipe.cluster
     rows = [

@@ -35,7 +35,7 @@ def variants(recipe: Recipe) -> dict[str, int]:
 def play_all(recipe: Recipe, run: Path, progress: Progress) -> dict[str, list[EpisodeResult]]:
     """Episode results by variant, in the order of the worlds' seeds; a batch that was played before a kill is not played again."""
     section = recipe.evaluation
-    require_cpus(recipe.cluster.replicas, "evaluation")
+    require_cpus(recipe.cluster, recipe.cluster.replicas, "evaluation")
     jobs = []
     results: dict[str, list[EpisodeResult]] = {variant: [] for variant in variants(recipe)}
     for variant, worlds in variants(recipe).items():

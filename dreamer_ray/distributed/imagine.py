@@ -16,7 +16,7 @@ from dreamer_ray.distributed.board import raise_failure, watched
 from dreamer_ray.distributed.cluster import require_cpus
 from dreamer_ray.distributed.learner import Learner
 from dreamer_ray.distributed.replicas import start_replica
-from dreamer_ray.distributed.weights import WeightStore
+from dreamer_ray.distributed.weights import STORE, WeightStore
 from dreamer_ray.errors import RunError
 from dreamer_ray.progress import Progress
 from dreamer_ray.recipe import Recipe
@@ -29,13 +29,13 @@ SECONDS_BETWEEN_LOOKS = 5.0
 def imagine_and_learn(recipe: Recipe, run: Path, progress: Progress) -> dict[str, Any]:
     """Trains the heads on dreams; a lost learner is replaced, with its group, and goes on from the last checkpoint."""
     cluster = recipe.cluster
-    require_cpus(cluster.least_replicas + cluster.learners, f"imagination with cluster.replicas = {cluster.replicas}")
+    require_cpus(cluster, cluster.least_replicas + cluster.learners, f"imagination with cluster.replicas = {cluster.replicas}")
     feed("imagination", recipe, run)  # what is wrong with the data is said here, before any actor starts
     made_by = trained(run, "agent").made_by
-    store: Actor = WeightStore.options(name="weight-store").remote(str(run))
+    store: Actor = WeightStore.options(name=STORE).remote(str(run))
     numbers = itertools.count()
     with watched(progress, run / "imagination" / "checkpoints") as board:
-        pool = ElasticPool(lambda: start_replica(next(numbers), recipe, run, made_by, store), board, cluster.replicas)
+        pool = ElasticPool(lambda: start_replica(next(numbers), recipe, run, made_by), board, cluster.replicas)
         try:
             figures = _supervise(recipe, run, pool, store, board)
             raise_failure(board)

@@ -22,7 +22,7 @@ EPISODES_PER_FILE = 5
 def record(recipe: Recipe, run: Path, progress: Progress) -> dict[str, Any]:
     """Records the train and held-out episodes of the recipe into ``run/record``."""
     config, folder = recipe.data.crafter, run / "record"
-    require_cpus(recipe.cluster.replicas, "recording")
+    require_cpus(recipe.cluster, recipe.cluster.replicas, "recording")
     files: dict[str, list[ShardFile]] = {"train": [], "heldout": []}
     jobs = []
     for split, done in files.items():

@@ -11,7 +11,7 @@ import ray
 import torch
 
 from dreamer_ray.distributed import ZERO_COPY_TENSORS, Actor
-from dreamer_ray.distributed.weights import ObjectStoreTransport
+from dreamer_ray.distributed.weights import STORE, ObjectStoreTransport
 from dreamer_ray.recipe import REPLICA_RESOURCE, ClusterSection, Recipe
 from dreamer_ray.stages import Dreamer
 from dreamer_ray.training.restore import build_agent
@@ -22,9 +22,9 @@ from dreamer_ray.types import Trajectory
 class WorldModelReplica:
     """Holds the frozen world model and the newest heads; one call dreams one batch of whole rollouts."""
 
-    def __init__(self, number: int, recipe: str, run: str, made_by: dict[str, Any], store: Actor):
+    def __init__(self, number: int, recipe: str, run: str, made_by: dict[str, Any]):
         torch.set_num_threads(1)
-        self.number, self.transport, self.session, self.version = number, ObjectStoreTransport(store), "", -1
+        self.number, self.transport, self.session, self.version = number, ObjectStoreTransport(ray.get_actor(STORE)), "", -1
         self.recipe, self.run, self.made_by = Recipe.model_validate_json(recipe), Path(run), made_by
         self.dreamer: Dreamer | None = None
 
@@ -49,10 +49,10 @@ class WorldModelReplica:
         return f"WorldModelReplica({self.number}, version={self.version})"
 
 
-def start_replica(number: int, recipe: Recipe, run: Path, made_by: dict[str, Any], store: Actor) -> Actor:
+def start_replica(number: int, recipe: Recipe, run: Path, made_by: dict[str, Any]) -> Actor:
     """An actor that starts as soon as the cluster has room for it."""
     options = {"name": f"replica-{number}", "num_gpus": recipe.cluster.gpus_per_replica, "resources": replica_resources(recipe.cluster)}
-    return WorldModelReplica.options(**options).remote(number, recipe.model_dump_json(), str(run), made_by, store)
+    return WorldModelReplica.options(**options).remote(number, recipe.model_dump_json(), str(run), made_by)
 
 
 def replica_resources(cluster: ClusterSection) -> dict[str, float]:

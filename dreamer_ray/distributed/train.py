@@ -29,14 +29,15 @@ WORKER_RESTARTS = 3
 def train(stage: str, recipe: Recipe, run: Path, progress: Progress) -> dict[str, Any]:
     """Fits the phase of ``stage``; returns figures for the stage's manifest."""
     cluster = recipe.cluster
-    require_cpus(cluster.workers * (1 + LOADER_CPUS), f"stage {stage} with cluster.workers = {cluster.workers}")
+    fewest = cluster.fewest_workers or cluster.workers
+    require_cpus(cluster, fewest * (1 + LOADER_CPUS), f"stage {stage} with cluster.workers = {fewest}")
     feed(stage, recipe, run)  # what is wrong with the data is said here, before any worker starts
     with watched(progress, run / stage / "checkpoints") as board:
         trainer = TorchTrainer(
             _worker,
             train_loop_config={"stage": stage, "recipe": recipe.model_dump_json(), "run": str(run), "board": board},
             scaling_config=ScalingConfig(
-                num_workers=cluster.workers,
+                num_workers=cluster.workers if fewest == cluster.workers else (fewest, cluster.workers),
                 use_gpu=cluster.gpus_per_worker > 0,
                 resources_per_worker={"CPU": 1} | ({"GPU": cluster.gpus_per_worker} if cluster.gpus_per_worker else {}),
             ),

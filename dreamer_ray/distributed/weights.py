@@ -20,6 +20,8 @@ from dreamer_ray.stages import trained
 from dreamer_ray.training.restore import restore_agent
 
 Weights = dict[str, Tensor]
+STORE = "weight-store"
+"""Name of the store of a run."""
 KEPT_VERSIONS = 2
 STORE_SECONDS = 60.0
 """How long a store may need to start again."""

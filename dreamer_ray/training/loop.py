@@ -114,10 +114,9 @@ def _differentiate(call: nn.Module, batch: Any, count: int, place: Place, *, gen
 
 def _parts(batch: Batch, count: int) -> list[Batch]:
     rows = len(batch.tensors()[0])
-    if rows % count:
-        raise UserError(f"accumulate = {count}: {rows} rows of a rank cannot be shared by as many equal parts")
-    size = rows // count
-    return [batch.rows(slice(first, first + size)) for first in range(0, rows, size)]
+    if rows < count:
+        raise UserError(f"accumulate = {count}: {rows} rows of a rank cannot be shared by as many parts")
+    return [batch.rows(slice(rows * part // count, rows * (part + 1) // count)) for part in range(count)]
 
 
 def _timed(batches: Batches, start: int, steps: int, clock: "_Clock") -> Iterator[tuple[int, Any]]:

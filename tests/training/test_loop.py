@@ -199,8 +199,8 @@ def test_parts_of_a_batch_give_the_update_and_the_figures_of_the_whole(tmp_path)
 
 
 def test_rows_that_cannot_be_shared_are_named(tmp_path):
-    with pytest.raises(UserError, match="accumulate = 3: 4 rows of a rank cannot be shared"):
-        _line(tmp_path, 3)
+    with pytest.raises(UserError, match="accumulate = 5: 4 rows of a rank cannot be shared"):
+        _line(tmp_path, 5)
 
 
 def test_updates_have_the_size_of_the_schedule(tmp_path):
