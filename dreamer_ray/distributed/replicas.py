@@ -11,7 +11,7 @@ import ray
 import torch
 
 from dreamer_ray.distributed import ZERO_COPY_TENSORS, Actor
-from dreamer_ray.distributed.weights import STORE, ObjectStoreTransport
+from dreamer_ray.distributed.weights import STORE, MissingWeightsError, ObjectStoreTransport
 from dreamer_ray.recipe import REPLICA_RESOURCE, ClusterSection, Recipe
 from dreamer_ray.stages import Dreamer
 from dreamer_ray.training.restore import build_agent
@@ -37,12 +37,17 @@ class WorldModelReplica:
         return self.number
 
     def dream(self, call: int, session: str, version: int) -> Trajectory:
-        """The rollouts of ``call``, by the newest heads where those that it has are not of ``version`` of ``session``."""
+        """The rollouts of ``call`` by the newest heads, which are at least those of ``version`` of ``session``.
+
+        Raises ``MissingWeightsError`` where the store has no such heads.
+        """
         self.ready()
         assert self.dreamer is not None
-        if (self.session, self.version) != (session, version):
-            self.session, self.version, heads = self.transport.fetch()
+        if (newer := self.transport.fetch((self.session, self.version))) is not None:
+            self.session, self.version, heads = newer
             self.dreamer.agent.load_head_weights(heads)
+        if self.session != session or self.version < version:
+            raise MissingWeightsError(f"the weight store has version {self.version}, {version} was to be used")
         return self.dreamer.dream(call, self.version)
 
     def __repr__(self) -> str:

@@ -40,8 +40,11 @@ class WeightTransport(Protocol):
         """Makes the heads of one version the newest; ``session`` names the learner's life, since a restarted learner may go back."""
         ...
 
-    def fetch(self) -> tuple[str, int, Weights]:
-        """Session, version and values of the newest heads, to be read only. Raises ``MissingWeightsError``."""
+    def fetch(self, known: tuple[str, int]) -> tuple[str, int, Weights] | None:
+        """Session, version and values (to be read only) of the newest heads, None where these are ``known``.
+
+        Raises ``MissingWeightsError``.
+        """
         ...
 
     def frozen(self) -> Weights:
@@ -100,13 +103,15 @@ class ObjectStoreTransport:
             else:
                 return
 
-    def fetch(self) -> tuple[str, int, Weights]:
+    def fetch(self, known: tuple[str, int]) -> tuple[str, int, Weights] | None:
         """Through a reference of the store."""
         try:
             found = ray.get(self.store.latest.remote(), timeout=STORE_SECONDS)
             if found is None:
                 raise MissingWeightsError("the weight store is empty")
             session, version, (reference,) = found
+            if (session, version) == known:
+                return None
             return session, version, ray.get(reference, timeout=STORE_SECONDS)
         except (RayActorError, ObjectLostError, GetTimeoutError) as error:
             raise MissingWeightsError(f"the newest weights are lost ({error})") from error

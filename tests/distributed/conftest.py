@@ -28,6 +28,22 @@ def run(runs: Path, *arguments: str) -> str:
     return done.stderr + done.stdout
 
 
+def _descendants(pid: int) -> list[int]:
+    """All processes that ``pid`` has begun, directly or not."""
+    stats = [path.read_text().rpartition(")") for path in Path("/proc").glob("[0-9]*/stat")]
+    parents = {int(before.partition(" ")[0]): int(after.split()[1]) for before, _, after in stats}
+    found = [pid]
+    for ancestor in found:
+        found += [child for child, parent in parents.items() if parent == ancestor]
+    return found[1:]
+
+
+@pytest.fixture(scope="session")
+def descendants() -> Callable[[int], list[int]]:
+    """All processes that one has begun, directly or not."""
+    return _descendants
+
+
 @pytest.fixture(scope="session")
 def toy_command() -> Callable[..., list[str]]:
     """The command line of a toy run into a folder."""

@@ -19,16 +19,6 @@ from dreamer_ray.training.checkpoint import latest_checkpoint
 STAGES = ("record", "tokenizer", "encode", "dynamics", "agent", "agent_scratch", "imagination", "evaluate", "report")
 
 
-def descendants(pid: int) -> list[int]:
-    """All processes that ``pid`` has begun, directly or not."""
-    stats = [path.read_text().rpartition(")") for path in Path("/proc").glob("[0-9]*/stat")]
-    parents = {int(before.partition(" ")[0]): int(after.split()[1]) for before, _, after in stats}
-    found = [pid]
-    for ancestor in found:
-        found += [child for child, parent in parents.items() if parent == ancestor]
-    return found[1:]
-
-
 @pytest.mark.timeout(900)
 def test_every_stage_is_done_and_shown(toy):
     folder, said = toy
@@ -75,7 +65,7 @@ def test_a_second_run_skips_everything(toy, dreamer_run):
     assert time.monotonic() - begun < 60
 
 
-def stop(process: subprocess.Popen, checkpoints: Path, number: int) -> None:
+def stop(process: subprocess.Popen, checkpoints: Path, number: int, descendants) -> None:
     """Sends signal ``number`` to a run as soon as the stage has its first checkpoint, and waits until all that it began has ended."""
     deadline = time.monotonic() + 600
     while not list(checkpoints.glob("step-*")):
@@ -92,11 +82,11 @@ def stop(process: subprocess.Popen, checkpoints: Path, number: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-def test_killed_stopped_and_run_again_is_the_uninterrupted_run(tmp_path, toy, dreamer_run, toy_command):
+def test_killed_stopped_and_run_again_is_the_uninterrupted_run(tmp_path, toy, dreamer_run, toy_command, descendants):
     folder, _ = toy
     for stage, number in (("tokenizer", signal.SIGKILL), ("imagination", signal.SIGINT)):
         checkpoints = tmp_path / "crafter-toy" / stage / "checkpoints"
-        stop(subprocess.Popen(toy_command(tmp_path), stderr=subprocess.DEVNULL), checkpoints, number)
+        stop(subprocess.Popen(toy_command(tmp_path), stderr=subprocess.DEVNULL), checkpoints, number, descendants)
         wanted, cut = latest_checkpoint(folder / stage / "checkpoints"), latest_checkpoint(checkpoints)
         assert wanted is not None
         assert cut is not None

@@ -9,6 +9,8 @@ import torch
 
 from dreamer_ray.distributed.weights import MissingWeightsError, ObjectStoreTransport, WeightStore
 
+NOTHING = ("", -1)
+
 
 @pytest.fixture
 def store(local_ray, tmp_path):
@@ -29,13 +31,14 @@ def test_the_newest_heads_are_found_and_outlive_who_published_them(store):
     for version in range(5):
         learner_pid = ray.get(learner.publish.remote(store, version))
     os.kill(learner_pid, signal.SIGKILL)
-    session, version, heads = ObjectStoreTransport(store).fetch()
+    session, version, heads = ObjectStoreTransport(store).fetch(NOTHING)
     assert (session, version, heads["policy.w"].tolist()) == ("s", 4, [4.0] * 4)
+    assert ObjectStoreTransport(store).fetch(("s", 4)) is None
 
 
 def test_an_empty_store_says_so(store):
     with pytest.raises(MissingWeightsError, match="empty"):
-        ObjectStoreTransport(store).fetch()
+        ObjectStoreTransport(store).fetch(NOTHING)
 
 
 def test_a_lost_store_starts_again_empty_and_takes_what_is_published(store):
@@ -43,9 +46,9 @@ def test_a_lost_store_starts_again_empty_and_takes_what_is_published(store):
     transport.publish("s", 1, {"policy.w": torch.ones(4)})
     os.kill(ray.get(store.__ray_call__.remote(lambda self: os.getpid())), signal.SIGKILL)
     with pytest.raises(MissingWeightsError):
-        transport.fetch()
+        transport.fetch(NOTHING)
     transport.publish("s", 2, {"policy.w": torch.ones(4)})
-    assert transport.fetch()[1] == 2
+    assert transport.fetch(NOTHING)[1] == 2
 
 
 def test_memory_is_flat_over_many_versions(store):
@@ -53,9 +56,9 @@ def test_memory_is_flat_over_many_versions(store):
     used = []
     for version in range(200):
         transport.publish("s", version, heads)
-        transport.fetch()
+        transport.fetch(NOTHING)
         if version in (20, 199):
             total, free = (resources().get("object_store_memory", 0) for resources in (ray.cluster_resources, ray.available_resources))
             used.append(total - free)
-    assert transport.fetch()[1] == 199
+    assert transport.fetch(NOTHING)[1] == 199
     assert used[1] <= used[0] + 4 * 2**20
