@@ -50,7 +50,12 @@ def growing_cluster(most: int):
             "cluster_name": "made-up",
             "max_workers": most,
             "idle_timeout_minutes": 0.1,
-            "provider": {"type": "fake_multinode", "gcs_address": f"127.0.0.1:{port}"},
+            "provider": {
+                "type": "fake_multinode",
+                "launch_multiple": True,
+                "disable_node_updaters": True,
+                "gcs_address": f"127.0.0.1:{port}",
+            },
             "upscaling_speed": 1.0,
             "auth": {},
             "file_mounts": {},
@@ -71,9 +76,9 @@ def growing_cluster(most: int):
         path.write_text(json.dumps(config))
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", f"--autoscaling-config={path}", f"--port={port}"]
         command += ["--node-ip-address=127.0.0.1", "--num-cpus=2", "--object-store-memory=83886080", f"--temp-dir={folder}"]
-        environment = os.environ | {"AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_FAKE_CLUSTER": "1"}
+        environment = os.environ | {"AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_FAKE_CLUSTER": "1", "RAY_raylet_start_wait_time_s": "120"}
         try:
-            subprocess.run([*command, "--include-dashboard=false", "--disable-usage-stats"], env=environment, check=True, stdout=sys.stderr)
+            subprocess.run([*command, "--dashboard-port=0", "--disable-usage-stats"], env=environment, check=True, stdout=sys.stderr)
             yield f"127.0.0.1:{port}"
         finally:
             for pid in _of(folder):
@@ -99,10 +104,10 @@ def main() -> None:
     replica_pool.OUTAGE_LIMIT = 120.0
     with growing_cluster(most=3) as address:
         ray.init(address=address, log_to_driver=False)
-        board = Board.remote(0)
+        counts, board = [nodes()], Board.remote(0)
         elastic = ElasticPool(CountingReplica.remote, board, 3)
         pool = ReplicaPool(elastic.replicas, Schedule(CALLS, 1), "s", look=lambda: elastic.replicas)
-        seen, counts, shrunk = [], [nodes()], False
+        seen, shrunk = [], False
         begun = time.monotonic()
         for batch in pool.updates(0, STEPS):
             seen += batch.states[:, 0, 0].int().tolist()
