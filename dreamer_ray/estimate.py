@@ -103,7 +103,8 @@ def _data_needs(recipe: Recipe, sizes: _Sizes) -> dict[str, Need]:
 def operations_per_frame(recipe: Recipe) -> dict[str, float]:
     """Floating point operations of training on one frame, by supervised stage: weights times the tokens they meet, forward and backward.
 
-    What the model needs, whatever a switch computes again; attention's own products are left out. Bootstrapped rows count by their mean.
+    What the model needs, whatever a switch computes again; without attention's own products and the network of a perceptual loss. Rows that
+    are bootstrapped count by their mean over the whole training.
     """
     return _operations_per_frame(recipe, _sizes(recipe, 0.0))
 
