@@ -5,6 +5,8 @@ Exporter in worker, learner, replica, driver --ray.util.metrics--> agent of the 
 A process that is replaced begins new series (tag WorkerId): dashboards take sums of counters and one gauge of each kind by run and stage.
 """
 
+import threading
+import time
 from functools import cache
 from typing import Any
 
@@ -20,13 +22,20 @@ from dreamer_ray.training.telemetry import RUN_TAGS, Exporter, Metric
 
 PEAK_WIDTH = 8192
 """Of the matrices whose product is taken for the peak of a GPU."""
+SECONDS_BETWEEN_REPEATS = 5.0
 
 
 class RayMeter:
-    """Gives values to Ray; each metric is registered when it first has one."""
+    """Gives values to Ray; each metric is registered when it first has one.
+
+    Ray forgets a gauge that was not set within the last 20 seconds, so this sets all of them again while the process lives.
+    """
 
     def __init__(self) -> None:
         self._instruments: dict[str, Any] = {}
+        self._gauges: dict[tuple[str, ...], tuple[Any, float, dict[str, str]]] = {}
+        self._lock = threading.Lock()
+        threading.Thread(target=self._repeat, daemon=True).start()
 
     def add(self, metric: Metric, amount: float, tags: dict[str, str]) -> None:
         """Raises a counter."""
@@ -34,13 +43,23 @@ class RayMeter:
 
     def set(self, metric: Metric, value: float, tags: dict[str, str]) -> None:
         """Sets a gauge."""
-        self._instrument(metric).set(value, tags)
+        with self._lock:
+            gauge = self._instrument(metric)
+            self._gauges[metric.name, *tags.values()] = (gauge, value, tags)
+            gauge.set(value, tags)
 
     def _instrument(self, metric: Metric) -> Any:
         if metric.name not in self._instruments:
             kind = {"counter": ray.util.metrics.Counter, "gauge": ray.util.metrics.Gauge}[metric.kind]
             self._instruments[metric.name] = kind(metric.name, metric.text, (*RUN_TAGS, *metric.tags))
         return self._instruments[metric.name]
+
+    def _repeat(self) -> None:
+        while True:
+            time.sleep(SECONDS_BETWEEN_REPEATS)
+            with self._lock:
+                for gauge, value, tags in self._gauges.values() if ray.is_initialized() else ():
+                    gauge.set(value, tags)
 
 
 @cache
