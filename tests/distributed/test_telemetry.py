@@ -7,6 +7,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
@@ -30,6 +31,12 @@ SECONDS_TO_EXPORT = 60
 def episode(*achieved: str) -> EpisodeResult:
     counts = [2 * (task in achieved) for task in TASKS]
     return EpisodeResult(0, counts, [1 if count else -1 for count in counts], 10, died=False)
+
+
+def descendants(pid: int) -> list[int]:
+    """All processes that ``pid`` has begun, directly or not."""
+    children = [int(child) for path in Path(f"/proc/{pid}/task").glob("*/children") for child in path.read_text().split()]
+    return [*children, *(further for child in children for further in descendants(child))]
 
 
 def scraped(targets: list[str]) -> dict[str, float]:
@@ -77,9 +84,13 @@ def test_the_peak_of_a_gpu_is_measured():
 
 
 def wait_until_served(expected: dict[str, float]) -> None:
-    until = time.monotonic() + SECONDS_TO_EXPORT
-    while not expected.items() <= (served := scraped(agents())).items():
-        assert time.monotonic() < until, served
+    wait_for(lambda: expected.items() <= scraped(agents()).items(), SECONDS_TO_EXPORT)
+
+
+def wait_for(condition: Callable[[], bool], seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, f"not within {seconds} s"
         time.sleep(1)
 
 
@@ -112,30 +123,47 @@ def test_a_gauge_that_was_set_once_stays_as_long_as_its_process(local_ray):
     assert expected.items() <= scraped(agents()).items()
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(400)
-def test_a_run_exports_its_figures_while_it_trains(tmp_path, toy_command):
+@pytest.fixture(scope="module")
+def training(tmp_path_factory, toy_command):
+    """A run in its tokenizer stage: its process, and what Ray serves of it now."""
     with tempfile.TemporaryDirectory(prefix="ray") as short:  # the path of Ray's sockets has room for 107 bytes
-        command = toy_command(tmp_path, "cluster.dashboard=true", "tokenizer.fit.steps=5000", "tokenizer.fit.checkpoint_every=5000")
+        command = toy_command(tmp_path_factory.mktemp("runs"), "cluster.dashboard=true", "tokenizer.fit.steps=5000")
         run = subprocess.Popen(command, env=os.environ | {"RAY_TMPDIR": short}, stderr=subprocess.DEVNULL)
-        discovery, ours, served = Path(short) / "ray" / "prom_metrics_service_discovery.json", 'run="crafter-toy",stage="tokenizer"', {}
+
+        def served() -> dict[str, float]:
+            assert run.poll() is None
+            try:
+                return scraped(json.loads((Path(short) / "ray" / "prom_metrics_service_discovery.json").read_text())[0]["targets"])
+            except (FileNotFoundError, URLError):
+                return {}
+
         try:
-            until = time.monotonic() + 300
-            while f"ray_dreamer_loss{{{ours}}}" not in served:
-                assert time.monotonic() < until, served
-                assert run.poll() is None
-                time.sleep(2)
-                try:
-                    served = scraped(json.loads(discovery.read_text())[0]["targets"])
-                except (FileNotFoundError, URLError):
-                    continue
+            yield run, served
         finally:
             run.send_signal(signal.SIGTERM)
             run.wait(60)
-    steps, frames = served[f"ray_dreamer_step{{{ours}}}"], served[f'ray_dreamer_frames_learned_total{{rank="0",{ours}}}']
+
+
+TOKENIZER = 'run="crafter-toy",stage="tokenizer"'
+
+
+@pytest.mark.slow
+def test_a_run_exports_its_figures_while_it_trains(training):
+    wait_for(lambda: f"ray_dreamer_loss{{{TOKENIZER}}}" in training[1](), 240)
+    served = training[1]()
+    steps, frames = served[f"ray_dreamer_step{{{TOKENIZER}}}"], served[f'ray_dreamer_frames_learned_total{{rank="0",{TOKENIZER}}}']
     assert steps > 0
     assert frames >= steps * 8 * 4
     assert frames % 32 == 0
-    assert served[f"ray_dreamer_data_wait_ratio{{{ours}}}"] <= 1
-    assert served[f'ray_dreamer_operations_total{{rank="0",{ours}}}'] > 0
-    assert f'ray_dreamer_figure{{figure="mse",{ours}}}' in served
+    assert served[f"ray_dreamer_data_wait_ratio{{{TOKENIZER}}}"] <= 1
+    assert served[f'ray_dreamer_operations_total{{rank="0",{TOKENIZER}}}'] > 0
+    assert f'ray_dreamer_figure{{figure="mse",{TOKENIZER}}}' in served
+
+
+@pytest.mark.slow
+def test_a_lost_training_worker_is_counted(training):
+    run, served = training
+    wait_for(lambda: f"ray_dreamer_loss{{{TOKENIZER}}}" in served(), 240)
+    (worker,) = [pid for pid in descendants(run.pid) if "RayTrainWorker" in Path(f"/proc/{pid}/cmdline").read_text()]
+    os.kill(worker, signal.SIGKILL)
+    wait_for(lambda: served().get(f'ray_dreamer_restarts_total{{part="worker",{TOKENIZER}}}') == 1, 60)
