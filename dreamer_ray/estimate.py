@@ -13,6 +13,7 @@ from torch.utils.benchmark import Timer
 from dreamer_ray.data.batches import BatchConfig
 from dreamer_ray.models.agent import Agent
 from dreamer_ray.models.tokenizer import Tokenizer
+from dreamer_ray.phases.forcing import ForcingConfig
 from dreamer_ray.recipe import Recipe
 from dreamer_ray.stages import new_models
 
@@ -99,28 +100,52 @@ def _data_needs(recipe: Recipe, sizes: _Sizes) -> dict[str, Need]:
     }
 
 
+def operations_per_frame(recipe: Recipe) -> dict[str, float]:
+    """Floating point operations of training on one frame, by supervised stage: weights times the tokens they meet, forward and backward.
+
+    What the model needs, whatever a switch computes again; without attention's own products and the network of a perceptual loss. Rows that
+    are bootstrapped count by their mean over the whole training.
+    """
+    return _operations_per_frame(recipe, _sizes(recipe, 0.0))
+
+
+def _operations_per_frame(recipe: Recipe, sizes: _Sizes) -> dict[str, float]:
+    tokenizer, dynamics = sizes.tokenizer, sizes.agent.dynamics
+    pictures = _parameters(tokenizer.embed) + _parameters(tokenizer.pixels)
+    weights = (_parameters(tokenizer) - pictures) * tokenizer.layout.total + pictures * tokenizer.layout.counts["patches"]
+    heads = _parameters(sizes.agent) - _parameters(dynamics)
+    agent = _parameters(dynamics) * dynamics.layout.total + heads
+    found = {
+        "tokenizer": 6.0 * weights,
+        "dynamics": _passes(recipe.dynamics.forcing) * _parameters(dynamics) * dynamics.world_tokens,
+        "agent": _passes(recipe.agent.finetuning) * agent,
+    }
+    return found | {"agent_scratch": found["agent"]}
+
+
+def _passes(forcing: ForcingConfig) -> float:
+    """Operations a weight and token: 2 forward, 4 backward, and two more passes forward for a row that is bootstrapped."""
+    return 6 + 2 * 2 * forcing.bootstrap_fraction * (1 - forcing.bootstrap_after)
+
+
 def _training_needs(recipe: Recipe, sizes: _Sizes) -> dict[str, Need]:
     tokenizer, dynamics = sizes.tokenizer, sizes.agent.dynamics
     encoder, decoder = recipe.tokenizer.model.encoder, recipe.tokenizer.model.decoder
-    passes = 6 + 2 * 2 * recipe.dynamics.forcing.bootstrap_fraction * (1 - recipe.dynamics.forcing.bootstrap_after)
-    agent_passes = 6 + 2 * 2 * recipe.agent.finetuning.bootstrap_fraction * (1 - recipe.agent.finetuning.bootstrap_after)
-    transformer = recipe.dynamics.model.transformer
+    transformer, operations = recipe.dynamics.model.transformer, _operations_per_frame(recipe, sizes)
     jobs = {
-        "tokenizer": (recipe.tokenizer, tokenizer, tokenizer.layout.total, 6.0, (encoder, decoder)),
-        "dynamics": (recipe.dynamics, dynamics, dynamics.world_tokens, passes, (transformer,)),
-        "agent": (recipe.agent, sizes.agent, dynamics.layout.total, agent_passes, (transformer,)),
+        "tokenizer": (recipe.tokenizer, tokenizer, tokenizer.layout.total, (encoder, decoder)),
+        "dynamics": (recipe.dynamics, dynamics, dynamics.world_tokens, (transformer,)),
+        "agent": (recipe.agent, sizes.agent, dynamics.layout.total, (transformer,)),
     }
     needs = {}
-    for stage, (section, model, tokens, operations, transformers) in jobs.items():
+    for stage, (section, model, tokens, transformers) in jobs.items():
         frames, largest = _frames(section.batches, section.fit.steps)
-        heads = _parameters(model) - _parameters(dynamics) if stage == "agent" else 0
-        work = operations * ((_parameters(model) - heads) * tokens + heads) * frames
         kept = largest * tokens * sum(t.layers * t.width for t in transformers) * NUMBERS_KEPT_PER_WIDTH * 4
         needs[stage] = Need(
             f"{section.fit.steps:,} steps, {largest:,} frames x {tokens} tokens at most a step",
             _parameters(model),
             FEED_MB + _memory_mb(recipe, recipe.cluster.workers) + recipe.cluster.workers * (_training_mb(model) + kept / 2**20),
-            work / sizes.operations_per_second,
+            operations[stage] * frames / sizes.operations_per_second,
         )
     if recipe.agent.scratch:
         needs["agent_scratch"] = needs["agent"]

@@ -3,14 +3,22 @@
 from pathlib import Path
 
 import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
+from dreamer_ray.bench.made_up import latent_clip, pictures
 from dreamer_ray.config_file import load_config
-from dreamer_ray.estimate import START_SECONDS, estimate, matrix_product_speed
+from dreamer_ray.estimate import START_SECONDS, estimate, matrix_product_speed, operations_per_frame
 from dreamer_ray.models.tokenizer import Tokenizer
+from dreamer_ray.phases.agent_finetuning import AgentFinetuning
+from dreamer_ray.phases.dynamics_pretraining import DynamicsPretraining
+from dreamer_ray.phases.tokenizer_pretraining import TokenizerPretraining
 from dreamer_ray.recipe import Recipe
+from dreamer_ray.stages import new_models
 
 TINY = Path(__file__).parents[1] / "configs" / "crafter" / "tiny.yaml"
 SPEED = 1e11
+FORCED = ("dynamics.forcing", "agent.finetuning")
 
 
 def needs(*overrides: str):
@@ -51,3 +59,21 @@ def test_the_comparison_from_random_weights_counts_when_it_is_asked_for():
 
 def test_this_machine_multiplies():
     assert matrix_product_speed(width=64, seconds=0.01) > 1e6
+
+
+@pytest.mark.parametrize("recipe", ["toy", "tiny", "small"])
+def test_operations_of_a_frame_are_about_those_that_are_counted_as_it_is_trained_on(recipe):
+    overrides = ["tokenizer.model.perceptual=none", *(f"{stage}.bootstrap_after=0.0" for stage in FORCED)]
+    values = load_config(Recipe, TINY.with_name(f"{recipe}.yaml"), overrides)
+    tokenizer, agent = new_models(values)
+    jobs = {
+        "tokenizer": (TokenizerPretraining(tokenizer), pictures, values.tokenizer),
+        "dynamics": (DynamicsPretraining(agent.dynamics, values.dynamics.forcing), latent_clip, values.dynamics),
+        "agent": (AgentFinetuning(agent, values.agent.finetuning), latent_clip, values.agent),
+    }
+    estimated = operations_per_frame(values)
+    for stage, (phase, made_up, section) in jobs.items():
+        batch = made_up(values, 4, section.batches.length)
+        with FlopCounterMode(display=False) as counted:
+            phase(batch, generator=torch.Generator().manual_seed(0), progress=1.0).total.backward()
+        assert estimated[stage] * 4 * section.batches.length == pytest.approx(counted.get_total_flops(), rel=0.15), stage

@@ -13,6 +13,7 @@ import torch
 from dreamer_ray.distributed import Actor
 from dreamer_ray.distributed.cluster import require_cpus
 from dreamer_ray.distributed.pool import spread
+from dreamer_ray.distributed.telemetry import export_success, exporter
 from dreamer_ray.envs.crafter import CrafterConfig
 from dreamer_ray.evaluation.episodes import EpisodeResult, RandomPlayer, play
 from dreamer_ray.imagination.session import ActingSession
@@ -47,6 +48,9 @@ def play_all(recipe: Recipe, run: Path, progress: Progress) -> dict[str, list[Ep
             else:
                 jobs.append(job)
     progress.update(sum(map(len, results.values())), {})
+    export = exporter(recipe.name, "evaluate")
+    for variant, episodes in results.items():
+        export_success(export, variant, episodes)
     gpus = recipe.cluster.gpus_per_replica
     actors: list[Actor] = [
         Evaluator.options(name=f"evaluator-{i}", num_gpus=gpus).remote(recipe.model_dump_json(), str(run))
@@ -56,6 +60,8 @@ def play_all(recipe: Recipe, run: Path, progress: Progress) -> dict[str, list[Ep
         assert isinstance(episodes, list)
         write_json(_file(run, variant, seeds), {"episodes": [asdict(episode) for episode in episodes]})
         results[variant] += episodes
+        export.add("episodes", len(episodes), variant=variant)
+        export_success(export, variant, results[variant])
         progress.update(sum(map(len, results.values())), {})
     return {variant: sorted(episodes, key=lambda episode: episode.seed) for variant, episodes in results.items()}
 

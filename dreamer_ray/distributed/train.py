@@ -1,6 +1,7 @@
 """The supervised phases on Ray Train: every worker runs the same ``fit``; a lost worker restarts the group from the last checkpoint.
 
 TorchTrainer --starts--> worker ranks: Ray Data stream -> fit -> (rank 0) checkpoints, metrics --report--> Board
+                                       each rank counts its frames for Prometheus
 """
 
 from pathlib import Path
@@ -16,7 +17,9 @@ from ray.train.torch import TorchTrainer, get_device
 from dreamer_ray.distributed.batches import LOADER_CPUS, stream
 from dreamer_ray.distributed.board import note_failure, raise_failure, watched
 from dreamer_ray.distributed.cluster import require_cpus
+from dreamer_ray.distributed.telemetry import GroupRestarts, export_peak, exporter
 from dreamer_ray.errors import DreamerError, RunError
+from dreamer_ray.estimate import operations_per_frame
 from dreamer_ray.progress import Progress
 from dreamer_ray.recipe import Recipe
 from dreamer_ray.stages import feed, supervised, trained
@@ -42,7 +45,10 @@ def train(stage: str, recipe: Recipe, run: Path, progress: Progress) -> dict[str
                 resources_per_worker={"CPU": 1} | ({"GPU": cluster.gpus_per_worker} if cluster.gpus_per_worker else {}),
             ),
             run_config=RunConfig(
-                name=stage, storage_path=str((run / "ray_train").absolute()), failure_config=FailureConfig(max_failures=WORKER_RESTARTS)
+                name=stage,
+                storage_path=str((run / "ray_train").absolute()),
+                failure_config=FailureConfig(max_failures=WORKER_RESTARTS),
+                callbacks=[GroupRestarts(recipe.name, stage)],
             ),
         )
         try:
@@ -66,17 +72,19 @@ def _worker(config: dict[str, Any]) -> None:
     rank, world = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(recipe.cluster.threads)
     try:
-        job = supervised(stage, recipe, run)
+        job, export = supervised(stage, recipe, run), exporter(recipe.name, stage, rank=str(rank))
+        export_peak(export, get_device(), recipe.cluster.tuning)
         files = FileSink(run / stage) if rank == 0 else None
 
         def sink(done: int, figures: dict[str, float]) -> None:
             assert files is not None
             files(done, figures)
+            export(done, figures)
             board.report.remote(done, figures)
 
         fit(
             job.phase,
-            stream(stage, recipe, run, steps=job.fit.steps, rank=rank, world=world),
+            export.counted(stream(stage, recipe, run, steps=job.fit.steps, rank=rank, world=world), operations_per_frame(recipe)[stage]),
             job.fit,
             place=Place(run / stage / "checkpoints", sink, get_device(), rank, recipe.cluster.tuning),
             made_by=job.made_by,
