@@ -16,6 +16,7 @@ from dreamer_ray.distributed.board import raise_failure, watched
 from dreamer_ray.distributed.cluster import require_cpus
 from dreamer_ray.distributed.learner import Learner
 from dreamer_ray.distributed.replicas import start_replica
+from dreamer_ray.distributed.telemetry import exporter
 from dreamer_ray.distributed.weights import STORE, WeightStore
 from dreamer_ray.errors import RunError
 from dreamer_ray.progress import Progress
@@ -90,7 +91,7 @@ def _supervise(recipe: Recipe, run: Path, pool: ElasticPool, store: Actor, board
             found = _attend([learner.run.remote(pool.replicas, store, board, address) for learner in learners], recipe, pool, board)
             return {name: sum(part.get(name, 0) for part in found) for name in found[0]} | {"learner_restarts": restarts}
         except RayActorError:
-            continue
+            exporter(recipe.name, "imagination").add("restarts", part="learner")
         finally:
             for learner in learners:
                 ray.kill(learner)

@@ -21,6 +21,7 @@ from torch import nn
 from dreamer_ray.distributed import ZERO_COPY_TENSORS, Actor
 from dreamer_ray.distributed.board import note_failure
 from dreamer_ray.distributed.replica_pool import ReplicaPool
+from dreamer_ray.distributed.telemetry import exporter
 from dreamer_ray.distributed.weights import ObjectStoreTransport, Weights
 from dreamer_ray.errors import DreamerError
 from dreamer_ray.imagination.schedule import Schedule
@@ -66,6 +67,7 @@ class Learner:
     def _fit(self, replicas: list[Actor], store: Actor, board: Actor) -> dict[str, int]:
         config, cluster = self.recipe.imagination, self.recipe.cluster
         folder, session, transport = self.run_folder / "imagination", uuid.uuid4().hex, ObjectStoreTransport(store)
+        export = exporter(self.recipe.name, "imagination", rank=str(self.rank))
         phase, made_by = imagination(self.recipe, self.run_folder)
         published = 0
 
@@ -73,7 +75,8 @@ class Learner:
             nonlocal published
             published = version
             if self.rank == 0:
-                transport.publish(session, version, _heads(phase))
+                with export.timed("publishes", "publish_seconds"):
+                    transport.publish(session, version, _heads(phase))
             _wait_for_all()
 
         pool = ReplicaPool(
@@ -95,10 +98,11 @@ class Learner:
             if files is not None:
                 figures = figures | pool.figures()
                 files(done, figures)
+                export(done, figures)
                 board.report.remote(done, figures)
 
         place = Place(folder / "checkpoints", sink, rank=self.rank)
-        fit(phase, batches, config.fit, place=place, made_by=made_by, after_step=publish)
+        fit(phase, export.counted(batches), config.fit, place=place, made_by=made_by, after_step=publish)
         return {"lost_calls": pool.schedule.lost, "dropped_calls": pool.schedule.dropped}
 
     def __repr__(self) -> str:

@@ -83,7 +83,12 @@ class ReplicaPool:
 
     def figures(self) -> dict[str, float]:
         """How the pool did since the last call of this."""
-        counts = {"lost_calls": self.schedule.lost, "dropped_calls": self.schedule.dropped, "replicas": sum(s.ready for s in self.seats)}
+        counts = {
+            "lost_calls": self.schedule.lost,
+            "dropped_calls": self.schedule.dropped,
+            "calls_in_flight": len(self.flying),
+            "replicas": sum(seat.ready for seat in self.seats),
+        }
         return {name: float(value) for name, value in counts.items()} | self.clock.figures()
 
     def _submit(self, version: int) -> None:

@@ -4,6 +4,7 @@ ReplicaPool --dream(call, session, version)--> WorldModelReplica --Trajectory-->
 a replica takes the newest heads from the weight store when told of a newer version
 """
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ import ray
 import torch
 
 from dreamer_ray.distributed import ZERO_COPY_TENSORS, Actor
+from dreamer_ray.distributed.telemetry import exporter
 from dreamer_ray.distributed.weights import STORE, MissingWeightsError, ObjectStoreTransport
 from dreamer_ray.recipe import REPLICA_RESOURCE, ClusterSection, Recipe
 from dreamer_ray.stages import Dreamer
 from dreamer_ray.training.restore import build_agent
+from dreamer_ray.training.telemetry import frame_count
 from dreamer_ray.types import Trajectory
 
 
@@ -27,6 +30,9 @@ class WorldModelReplica:
         self.number, self.transport, self.session, self.version = number, ObjectStoreTransport(ray.get_actor(STORE)), "", -1
         self.recipe, self.run, self.made_by = Recipe.model_validate_json(recipe), Path(run), made_by
         self.dreamer: Dreamer | None = None
+        self.export = exporter(self.recipe.name, "imagination", replica=str(number))
+        if ray.get_runtime_context().was_current_actor_reconstructed:
+            self.export.add("restarts", part="replica")
 
     def ready(self) -> int:
         """Its number, once it holds the world model. Made here and not with the actor, whose errors would lose their type."""
@@ -43,15 +49,23 @@ class WorldModelReplica:
         """
         self.ready()
         assert self.dreamer is not None
-        if (newer := self.transport.fetch((self.session, self.version))) is not None:
-            self.session, self.version, heads = newer
-            self.dreamer.agent.load_head_weights(heads)
+        self._renew(self.dreamer)
         if self.session != session or self.version < version:
             raise MissingWeightsError(f"the weight store has version {self.version}, {version} was to be used")
-        return self.dreamer.dream(call, self.version)
+        trajectory = self.dreamer.dream(call, self.version)
+        self.export.add("frames_dreamed", frame_count(trajectory))
+        return trajectory
+
+    def _renew(self, dreamer: Dreamer) -> None:
+        begun = time.perf_counter()
+        if (newer := self.transport.fetch((self.session, self.version))) is not None:
+            self.session, self.version, heads = newer
+            dreamer.agent.load_head_weights(heads)
+            self.export.add("syncs")
+            self.export.add("sync_seconds", time.perf_counter() - begun)
 
     def __repr__(self) -> str:
-        return f"WorldModelReplica({self.number}, version={self.version})"
+        return f"WorldModelReplica({self.number})"
 
 
 def start_replica(number: int, recipe: Recipe, run: Path, made_by: dict[str, Any]) -> Actor:

@@ -79,7 +79,7 @@ class WeightStore:
         return [self.frozen_ref]
 
     def __repr__(self) -> str:
-        return f"WeightStore(version={self.versions[-1][1] if self.versions else None})"
+        return "WeightStore"
 
 
 class ObjectStoreTransport:
