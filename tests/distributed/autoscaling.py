@@ -65,7 +65,7 @@ def growing_cluster(most: int):
             "available_node_types": {
                 "ray.head.default": {"resources": {"CPU": 2}, "node_config": {}, "max_workers": 0},
                 "replicas": {
-                    "resources": {"CPU": 1, REPLICA_RESOURCE: 1, "object_store_memory": 80 * 2**20},
+                    "resources": {"CPU": 1, REPLICA_RESOURCE: 1},
                     "node_config": {},
                     "min_workers": 0,
                     "max_workers": most,
@@ -77,6 +77,7 @@ def growing_cluster(most: int):
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", f"--autoscaling-config={path}", f"--port={port}"]
         command += ["--node-ip-address=127.0.0.1", "--num-cpus=2", "--object-store-memory=83886080", f"--temp-dir={folder}"]
         environment = os.environ | {"AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_FAKE_CLUSTER": "1", "RAY_raylet_start_wait_time_s": "120"}
+        environment |= {"RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES": str(80 * 2**20)}
         try:
             subprocess.run([*command, "--dashboard-port=0", "--disable-usage-stats"], env=environment, check=True, stdout=sys.stderr)
             yield f"127.0.0.1:{port}"
