@@ -18,6 +18,8 @@ from dreamer_ray.training.parallel import Tuning
 FIRST_FRESH_WORLD, MOST_WORLDS = 2 * HELDOUT_SEEDS, 1_000_000
 LEAST_OBJECT_STORE_MB = 80
 """Room for two windows of batches and the weights."""
+REPLICA_RESOURCE = "replica"
+"""Of nodes that are kept for replicas: as much of it as there is room for replicas."""
 
 
 class DataSection(Config):
