@@ -12,7 +12,7 @@
 # keeps to them. The dashboard listens on the head's loopback (ssh -L 8265:127.0.0.1:8265 HEAD); the rest listens on the addresses of
 # the nodes and asks for a token that is drawn for this job and lives in its environment only.
 #
-# What a user must change is marked CHANGE: what to ask Slurm for (every node alike), and the three lines below.
+# CHANGE: what to ask Slurm for (of every node alike; --time well above the 300 s before its end at which the job stops).
 #SBATCH --job-name=dreamer-ray
 #SBATCH --nodes=3
 #SBATCH --ntasks-per-node=1
@@ -42,6 +42,8 @@ others=$((SLURM_JOB_NUM_NODES - 1))
 temporary=/tmp/ray-$SLURM_JOB_ID
 
 trap 'jobs -p | xargs --no-run-if-empty kill 2> /dev/null; wait' EXIT
+again=false # set by the signal that announces the time limit
+trap 'again=true' USR1
 
 # srun does not take --cpus-per-task over from sbatch (since Slurm 22.05).
 export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
@@ -68,9 +70,9 @@ PYTHON
 
 RAY_ADDRESS=$address dreamer-ray run "$recipe" "$@" &
 run=$!
-again=false
 trap 'again=true; kill -TERM "$run"' USR1
 trap 'kill -TERM "$run"' TERM
+if $again; then kill -TERM "$run"; fi
 code=0
 wait "$run" || code=$?
 trap '' USR1 TERM
@@ -80,5 +82,9 @@ if kill -0 "$run" 2> /dev/null; then # a signal ended that wait, not the run
 fi
 if $again && ((code != 0)); then
   scontrol requeue "$SLURM_JOB_ID"
+elif ((code == 0)); then # after a failure Ray's logs stay on the nodes
+  jobs -p | xargs --no-run-if-empty kill
+  wait
+  srun --ntasks="$SLURM_JOB_NUM_NODES" rm --recursive --force "$temporary"
 fi
 exit "$code"

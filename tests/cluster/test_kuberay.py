@@ -127,6 +127,11 @@ def test_learners_replicas_and_data_have_pods_of_their_own(name):
     assert types["learner"]["min_workers"] > 0
 
 
+def test_the_operator_is_told_the_tried_ray():
+    pins = (ROOT / "docker" / "constraints-cpu.txt").read_text().splitlines()
+    assert f"ray=={cluster_of(read('kuberay-cluster'))['rayVersion']}" in pins
+
+
 def test_a_job_brings_the_same_cluster():
     assert cluster_of(read("kuberay-job")) == cluster_of(read("kuberay-cluster"))
 

@@ -50,6 +50,13 @@ def test_a_cluster_of_ray_up_is_without_fault(name):
     assert faults(read(name)) == []
 
 
+@pytest.mark.parametrize("name", FILES)
+def test_nodes_get_the_tried_ray(name):
+    tried = re.search(r"^ray==\S+$", (ROOT / "docker" / "constraints-cpu.txt").read_text(), re.MULTILINE).group()
+    pins = re.findall(r"ray\[[\w,]+\]==[\d.]+", " ".join(read(name)["setup_commands"]))
+    assert [re.sub(r"\[.*\]", "", pin) for pin in pins] == [tried]
+
+
 @pytest.mark.parametrize("name", ["aws", "gcp"])
 def test_learners_replicas_and_data_have_nodes_of_their_own(name):
     types = read(name)["available_node_types"]
