@@ -128,7 +128,7 @@ def test_the_root_holds_nothing_else():
 
 
 def test_tests_mirror_the_package():
-    rooms = {path.name for path in PACKAGE.iterdir() if path.is_dir()} | {"bench", "data"}
+    rooms = {path.name for path in PACKAGE.iterdir() if path.is_dir()} | {"bench", "cluster", "data"}
     assert {path.name for path in (ROOT / "tests").iterdir() if path.is_dir() and path.name != "__pycache__"} <= rooms
 
 
