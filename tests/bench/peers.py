@@ -221,7 +221,9 @@ def _ask(process: subprocess.Popen[str], kind: str) -> float:
     raise SystemExit(f"{process.args}: ended while measuring {kind}; its errors stand above")
 
 
-def measure(pythons: dict[str, str], kinds: Sequence[str], hansen: str | None, repeats: int, threads: int) -> dict[str, dict[str, list[float]]]:
+def measure(
+    pythons: dict[str, str], kinds: Sequence[str], hansen: str | None, repeats: int, threads: int
+) -> dict[str, dict[str, list[float]]]:
     """Seconds by kind and competitor, repeats interleaved."""
     workers = {name: _start(name, python, threads, hansen) for name, python in pythons.items()}
     found: dict[str, dict[str, list[float]]] = {}
