@@ -21,8 +21,8 @@ from dreamer_ray.recipe import ClusterSection
 
 PACKAGE_LIMIT = 100 * 2**20
 """Bytes of a request that the dashboard takes; more is answered with status code 413 after the whole upload."""
-ZIP_ENTRY_BYTES = 120
-"""What a file adds to the archive besides its content (which is stored as it is) and twice its name."""
+ZIP_ENTRY_BYTES, ZIP_END_BYTES = 76, 22
+"""What a file adds to the archive besides its content (which is stored as it is) and twice its name, and what the archive ends with."""
 EXCLUDES = (".git", ".venv", "venv", "__pycache__", ".*_cache", ".hypothesis", "*.egg-info", "/runs", "/data", "/build", "/dist")
 """Never needed by a run; patterns as in .gitignore, which counts besides. /data is that of the project, not one of a package in it."""
 STOP_SECONDS = 60
@@ -82,7 +82,7 @@ def packed_files(folder: Path, excludes: Sequence[str] = EXCLUDES) -> dict[str, 
 
 def package_bytes(files: Mapping[str, int]) -> int:
     """Size of the archive of ``files``. Raises ``UserError`` naming the largest where the dashboard would not take it."""
-    total = sum(size + 2 * len(name.encode()) + ZIP_ENTRY_BYTES for name, size in files.items())
+    total = sum(size + 2 * len(name.encode()) + ZIP_ENTRY_BYTES for name, size in files.items()) + ZIP_END_BYTES
     if total < PACKAGE_LIMIT:
         return total
     largest = sorted(files.items(), key=lambda item: -item[1])[:5]
