@@ -97,7 +97,7 @@ def test_a_word_too_many_is_refused(capsys):
         ("auto", [], "http://127.0.0.1:8265"),
         ("10.0.0.7:6379", [], "http://127.0.0.1:8265"),
         ("https://127.0.0.2:8265", [], "https://127.0.0.2:8265"),
-        ("https://127.0.0.2:8265", ["--address", "127.0.0.3:80/"], "http://127.0.0.3:80"),
+        ("https://127.0.0.2:8265", ["--address", "127.0.0.1:80/"], "http://127.0.0.1:80"),
     ],
 )
 def test_the_address_is_that_of_a_dashboard(monkeypatch, environment, words, address):

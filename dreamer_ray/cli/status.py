@@ -67,10 +67,10 @@ def described(report: "JobReport") -> str:
     lines = [f"{'job':<10}{job.name}  {job.status} {duration(job.seconds)}{ended}"]
     if job.run:
         lines.append(f"{'run':<10}{job.recipe} -> {job.run}")
-    if job.message and not report.stages:
-        lines.append(f"{'message':<10}{job.message}")
     if report.error and job.exit_code:
         lines.append(f"{'error':<10}{report.error}")
+    elif job.message and (job.exit_code or job.status == "PENDING"):
+        lines.append(f"{'message':<10}{job.message.splitlines()[0]}")
     lines += [f"{title:<10}{text}" for title, text in _stage_lines(report.stages, live=job.exit_code is None)]
     if report.progress:
         lines.append(f"{'progress':<10}{_progress(report.progress)}")

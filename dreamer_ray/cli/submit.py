@@ -83,10 +83,11 @@ def act(options: argparse.Namespace) -> int:
     from dreamer_ray.distributed.submission import needs
 
     submission = _submission(options, recipe, name)
+    environment = dict(os.environ)
     dashboard = connect(options.address)
     require_new(dashboard, name)
     require_resources(dashboard, needs(recipe.cluster))
-    sys.stdout.write(submission.command(options.address, os.environ, wait=not options.no_wait) + "\n")
+    sys.stdout.write(submission.command(options.address, environment, wait=not options.no_wait) + "\n")
     sys.stdout.flush()
     if options.dry_run:
         return 0
@@ -137,7 +138,7 @@ def follow_to_end(address: str, name: str, *, last_lines: int | None = None) -> 
         dashboard = connect(address)
         skip = 0
         if last_lines is not None:
-            written = dashboard.get_job_logs(name)
+            written = dashboard.written(name)
             skip = len(written) - len("".join(written.splitlines(keepends=True)[-last_lines:]))
         job = follow(dashboard, name, show, skip=skip)
     except KeyboardInterrupt:

@@ -37,6 +37,7 @@ OUTAGE_SECONDS = 120.0
 """Without an answer of the dashboard after which following ends."""
 PENDING_SECONDS = 5.0
 """After which a job that was told to stop and has not begun is ended by killing its supervisor: Ray asks a supervisor that is not there."""
+RESUMES = "if the head of the cluster was lost the job has ended with it: submitted again with the same --runs it goes on"
 KILL_SUPERVISOR = "import sys, ray; ray.init(); ray.kill(ray.get_actor(sys.argv[1], namespace='SUPERVISOR_ACTOR_RAY_NAMESPACE'))"
 STOPPED, LOST = 130, 1
 OURS = re.compile(r"dreamer[-_]ray run ")
@@ -68,6 +69,13 @@ class Dashboard(JobSubmissionClient):
         if found.submission_id is None:
             raise UserError(f"job {name}: was not submitted but started in a shell; look at it and stop it there")
         return found
+
+    def written(self, name: str) -> str:
+        """The log of a job so far."""
+        try:
+            return self.get_job_logs(name)
+        except RuntimeError as error:
+            raise RunError(f"job {name}: its log cannot be read at {self.get_address()}: {error}") from error
 
     def resources(self) -> dict[str, float]:
         """CPUs, GPUs and the like of all nodes that are up."""
@@ -112,7 +120,8 @@ def connect(address: str) -> Dashboard:
         )
     for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
         os.environ.pop(name, None)  # Ray would prefer them to the address that it is given
-    logging.getLogger("ray").setLevel(logging.WARNING)
+    for handler in logging.getLogger("ray").handlers:
+        handler.setLevel(logging.ERROR)  # what Ray has to say of an upload stands in our own lines
     try:
         return Dashboard(address)
     except AuthenticationError as error:
@@ -186,7 +195,7 @@ def jobs(dashboard: Dashboard) -> list[JobState]:
 def report(dashboard: Dashboard, name: str) -> JobReport:
     """What the job is doing, from its log and the states of its actors."""
     job = dashboard.job(name)
-    written = dashboard.get_job_logs(name)
+    written = dashboard.written(name)
     names = (job.metadata or {}).get("stages", "").split()
     return JobReport(_state(job), stages(written, names), progress(written), groups(dashboard.actors(job)), last_error(written))
 
@@ -211,37 +220,35 @@ def follow(dashboard: Dashboard, name: str, show: Callable[[str], object], *, sk
 
     A connection that breaks is made again. Raises ``RunError`` where the dashboard does not answer for two minutes.
     """
-    unseen, heard, waits = _Unseen(show, skip), time.monotonic(), False
+    unseen, job, silent = _Unseen(show, skip), dashboard.job(name), None
     while True:
+        ended = job.status.is_terminal()
+        whole = asyncio.run(_read(dashboard, name, unseen))
         try:
-            asyncio.run(_read(dashboard, name, unseen))
-        except (aiohttp.ClientError, OSError, RuntimeError, TimeoutError) as error:
-            log.debug("the log of job %s broke off (%r)", name, error)
-        try:
-            job, heard = dashboard.job(name), time.monotonic()
+            job, silent = dashboard.job(name), None
         except NoAnswerError as error:
-            if time.monotonic() - heard > OUTAGE_SECONDS:
-                raise RunError(
-                    f"{error}; if its head is lost the job has ended: submitted again with the same --runs it resumes"
-                ) from error
-            time.sleep(1)
-            continue
-        if job.status.is_terminal():
+            silent = silent or time.monotonic()
+            if time.monotonic() - silent > OUTAGE_SECONDS:
+                raise RunError(f"{error}; {RESUMES}") from error
+        except UserError as error:
+            raise RunError(f"{error}; {RESUMES}") from error
+        if job.status.is_terminal() and (whole or ended):  # a log that broke off is read once more after the end
             return job
-        if job.status == JobStatus.PENDING and not waits:
-            waits = True
-            log.info("job %s waits: %s", name, job.message)
         time.sleep(1)
 
 
-async def _read(dashboard: Dashboard, name: str, unseen: _Unseen) -> None:
+async def _read(dashboard: Dashboard, name: str, unseen: _Unseen) -> bool:
+    """Whether it was read to its end."""
     unseen.position = 0
     lines = dashboard.tail_job_logs(name)
     while True:
         try:
             unseen.take(await asyncio.wait_for(anext(lines), SILENCE_SECONDS))
         except StopAsyncIteration:
-            return
+            return True
+        except (aiohttp.ClientError, OSError, RuntimeError, TimeoutError) as error:
+            log.debug("the log of job %s broke off (%r)", name, error)
+            return False
 
 
 def stop(dashboard: Dashboard, name: str, *, seconds: float) -> JobDetails:
@@ -268,8 +275,10 @@ def _kill_supervisor(dashboard: Dashboard, name: str, seconds: float) -> None:
     """By a job of its own, which needs no CPU: only inside the cluster can the supervisor be named."""
     words = ["python", "-c", KILL_SUPERVISOR, f"_ray_internal_job_actor_{name}"]
     killer, begun = dashboard.submit_job(entrypoint=shlex.join(words)), time.monotonic()
-    while not dashboard.job(killer).status.is_terminal():
+    while not (job := dashboard.job(killer)).status.is_terminal():
         if time.monotonic() - begun > seconds:
             raise RunError(f"job {name}: waits, and the job {killer} that was to end it waits too; is the head node of the cluster full?")
         time.sleep(0.5)
+    if job.status == JobStatus.FAILED and dashboard.job(name).status == JobStatus.PENDING:
+        raise RunError(f"job {name}: waits, and the job {killer} that was to end it failed: {job.message}")
     dashboard.delete_job(killer)

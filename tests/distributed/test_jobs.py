@@ -17,7 +17,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,15 +81,16 @@ class Head:
         return found
 
 
-@pytest.fixture(scope="module")
-def head() -> Iterator[Head]:
+@contextmanager
+def started(*extra: str, **variables: str) -> Iterator[Head]:
+    """A head while the ``with`` lasts, with further options and environment variables."""
     ports = free_ports(6)
     names = ("port", "dashboard-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port", "metrics-export-port")
     options = [f"--{name}={port}" for name, port in zip(names, ports, strict=False)] + [f"--ray-client-server-port={ports[5]}"]
-    options += ["--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", "--num-cpus=4", f"--object-store-memory={100 * 2**20}"]
+    options += ["--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", "--num-cpus=4", f"--object-store-memory={100 * 2**20}", *extra]
     with tempfile.TemporaryDirectory(prefix="ray-") as folder:  # a short path: it names sockets
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        environment = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "RAY_TMPDIR": folder, "PATH": path}
+        environment = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "RAY_TMPDIR": folder, "PATH": path} | variables
         line = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", *options]
         process = subprocess.Popen(line, env=environment, stdout=subprocess.DEVNULL)
         head = Head(f"http://127.0.0.1:{ports[1]}", environment)
@@ -107,6 +108,12 @@ def head() -> Iterator[Head]:
         finally:
             process.terminate()
             process.wait()
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[Head]:
+    with started() as head:
+        yield head
 
 
 Project = Callable[..., list[object]]
@@ -153,12 +160,14 @@ def test_submit_shows_the_log_and_ends_with_the_job_s_own_exit_code(head, projec
 
 
 def test_the_printed_command_submits_the_same(head, project):
-    done = head.command("submit", *project("print(os.getcwd())"), "--id", "ours", "--no-wait", "data.crafter.noise=[0.0, 0.1]")
+    elsewhere = {"RAY_ADDRESS": "127.0.0.1:1"}
+    words = [*project("print(os.getcwd())"), "--id", "ours", "--no-wait", "data.crafter.noise=[0.0, 0.1]"]
+    done = head.command("submit", *words, environment=elsewhere)
     assert done.returncode == 0, done.stderr
     printed, name = done.stdout.splitlines()
     assert name == "ours"
     line = printed.replace("--submission-id ours", "--submission-id theirs")
-    subprocess.run(line, shell=True, check=True, cwd=ROOT, env=head.environment, capture_output=True, timeout=SECONDS)
+    subprocess.run(line, shell=True, check=True, cwd=ROOT, env=head.environment | elsewhere, capture_output=True, timeout=SECONDS)
     ours, theirs = (head.wait(job, "SUCCEEDED") for job in ("ours", "theirs"))
     for key in ("entrypoint", "runtime_env", "metadata"):
         assert ours[key] == theirs[key]
@@ -222,12 +231,13 @@ def test_a_job_that_waits_is_stopped(head):
     """Ray's own ``ray job stop`` never ends then."""
     head.ask("/api/jobs/", {"entrypoint": "dreamer-ray run x.yaml ", "submission_id": "waits", "entrypoint_num_cpus": 64})
     head.wait("waits", "PENDING")
+    assert "It may be waiting for resources" in head.command("status", "waits").stdout
     done = head.command("stop", "waits")
     assert done.returncode == 0, done.stderr
     assert "job waits stopped before it began" in done.stderr
     assert head.ask("/api/jobs/waits")["driver_exit_code"] is None
     assert head.ask("/api/jobs/waits")["status"] == "FAILED"
-    assert [job["submission_id"] for job in head.ask("/api/jobs/") if "KILL" in job["entrypoint"] or "ray.kill" in job["entrypoint"]] == []
+    assert [job for job in head.ask("/api/jobs/") if "ray.kill" in job["entrypoint"]] == [], "what it needed for that is gone"
     again = head.command("stop", "waits")
     assert (again.returncode, "has ended already" in again.stderr) == (0, True)
 
@@ -258,6 +268,48 @@ def test_another_ray_in_the_environment_does_not_replace_the_address(head):
 def test_more_replicas_than_the_cluster_can_hold_are_refused_with_numbers(head, project):
     done = head.command("submit", *project(), "cluster.replicas=50", "cluster.gpus_per_replica=0.5", "--dry-run")
     assert_one_message(done, "51 CPUs, there 4; for 25 GPUs, there 0", "which has no autoscaler; lower cluster.workers")
+
+
+AUTOSCALER = {
+    "cluster_name": "fake",
+    "max_workers": 2,
+    "provider": {"type": "fake_multinode", "fake_multinode": True},
+    "available_node_types": {
+        "head": {"resources": {"CPU": 4}, "node_config": {}, "max_workers": 0},
+        "cpu_group": {"resources": {"CPU": 2}, "node_config": {}, "min_workers": 0, "max_workers": 2},
+    },
+    "head_node_type": "head",
+    "idle_timeout_minutes": 1,
+    "upscaling_speed": 1.0,
+    "auth": {},
+    "file_mounts": {},
+    "cluster_synced_files": [],
+    "file_mounts_sync_continuously": False,
+    "rsync_exclude": [],
+    "rsync_filter": [],
+    "initialization_commands": [],
+    "setup_commands": [],
+    "head_setup_commands": [],
+    "worker_setup_commands": [],
+    "head_start_ray_commands": [],
+    "worker_start_ray_commands": [],
+}
+
+
+@pytest.mark.slow
+def test_where_an_autoscaler_may_add_nodes_there_is_only_a_warning(project, tmp_path):
+    """The fake provider reads no example file when the head is begun so, and no other Ray is stopped."""
+    (tmp_path / "autoscaler.yaml").write_text(json.dumps(AUTOSCALER))
+    variables = {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
+    with started(f"--autoscaling-config={tmp_path / 'autoscaler.yaml'}", **variables) as head:
+        deadline = time.monotonic() + SECONDS
+        while not ((head.ask("/api/cluster_status")["data"]["clusterStatus"] or {}).get("autoscalerReport") or {}).get("nodeTypeMapping"):
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+        done = head.command("submit", *project(), "cluster.replicas=50", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "51 CPUs, there 4" in done.stderr
+    assert "the run waits or ends unless the autoscaler adds nodes" in done.stderr
 
 
 class Relay:
@@ -293,6 +345,7 @@ class Relay:
         self.open.clear()
 
 
+@pytest.mark.slow
 def test_a_broken_connection_is_made_again_and_nothing_is_shown_twice(head, project):
     relay = Relay(int(head.address.rpartition(":")[2]))
     far = Head(f"http://127.0.0.1:{relay.port}", head.environment)
