@@ -1,0 +1,73 @@
+"""What a job's log and the states of its actors say, read without a cluster."""
+
+import pytest
+
+from dreamer_ray.distributed.job_status import ActorGroup, ActorState, StageState, groups, last_error, progress, stages
+from dreamer_ray.progress import Progress, progress_line
+
+LOG = """\
+Running entrypoint for job toy: python -m dreamer_ray run toy.yaml --runs /shared name=5/7 units
+10:26:15  toy.yaml -> /shared/crafter-toy
+10:26:43  record        skip (done)
+10:26:43  tokenizer     resume (was cut off)
+10:27:07  tokenizer     5/10 steps  0.209 steps/s  ETA 0:00:24  mse 0.0123
+10:27:36  tokenizer     done in 1:01:26
+10:28:36  encode        run (not there yet)
+"""
+
+
+def line(done: int, rate: float | None, figures: dict[str, float]) -> str:
+    return "10:27:07  " + progress_line(Progress("imagination", 8, "updates"), done, units_per_second=rate, figures=figures) + "\n"
+
+
+@pytest.mark.parametrize("figures", [{}, {"lag": 1.0, "lost_calls": 3.0, "kl.prior": -2.5e-7, "loss": float("inf")}])
+def test_a_progress_line_is_read_as_it_was_written(figures):
+    found = progress(LOG + line(6, 0.25, figures))
+    assert found is not None
+    assert (found.stage, found.done, found.total, found.unit) == ("imagination", 6, 8, "updates")
+    assert (found.per_second, found.eta_seconds, found.figures) == (0.25, 8, figures)
+
+
+def test_a_line_without_a_rate_has_no_time_of_arrival():
+    found = progress(line(0, None, {"lag": 0.0}))
+    assert found is not None
+    assert (found.per_second, found.eta_seconds, found.figures) == (None, None, {"lag": 0.0})
+
+
+def test_a_log_without_progress_has_none():
+    assert progress(LOG.partition("10:27:07")[0]) is None
+
+
+def test_a_log_with_debug_messages_reads_the_same():
+    stamped = [f"2026-11-22 10:27:07,123  INFO  {text[10:]}" for text in LOG.splitlines()[1:]]
+    assert stages("\n".join(stamped)) == stages(LOG)
+    assert progress("\n".join(stamped)) == progress(LOG)
+
+
+def test_stages_are_done_running_or_waiting():
+    assert stages(LOG, ["record", "tokenizer", "encode", "report"]) == [
+        StageState("record", "done"),
+        StageState("tokenizer", "done", 3686),
+        StageState("encode", "running"),
+        StageState("report", "waiting"),
+    ]
+
+
+def test_the_newest_error_is_found():
+    assert last_error(LOG) is None
+    assert (
+        last_error(LOG + "10:29:00  error: loss is NaN\n10:29:01  error: disk full: no room\n10:29:02  stopped\n") == "disk full: no room"
+    )
+
+
+def test_actors_are_counted_by_group_without_those_that_have_ended():
+    actors = [
+        ActorState("replica-0", "ALIVE", 2),
+        ActorState("replica-1", "RESTARTING", 1),
+        ActorState("replica-10", "PENDING_CREATION", 0),
+        ActorState("replica-11", "DEPENDENCIES_UNREADY", 0),
+        ActorState("replica-12", "DEAD", 7),
+        ActorState("learner-1", "ALIVE", 0),
+        ActorState("recorder-0", "DEAD", 0),
+    ]
+    assert groups(actors) == [ActorGroup("learner", alive=1), ActorGroup("replica", alive=1, pending=2, restarting=1, restarts=3)]

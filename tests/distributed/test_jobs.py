@@ -1,0 +1,387 @@
+"""Jobs on a Ray that this file starts itself (token authentication on), through the command line as a user has it.
+
+The folder that is submitted holds a ``dreamer_ray`` of its own, a few lines long, which a job runs then: so the way from the shell to the
+run and back is tested without the minutes that a run takes. The slow test submits this repository.
+"""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TOY = ROOT / "configs/crafter/toy.yaml"
+TOKEN = "0123456789abcdef" * 4
+SECONDS = 240
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+@dataclass
+class Head:
+    """A Ray head of its own, and the command line beside it."""
+
+    address: str
+    environment: dict[str, str]
+
+    def popen(self, verb: str, *words: object, environment: dict[str, str] | None = None, **options) -> subprocess.Popen:
+        line = [sys.executable, "-m", "dreamer_ray", verb, "--address", self.address, *map(str, words)]
+        environment = self.environment | {"PYTHONPATH": str(ROOT)} | (environment or {})
+        options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "cwd": ROOT} | options
+        return subprocess.Popen(line, text=True, env=environment, **options)
+
+    def command(self, verb: str, *words: object, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess:
+        """``dreamer-ray VERB ... --address`` of this head, to its end."""
+        running = self.popen(verb, *words, environment=environment)
+        try:
+            out, err = running.communicate(timeout=SECONDS)
+        finally:
+            running.kill()
+        assert "Traceback" not in err, err
+        return subprocess.CompletedProcess(running.args, running.returncode, out, err)
+
+    def ask(self, path: str, values: dict | None = None) -> dict:
+        """The dashboard's answer."""
+        request = urllib.request.Request(
+            self.address + path,
+            data=None if values is None else json.dumps(values).encode(),
+            headers={"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.load(answer)
+
+    def wait(self, job: str, *states: str) -> dict:
+        """Details of a job once it is in one of these states."""
+        deadline = time.monotonic() + SECONDS
+        while (found := self.ask(f"/api/jobs/{job}"))["status"] not in states:
+            assert time.monotonic() < deadline, found
+            time.sleep(0.3)
+        return found
+
+
+@contextmanager
+def started(*extra: str, **variables: str) -> Iterator[Head]:
+    """A head while the ``with`` lasts, with further options and environment variables."""
+    ports = free_ports(6)
+    names = ("port", "dashboard-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port", "metrics-export-port")
+    options = [f"--{name}={port}" for name, port in zip(names, ports, strict=False)] + [f"--ray-client-server-port={ports[5]}"]
+    options += ["--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", "--num-cpus=4", f"--object-store-memory={100 * 2**20}", *extra]
+    with tempfile.TemporaryDirectory(prefix="ray-") as folder:  # a short path: it names sockets
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        environment = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "RAY_TMPDIR": folder, "PATH": path} | variables
+        line = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", *options]
+        process = subprocess.Popen(line, env=environment, stdout=subprocess.DEVNULL)
+        head = Head(f"http://127.0.0.1:{ports[1]}", environment)
+        try:
+            deadline = time.monotonic() + SECONDS
+            while True:
+                try:
+                    head.ask("/api/jobs/")
+                    break
+                except OSError:
+                    assert process.poll() is None
+                    assert time.monotonic() < deadline
+                    time.sleep(0.3)
+            yield head
+        finally:
+            process.terminate()
+            process.wait()
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[Head]:
+    with started() as head:
+        yield head
+
+
+Project = Callable[..., list[object]]
+
+
+@pytest.fixture
+def project(tmp_path) -> Project:
+    """Makes a folder with a recipe and a ``dreamer_ray`` that runs the given lines; returns what submit is told of it."""
+
+    def make(lines: str = "", runs: str = "/shared/runs") -> list[object]:
+        folder = tmp_path / "project"
+        (folder / "dreamer_ray").mkdir(parents=True)
+        (folder / "dreamer_ray/__init__.py").touch()
+        (folder / "dreamer_ray/__main__.py").write_text(f"import os, signal, sys, time\n{lines}")
+        shutil.copy(TOY, folder / "recipe.yaml")
+        return [folder / "recipe.yaml", "--working-dir", folder, "--runs", runs]
+
+    return make
+
+
+def said_until(running: subprocess.Popen, words: str) -> str:
+    """What a command has written to stdout when these words have come."""
+    said = ""
+    for line in running.stdout:
+        said += line
+        if words in said:
+            return said
+    raise AssertionError(said)
+
+
+def assert_one_message(done: subprocess.CompletedProcess, *words: str) -> None:
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("error: ") == 1
+    for word in words:
+        assert word in done.stderr
+
+
+@pytest.mark.parametrize(("lines", "code"), [("sys.exit(3)", 3), ("os.kill(os.getpid(), signal.SIGKILL)", 137)])
+def test_submit_shows_the_log_and_ends_with_the_job_s_own_exit_code(head, project, lines, code):
+    done = head.command("submit", *project(f"print(sys.argv[1:], flush=True)\n{lines}\n"), "name=x")
+    assert done.returncode == code, done.stderr
+    assert "['run', 'recipe.yaml', '--runs', '/shared/runs', 'name=x']" in done.stdout
+    assert f"exit code {code}" in done.stderr
+
+
+def test_the_printed_command_submits_the_same(head, project):
+    elsewhere = {"RAY_ADDRESS": "127.0.0.1:1"}
+    words = [*project("print(os.getcwd())"), "--id", "ours", "--no-wait", "data.crafter.noise=[0.0, 0.1]"]
+    done = head.command("submit", *words, environment=elsewhere)
+    assert done.returncode == 0, done.stderr
+    printed, name = done.stdout.splitlines()
+    assert name == "ours"
+    line = printed.replace("--submission-id ours", "--submission-id theirs")
+    subprocess.run(line, shell=True, check=True, cwd=ROOT, env=head.environment | elsewhere, capture_output=True, timeout=SECONDS)
+    ours, theirs = (head.wait(job, "SUCCEEDED") for job in ("ours", "theirs"))
+    for key in ("entrypoint", "runtime_env", "metadata"):
+        assert ours[key] == theirs[key]
+
+
+def test_a_name_is_used_once(head, project):
+    head.ask("/api/jobs/", {"entrypoint": "true", "submission_id": "once"})
+    head.wait("once", "SUCCEEDED")
+    assert_one_message(head.command("submit", *project(), "--id", "once"), "--id once: there is a job of this name already (SUCCEEDED)")
+
+
+WORKER = """
+import ray
+ray.init(log_to_driver=False)
+@ray.remote(num_cpus=1)
+class WorldModelReplica:
+    def ready(self): pass
+replicas = [WorldModelReplica.options(name=f"replica-{i}", num_cpus=cpus).remote() for i, cpus in enumerate((1, 1, 64))]
+ray.get([replica.ready.remote() for replica in replicas[:2]])
+print("10:26:43  record        run (not there yet)", flush=True)
+print("10:26:43  record        5/10 episodes  1.24 episodes/s  ETA 0:00:24  lag 2", flush=True)
+def stop(*_):
+    time.sleep(5)  # longer than Ray waits unless it is told to
+    print("stopped in peace", flush=True)
+    sys.exit(130)
+signal.signal(signal.SIGTERM, stop)
+time.sleep(600)
+"""
+
+
+@pytest.mark.timeout(2 * SECONDS)
+def test_ctrl_c_leaves_a_job_running_that_status_shows_and_stop_stops_in_peace(head, project):
+    running = head.popen("submit", *project(WORKER), "--id", "long", stderr=subprocess.STDOUT)
+    said_until(running, "5/10")
+    running.send_signal(signal.SIGINT)
+    said = running.stdout.read()
+    assert running.wait() == 130
+    assert f"the job goes on; follow it with `dreamer-ray status long --address {head.address} --follow`" in said
+    shown = head.command("status", "long").stdout
+    assert re.search(r"^job +long +RUNNING \d:\d\d:\d\d$", shown, re.MULTILINE)
+    assert re.search(r"^stages +record +running\n +tokenizer +waiting$", shown, re.MULTILINE)
+    assert "record 5/10 episodes  1.24 episodes/s  ETA 0:00:24  lag 2" in shown
+    assert re.search(r"^replica +2 +1 +0 +0$", shown, re.MULTILINE)
+    found = json.loads(head.command("status", "long", "--json").stdout)
+    assert found["actors"] == [{"name": "replica", "alive": 2, "pending": 1, "restarting": 0, "restarts": 0}]
+    assert found["progress"]["figures"] == {"lag": 2}
+    assert re.search(r"^long +RUNNING .* /shared/runs/crafter-toy$", head.command("status").stdout, re.MULTILINE)
+    following = head.popen("status", "long", "--follow")
+    stopped = head.command("stop", "long")
+    assert stopped.returncode == 0, stopped.stderr
+    assert "job long stopped; submitted again with the same --runs it goes on" in stopped.stderr
+    out, err = following.communicate(timeout=60)
+    assert "stopped in peace" in out
+    assert following.returncode == 130, err
+    assert "cut off" in head.command("status", "long").stdout
+    again = head.command("stop", "long")
+    assert (again.returncode, "has ended already: STOPPED" in again.stderr) == (0, True)
+
+
+def test_a_job_that_waits_is_stopped(head):
+    """Ray's own ``ray job stop`` never ends then."""
+    head.ask("/api/jobs/", {"entrypoint": "dreamer-ray run x.yaml ", "submission_id": "waits", "entrypoint_num_cpus": 64})
+    head.wait("waits", "PENDING")
+    assert "It may be waiting for resources" in head.command("status", "waits").stdout
+    done = head.command("stop", "waits")
+    assert done.returncode == 0, done.stderr
+    assert "job waits stopped before it began" in done.stderr
+    assert head.ask("/api/jobs/waits")["driver_exit_code"] is None
+    assert head.ask("/api/jobs/waits")["status"] == "FAILED"
+    assert [job for job in head.ask("/api/jobs/") if "ray.kill" in job["entrypoint"]] == [], "what it needed for that is gone"
+    again = head.command("stop", "waits")
+    assert (again.returncode, "has ended already" in again.stderr) == (0, True)
+
+
+def test_a_job_that_is_not_there_is_one_message(head):
+    for verb in ("status", "stop"):
+        assert_one_message(head.command(verb, "nothing"), f"job nothing: there is none at {head.address}")
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({"RAY_AUTH_TOKEN": "f" * 64}, ["Invalid authentication token", "RAY_AUTH_TOKEN"]),
+        ({"RAY_AUTH_MODE": "disabled"}, ["with RAY_AUTH_MODE=disabled", "Missing authentication token"]),
+        ({"RAY_AUTH_MODE": ""}, ["RAY_AUTH_MODE is not set"]),
+    ],
+    ids=["wrong", "none", "unset"],
+)
+def test_a_token_that_is_refused_is_one_message(head, environment, words):
+    assert_one_message(head.command("status", environment=environment), *words)
+
+
+def test_another_ray_in_the_environment_does_not_replace_the_address(head):
+    done = head.command("status", environment={"RAY_ADDRESS": "127.0.0.1:1", "RAY_API_SERVER_ADDRESS": "http://127.0.0.1:1"})
+    assert done.returncode == 0, done.stderr
+
+
+def test_more_replicas_than_the_cluster_can_hold_are_refused_with_numbers(head, project):
+    done = head.command("submit", *project(), "cluster.replicas=50", "cluster.gpus_per_replica=0.5", "--dry-run")
+    assert_one_message(done, "51 CPUs, there 4; for 25 GPUs, there 0", "which has no autoscaler; lower cluster.workers")
+
+
+AUTOSCALER = {
+    "cluster_name": "fake",
+    "max_workers": 2,
+    "provider": {"type": "fake_multinode", "fake_multinode": True},
+    "available_node_types": {
+        "head": {"resources": {"CPU": 4}, "node_config": {}, "max_workers": 0},
+        "cpu_group": {"resources": {"CPU": 2}, "node_config": {}, "min_workers": 0, "max_workers": 2},
+    },
+    "head_node_type": "head",
+    "idle_timeout_minutes": 1,
+    "upscaling_speed": 1.0,
+    "auth": {},
+    "file_mounts": {},
+    "cluster_synced_files": [],
+    "file_mounts_sync_continuously": False,
+    "rsync_exclude": [],
+    "rsync_filter": [],
+    "initialization_commands": [],
+    "setup_commands": [],
+    "head_setup_commands": [],
+    "worker_setup_commands": [],
+    "head_start_ray_commands": [],
+    "worker_start_ray_commands": [],
+}
+
+
+@pytest.mark.slow
+def test_where_an_autoscaler_may_add_nodes_there_is_only_a_warning(project, tmp_path):
+    """The fake provider reads no example file when the head is begun so, and no other Ray is stopped."""
+    (tmp_path / "autoscaler.yaml").write_text(json.dumps(AUTOSCALER))
+    variables = {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
+    with started(f"--autoscaling-config={tmp_path / 'autoscaler.yaml'}", **variables) as head:
+        deadline = time.monotonic() + SECONDS
+        while not ((head.ask("/api/cluster_status")["data"]["clusterStatus"] or {}).get("autoscalerReport") or {}).get("nodeTypeMapping"):
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+        done = head.command("submit", *project(), "cluster.replicas=50", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "51 CPUs, there 4" in done.stderr
+    assert "the run waits or ends unless the autoscaler adds nodes" in done.stderr
+
+
+class Relay:
+    """Passes connections on to a port, until ``cut`` ends all that are open."""
+
+    def __init__(self, port: int) -> None:
+        self.target, self.open = port, []
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near, _ = self.listener.accept()
+            except OSError:
+                return
+            far = socket.create_connection(("127.0.0.1", self.target))
+            self.open += [near, far]
+            for one, other in ((near, far), (far, near)):
+                threading.Thread(target=self._pass, args=(one, other), daemon=True).start()
+
+    def _pass(self, one: socket.socket, other: socket.socket) -> None:
+        with suppress(OSError):
+            while data := one.recv(65536):
+                other.sendall(data)
+            other.shutdown(socket.SHUT_WR)
+
+    def cut(self) -> None:
+        for each in self.open:
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+        self.open.clear()
+
+
+@pytest.mark.slow
+def test_a_broken_connection_is_made_again_and_nothing_is_shown_twice(head, project):
+    relay = Relay(int(head.address.rpartition(":")[2]))
+    far = Head(f"http://127.0.0.1:{relay.port}", head.environment)
+    lines = "for i in range(40): print('line', i, flush=True); time.sleep(0.2)\nsys.exit(4)"
+    running = far.popen("submit", *project(lines), stderr=subprocess.STDOUT)
+    said = said_until(running, "line 5\n")
+    relay.cut()
+    said += running.stdout.read()
+    relay.listener.close()
+    assert running.wait() == 4, said
+    assert re.findall(r"^line \d+$", said, re.MULTILINE) == [f"line {i}" for i in range(40)]
+
+
+SHORT = (
+    "data.crafter.episodes=5 tokenizer.fit.steps=6 dynamics.fit.steps=4 agent.fit.steps=2 agent.scratch=false imagination.fit.steps=4 "
+    "evaluation.worlds=2 evaluation.baseline_worlds=2 evaluation.length=10 evaluation.windows=2 evaluation.pictures=4"
+)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_whole_run_of_this_repository_is_a_job_and_a_second_one_skips_it(head, tmp_path):
+    words = [TOY, "--working-dir", ".", "--runs", tmp_path / "runs", *SHORT.split()]
+    running = head.popen("submit", *words, stderr=subprocess.STDOUT)
+    said, _ = running.communicate(timeout=1500)
+    assert running.returncode == 0, said
+    assert "uploads" in said
+    assert "runs its dreamer_ray" in said
+    assert re.search(r"joined the Ray cluster at 127.0.0.1:\d+: 4 CPUs", said)
+    assert "<video" in (tmp_path / "runs/crafter-toy/report.html").read_text()
+    jobs = json.loads(head.command("status", "--json").stdout)
+    report = json.loads(head.command("status", jobs[-1]["name"], "--json").stdout)
+    assert [stage["state"] for stage in report["stages"]] == ["done"] * 8
+    again = head.command("submit", *words)
+    assert again.returncode == 0
+    assert "all done already" in again.stdout
+    wrong = head.command("submit", *words, "agent.fit.steps=3")
+    assert wrong.returncode == 2
+    assert "stage agent was made with other values" in wrong.stdout
