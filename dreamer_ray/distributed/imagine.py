@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayError
 
 from dreamer_ray.distributed import Actor
 from dreamer_ray.distributed.board import raise_failure, watched
@@ -119,9 +119,9 @@ def _attend(running: list[Any], recipe: Recipe, pool: ElasticPool, board: Actor)
     return ray.get(running)
 
 
-def _failed(reference: Any) -> Exception | None:
+def _failed(reference: Any) -> RayError | None:
     try:
-        ray.get(reference, timeout=0)
-    except Exception as error:  # noqa: BLE001
+        ray.get(reference)
+    except RayError as error:
         return error
     return None
