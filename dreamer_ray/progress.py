@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 log = logging.getLogger("dreamer_ray")
 
 SECONDS_BETWEEN_LINES = 5.0
-FIGURES_SHOWN = 4
+FIGURES_SHOWN = 6
 
 
 class Progress:

@@ -31,6 +31,8 @@ from dreamer_ray.stages import imagination
 from dreamer_ray.training.loop import Place, fit
 from dreamer_ray.training.metrics import FileSink
 
+SHOWN = ("lag", "replicas", "lost_calls", "dropped_calls", "dreamed_return", "kl")
+"""Figures that come first, and so stand in the progress line."""
 GROUP_SECONDS = 120.0
 """How long a learner waits for the others to join or to answer."""
 
@@ -99,7 +101,7 @@ class Learner:
                 figures = figures | pool.figures()
                 files(done, figures)
                 export(done, figures)
-                board.report.remote(done, figures)
+                board.report.remote(done, {name: figures[name] for name in SHOWN} | figures)
 
         place = Place(folder / "checkpoints", sink, rank=self.rank)
         fit(phase, export.counted(batches), config.fit, place=place, made_by=made_by, after_step=publish)

@@ -54,6 +54,7 @@ def growing_cluster(most: int):
                 "type": "fake_multinode",
                 "launch_multiple": True,
                 "disable_node_updaters": True,
+                "use_node_id_as_ip": True,
                 "gcs_address": f"127.0.0.1:{port}",
             },
             "upscaling_speed": 1.0,
