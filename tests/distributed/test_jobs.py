@@ -359,6 +359,19 @@ def test_a_broken_connection_is_made_again_and_nothing_is_shown_twice(head, proj
     assert re.findall(r"^line \d+$", said, re.MULTILINE) == [f"line {i}" for i in range(40)]
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_head_that_is_lost_ends_the_following_with_how_to_go_on(project):
+    with started() as head:
+        running = head.popen("submit", *project("print('begun', flush=True); time.sleep(900)"), stderr=subprocess.STDOUT)
+        said_until(running, "begun\n")
+    said = running.stdout.read()
+    assert running.wait() == 1, said
+    assert "no Ray dashboard answers there" in said
+    assert "submitted again with the same --runs it goes on" in said
+    assert "Traceback" not in said
+
+
 SHORT = (
     "data.crafter.episodes=5 tokenizer.fit.steps=6 dynamics.fit.steps=4 agent.fit.steps=2 agent.scratch=false imagination.fit.steps=4 "
     "evaluation.worlds=2 evaluation.baseline_worlds=2 evaluation.length=10 evaluation.windows=2 evaluation.pictures=4"
