@@ -52,7 +52,6 @@ def growing_cluster(most: int):
             "idle_timeout_minutes": 0.1,
             "provider": {
                 "type": "fake_multinode",
-                "launch_multiple": True,
                 "disable_node_updaters": True,
                 "use_node_id_as_ip": True,
                 "gcs_address": f"127.0.0.1:{port}",
