@@ -38,7 +38,7 @@ def engine_rates(recipe: Recipe, *, worlds: Sequence[int], seconds: float, devic
     counted = []
     for rows, chosen in kinds:  # before compilation, which hides operations
         _, frame = start(rows, chosen, graph=False)
-        with FlopCounterMode(display=False) as operations:
+        with FlopCounterMode(display=False, custom_mapping={torch.ops.mkldnn._linear_pointwise: _product}) as operations:  # noqa: SLF001
             frame()
         counted.append(operations.get_total_flops())
     for model in (tokenizer, agent):
@@ -48,6 +48,11 @@ def engine_rates(recipe: Recipe, *, worlds: Sequence[int], seconds: float, devic
         name = f"{rows} world{'s' if rows > 1 else ''}" + ("" if chosen.commit else ", no commit")
         parts = {} if tuning.graph else _parts(engine, chosen)  # of a recorded frame no part runs alone
         yield _rate(name, engine, chosen, seconds_of_each({"whole": frame} | parts, seconds), operations)
+
+
+def _product(x: torch.Size, weights: torch.Size, *_: object, **__: object) -> int:
+    """Operations of a product with packed weights ``[k d]``."""
+    return 2 * x.numel() * weights[0]
 
 
 def _rate(name: str, engine: DreamEngine, sampling: Sampling, taken: dict[str, float], operations: float) -> Rate:

@@ -109,7 +109,8 @@ def require_cpus(config: ClusterSection, wanted: float, purpose: str) -> None:
 
 def require_gpus(config: ClusterSection) -> None:
     """Raises ``UserError`` where the cluster does not give the learner workers or the replicas their GPUs in time."""
-    for kind, count, share in (("worker", config.workers, config.gpus_per_worker), ("replica", config.replicas, config.gpus_per_replica)):
+    workers, replicas = config.fewest_workers or config.workers, config.least_replicas
+    for kind, count, share in (("worker", workers, config.gpus_per_worker), ("replica", replicas, config.gpus_per_replica)):
         purpose = f"cluster.{kind}s = {count} with cluster.gpus_per_{kind} = {share:g} need {count * share:g} GPUs"
         _require(config, "GPU", count * share, purpose, f"lower these keys (gpus_per_{kind} = 0 leaves them on CPUs) or add GPUs")
 

@@ -45,6 +45,8 @@ def tune_dreams(model: nn.Module, tuning: DreamTuning) -> None:
 
     Raises ``UserError`` where fp8 is asked for and a transformer has widths that are no multiples of 16.
     """
+    if tuning.compile:
+        log.info("dream engine: passes over a frame are compiled at their first call, which takes up to some minutes")
     for module in model.modules():
         if isinstance(module, Transformer):
             module.compiled = None if not tuning.compile else "blocks" if tuning.graph else "whole"
@@ -82,6 +84,7 @@ class Recording(Generic[Given, Made]):
             self._record(function, given, clocks, pool)
 
     def _record(self, function: Callable[[Given], Made], given: Given, clocks: Sequence[Tensor], pool: Any) -> None:
+        log.info("dream engine: a frame's kernels are being compiled and recorded")
         begun = time.monotonic()
         self.given, before = given.map(torch.clone), [clock.clone() for clock in clocks]
         side = torch.cuda.Stream()

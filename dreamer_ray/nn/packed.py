@@ -28,9 +28,10 @@ class PackedColumns(Columns):
         return there and weight.device.type == "cpu" and weight.dtype == torch.float32
 
     def refresh(self) -> None:
-        """Packs the weights where they have changed."""
-        state = [(layer.weight.data_ptr(), layer.weight._version) for layer in self.layers]
-        if state != self._state:
+        """Packs the weights where they have changed; those in training always, since fused optimisers leave no trace of their changes."""
+        trained = any(layer.weight.requires_grad for layer in self.layers)
+        state = [(layer.weight.data_ptr(), layer.weight._version, trained) for layer in self.layers]
+        if trained or state != self._state:
             self._packed, self._state = torch.ops.mkldnn._reorder_linear_weight(self.together()), state
 
     def product(self, x: Float[Tensor, "r d"]) -> Float[Tensor, "r k"]:
@@ -63,7 +64,7 @@ class PackedColumns(Columns):
         number = next(_numbers)
         self.number, self._width = torch.tensor(number), sum(layer.out_features for layer in self.layers)
         _numbered[number] = self
-        self._state: list[tuple[int, int]] = []
+        self._state: list[tuple[int, int, bool]] = []
         self.refresh()
 
 

@@ -1,7 +1,7 @@
 """The block-causal transformer: space layers within a frame, and every few layers a causal, windowed time layer."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from einops import rearrange
@@ -148,6 +148,9 @@ class Transformer(nn.Module):
             for last in (block.attention.output, block.mlp.down):
                 nn.init.normal_(last.weight, std=(2 * config.layers * last.in_features) ** -0.5)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_frame_blocks": []}  # a copy lays out its own weights
+
     def attentions(self) -> list[Attention]:
         """The attention layers, first to last."""
         return [module for module in self.modules() if isinstance(module, Attention)]
@@ -190,12 +193,10 @@ class Transformer(nn.Module):
         """
         length = x.shape[1]
         if cache is not None and images is None and length <= self.config.context and not (x.is_cuda or torch.is_grad_enabled()):
-            y = self._step(x, cache, self.places(cache, length), space_mask)  # faster on a CPU
-            cache.frame += length
-            return y
+            places, cache.frame = self.places(cache, length), cache.frame + length
+            return self._step(x, cache, places, space_mask)  # faster on a CPU
         frames = torch.arange(length, device=x.device)
-        age = frames.unsqueeze(1) - frames
-        mask = (age >= 0) & (age < self.config.context)
+        mask = ((age := frames.unsqueeze(1) - frames) >= 0) & (age < self.config.context)
         if images is not None:
             mask = mask & (~images.view(-1, 1, 1, 1, 1) | (age == 0))
         else:

@@ -10,6 +10,7 @@ from torch import Tensor
 from dreamer_ray.config import Config
 from dreamer_ray.models.actions import previous_actions
 from dreamer_ray.models.dynamics import Conditioning, Dynamics, Noising
+from dreamer_ray.numerics import world_size
 from dreamer_ray.objectives.shortcut_forcing import bootstrap_target, corrupt, draw_noising
 from dreamer_ray.types import LatentClip
 
@@ -34,10 +35,17 @@ class Forced:
     noising: Noising
     conditioning: Conditioning
     bootstrap: Bool[Tensor, "b"]
+    led: bool = True
+    """Whether there are bootstrap rows at this step, perhaps on other ranks only."""
 
     def target(self, dynamics: Dynamics) -> Float[Tensor, "b t l c"]:
-        """Clean latents for frames at d_min; for coarser frames of bootstrap rows where two half steps of ``dynamics`` lead."""
+        """Clean latents for frames at d_min; for coarser frames of bootstrap rows where two half steps of ``dynamics`` lead.
+
+        A rank without such rows passes as often as the others, who may wait for its share of the weights.
+        """
         rows = self.bootstrap.nonzero().squeeze(1)
+        if len(rows) == 0 and self.led and world_size() > 1:
+            rows = rows.new_zeros(1)
         if len(rows) == 0:
             return self.clean
         noising, conditioning = self.noising.rows(rows), self.conditioning.rows(rows)
@@ -46,8 +54,8 @@ class Forced:
             return dynamics(noisy, Noising(signal, exponent), conditioning).latents
 
         led = bootstrap_target(predict, self.noisy[rows], noising.signal, noising.exponent, dynamics.config.k_max)
-        finest = (noising.exponent == dynamics.config.finest)[..., None, None]
-        return self.clean.index_copy(0, rows, torch.where(finest, self.clean[rows], led))
+        stays = (noising.exponent == dynamics.config.finest) | ~self.bootstrap[rows].unsqueeze(1)
+        return self.clean.index_copy(0, rows, torch.where(stays[..., None, None], self.clean[rows], led))
 
 
 def force(dynamics: Dynamics, batch: LatentClip, config: ForcingConfig, *, generator: torch.Generator, progress: float) -> Forced:
@@ -64,7 +72,7 @@ def force(dynamics: Dynamics, batch: LatentClip, config: ForcingConfig, *, gener
     images = images.to(device)
     actions, labelled = previous_actions(batch.notes.actions, batch.notes.labelled)
     conditioning = Conditioning(actions, labelled & ~images.unsqueeze(1), images=images)
-    return Forced(clean, noisy, noising, conditioning, bootstrap.to(device))
+    return Forced(clean, noisy, noising, conditioning, bootstrap.to(device), led=share > 0)
 
 
 def with_signal(forced: Forced, rows: Bool[Tensor, "b"], noising: Noising, k_max: int, generator: torch.Generator) -> Forced:

@@ -98,17 +98,19 @@ def save_checkpoint(
     rank = dist.get_rank() if ranks > 1 else 0
     try:
         if rank == 0:
-            shutil.rmtree(partial, ignore_errors=True)
+            for left in [partial, *folder.glob(".partial-*")]:
+                shutil.rmtree(left, ignore_errors=True)
             partial.mkdir(parents=True)
         _wait_for_all(ranks)
         for name, values in tensors.items():
             _write(values, partial / (f"{name}-{rank:05d}-of-{ranks:05d}.safetensors" if ranks > 1 else f"{name}.safetensors"))
         _wait_for_all(ranks)
         if rank == 0:
-            _finish(partial, target, {"format": FORMAT, "step": step, "made_by": made_by})
+            _finish(partial, target, {"format": FORMAT, "step": step, "made_by": made_by}, files=ranks * len(tensors))
         _wait_for_all(ranks)
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(partial, ignore_errors=True)
+        if ranks == 1:  # else others may be writing there; the next save removes it
+            shutil.rmtree(partial, ignore_errors=True)
         full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
         free = shutil.disk_usage(folder).free / 2**20 if folder.exists() else 0.0
         cause = f"the disk is full ({free:.0f} MiB free)" if full else str(error)
@@ -132,9 +134,11 @@ def _write(values: Mapping[str, Tensor], path: Path) -> None:
     _sync(path)
 
 
-def _finish(partial: Path, target: Path, manifest: dict[str, Any]) -> None:
-    checksums = {}
-    for path in sorted(partial.glob(f"*{SUM}")):
+def _finish(partial: Path, target: Path, manifest: dict[str, Any], *, files: int) -> None:
+    checksums, written = {}, sorted(partial.glob(f"*{SUM}"))
+    if len(written) != files:
+        raise OSError(f"{len(written)} of {files} files of all ranks are in {partial}; the run folder must be one that all nodes share")
+    for path in written:
         checksums[path.with_suffix(".safetensors").name] = path.read_text()
         path.unlink()
     (partial / "manifest.json").write_text(json.dumps(manifest | {"checksums": checksums}, indent=1))

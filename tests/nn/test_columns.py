@@ -55,6 +55,22 @@ def test_weights_that_have_not_changed_are_not_packed_again():
     assert before.numel() == WIDTH * sum(SIDES)
 
 
+def test_weights_that_a_fused_optimiser_changed_are_packed_again():
+    layers, x = _layers(frozen=False), torch.randn(5, WIDTH)
+    columns = PackedColumns(*layers)
+    optimizer = torch.optim.AdamW([layer.weight for layer in layers], lr=0.1, fused=True)
+    sum(layer(x).square().sum() for layer in layers).backward()
+    optimizer.step()
+    with torch.no_grad():
+        columns.refresh()
+        assert torch.allclose(columns.product(x), _exact(layers, x), rtol=1e-4, atol=1e-5)
+        for layer in layers:
+            layer.requires_grad_(False)
+            layer.weight.mul_(2)
+        columns.refresh()
+        assert torch.allclose(columns.product(x), _exact(layers, x), rtol=1e-4, atol=1e-5)
+
+
 def test_frozen_weights_live_in_the_columns_and_trained_ones_do_not():
     frozen, trained = _layers(), _layers(frozen=False)
     memory = [Columns(*layers).weights.untyped_storage().data_ptr() for layers in (frozen, trained)]

@@ -1,8 +1,11 @@
 """The block-causal transformer: causality, window, separate pictures, and the cache against one uncached pass."""
 
+import copy
+
 import pytest
 import torch
 
+from dreamer_ray.nn.packed import PackedColumns
 from dreamer_ray.nn.transformer import Transformer
 
 WINDOW, TOKENS, FRAMES = 4, 3, 15
@@ -84,16 +87,33 @@ def test_space_rope_is_a_switch(tiny):
         assert same is not rope
 
 
+@pytest.mark.parametrize("gradients", [True, False])  # without them a context is passed by the operations of frames
 @pytest.mark.parametrize("soft_cap", [50.0, None])
 @pytest.mark.parametrize("prefill", [0, 1, 3, 4, 6, 9])
-def test_cached_equals_uncached_over_several_windows(tiny, prefill, soft_cap):
+def test_cached_equals_uncached_over_several_windows(tiny, prefill, soft_cap, gradients):
     model, x = _transformer(tiny, soft_cap=soft_cap), _x()
     whole = model(x)
+    with torch.set_grad_enabled(gradients):
+        _assert_cached_equals(whole, model, x, prefill)
+
+
+def test_a_copy_of_a_model_that_dreamed_has_weights_of_its_own(tiny):
+    model, x = _transformer(tiny).float().requires_grad_(False), _x().float()
+    model.columns = PackedColumns
+    model.new_cache(2, TOKENS)
+    twin = copy.deepcopy(model)
+    twin.blocks[0].mlp.up.weight.mul_(2)
+    _assert_cached_equals(twin(x), twin, x, 3, atol=1e-4)
+    _assert_cached_equals(model(x), model, x, 3, atol=1e-4)
+    assert not torch.allclose(twin(x), model(x), atol=1e-3)
+
+
+def _assert_cached_equals(whole, model, x, prefill, atol=1e-12):
     cache = model.new_cache(2, TOKENS)
     parts = [model(x[:, :prefill], cache=cache)] if prefill else []
     assert cache.frame.tolist() == [prefill] * 2
     parts += [_step(model, x[:, t : t + 1], cache) for t in range(prefill, FRAMES)]
-    assert torch.allclose(torch.cat(parts, 1), whole, atol=1e-12)
+    assert torch.allclose(torch.cat(parts, 1), whole, atol=atol)
 
 
 def test_a_frame_may_be_run_again_before_the_clock_moves(tiny):

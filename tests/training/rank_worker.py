@@ -18,6 +18,8 @@ from dreamer_ray.models.heads import HeadsConfig
 from dreamer_ray.nn.transformer import TransformerConfig
 from dreamer_ray.numerics import masked_mean, reduce_sum
 from dreamer_ray.phases.agent_finetuning import AgentFinetuning, FinetuningConfig
+from dreamer_ray.phases.dynamics_pretraining import DynamicsPretraining
+from dreamer_ray.phases.forcing import ForcingConfig
 from dreamer_ray.phases.imagination_training import ImaginationLossConfig, ImaginationTraining
 from dreamer_ray.phases.phase import Phase
 from dreamer_ray.training.loop import FitConfig, Place, fit
@@ -158,6 +160,19 @@ def predicting_fit(folder: Path, steps: int, rank: int = 0, world: int = 1) -> N
     )
 
 
+def _bootstrapped(folder: Path, rank: int, world: int) -> None:
+    """The real phase with one row a rank, a bootstrap row on one of them in half of the cases: ranks that share weights must not wait."""
+    dynamics = _agent().dynamics
+    forcing = ForcingConfig(bootstrap_fraction=0.5, bootstrap_after=0.0)
+    fit(
+        DynamicsPretraining(dynamics, forcing),
+        lambda start: iter([_clip().rows(slice(rank, rank + 1))] * 9),
+        FitConfig(steps=8, optimizer=OptimizerConfig(learning_rate=0.01), checkpoint_every=8),
+        place=Place(folder / f"bootstrapped-{world}", lambda *_: None, rank=rank, tuning=Tuning(sharded=True)),
+        made_by={},
+    )
+
+
 def _fitted(folder: Path, rank: int, world: int, out: dict) -> None:
     """Two steps of the loop, then a third after a resume: weights on all ranks, written by the first."""
     records = []
@@ -194,6 +209,7 @@ def main(folder: Path, rank: int, world: int) -> None:
     _accumulated(folder, rank, world, out)
     for steps in (2, 3):
         predicting_fit(folder / f"sharded-{world}", steps, rank, world)
+    _bootstrapped(folder, rank, world)
     save_file(out, folder / f"{world}-{rank}.safetensors")
     if world > 1:
         dist.destroy_process_group()

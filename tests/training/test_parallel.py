@@ -146,6 +146,14 @@ def test_a_lost_part_of_a_checkpoint_is_named(results, folder, tmp_path):
     assert re.search(r"UserError: .*optimizer-00001-of-00002\.safetensors: cannot be read.*delete this folder", _go_on(tmp_path / "two"))
 
 
+@pytest.mark.timeout(200)
+def test_ranks_that_share_weights_pass_equally_often_whoever_has_bootstrap_rows(results, folder):
+    checkpoint = latest_checkpoint(folder / "bootstrapped-2")
+    assert checkpoint is not None
+    assert checkpoint.step == 8
+    assert all(bool(value.isfinite().all()) for value in checkpoint.read("weights").values())
+
+
 def test_one_process_is_left_alone():
     module = nn.Linear(2, 2)
     assert data_parallel(module, torch.device("cpu")) is module
