@@ -7,17 +7,21 @@ from collections.abc import Callable, Mapping
 log = logging.getLogger("dreamer_ray")
 
 SECONDS_BETWEEN_LINES = 5.0
-FIGURES_SHOWN = 6
+FIGURES_SHOWN = 4
 
 
 class Progress:
     """Shows a stage of ``total`` units such as "steps", as in ``tokenizer  340/1200 steps  14.2 steps/s  ETA 0:01:00  mse 0.0123``.
 
     Write-only: nothing reads it back. The rate is measured from the first unit that was seen to end, so that neither what a resumed
-    stage found done nor the start of its workers counts; until a second one ends, from the first update.
+    stage found done nor the start of its workers counts; until a second one ends, from the first update. Of the figures the first
+    ``shown`` stand in the line.
     """
 
-    def __init__(self, stage: str, total: int, unit: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, stage: str, total: int, unit: str, *, shown: int = FIGURES_SHOWN, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.shown = shown
         self.stage, self.total, self.unit, self._clock = stage, total, unit, clock
         self._begun: tuple[int, float] | None = None
         self._first: tuple[int, float] | None = None
@@ -48,7 +52,7 @@ def progress_line(progress: Progress, done: int, *, units_per_second: float | No
         parts.append(f"{units_per_second:.3g} {progress.unit}/s")
         if done < progress.total:
             parts.append(f"ETA {duration((progress.total - done) / units_per_second)}")
-    parts += [f"{name} {value:.4g}" for name, value in list(figures.items())[:FIGURES_SHOWN]]
+    parts += [f"{name} {value:.4g}" for name, value in list(figures.items())[: progress.shown]]
     return "  ".join(parts)
 
 

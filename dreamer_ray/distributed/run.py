@@ -15,6 +15,7 @@ from dreamer_ray.distributed.evaluate import play_all, variants
 from dreamer_ray.distributed.failures import plain
 from dreamer_ray.distributed.imagine import imagine_and_learn
 from dreamer_ray.distributed.ingest import record
+from dreamer_ray.distributed.learner import SHOWN
 from dreamer_ray.distributed.train import train
 from dreamer_ray.measure import Measurements, measure, refuse_poor_data
 from dreamer_ray.progress import Progress
@@ -61,7 +62,8 @@ def _encode(context: StageContext) -> dict[str, Any]:
 
 
 def _imagination(context: StageContext) -> dict[str, Any]:
-    return imagine_and_learn(context.recipe, context.run, Progress("imagination", context.recipe.imagination.fit.steps, "updates"))
+    progress = Progress("imagination", context.recipe.imagination.fit.steps, "updates", shown=len(SHOWN))
+    return imagine_and_learn(context.recipe, context.run, progress)
 
 
 def _evaluate(context: StageContext) -> dict[str, Any]:
