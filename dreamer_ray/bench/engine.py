@@ -50,9 +50,9 @@ def engine_rates(recipe: Recipe, *, worlds: Sequence[int], seconds: float, devic
         yield _rate(name, engine, chosen, seconds_of_each({"whole": frame} | parts, seconds), operations)
 
 
-def _product(x: torch.Size, weights: torch.Size, *_: object, **__: object) -> int:
-    """Operations of a product with packed weights ``[k d]``."""
-    return 2 * x.numel() * weights[0]
+def _product(x: torch.Size, *_: object, out_shape: torch.Size, **__: object) -> int:
+    """Operations of a product with packed weights."""
+    return 2 * out_shape.numel() * x[-1]
 
 
 def _rate(name: str, engine: DreamEngine, sampling: Sampling, taken: dict[str, float], operations: float) -> Rate:
