@@ -76,6 +76,7 @@ def _shape(x: Tensor, number: Tensor, after: str, other: Tensor | None, width: i
     return x.new_empty(*x.shape[:-1], width)
 
 
+# Operators are declared when their module is imported; the library keeps the declaration alive.
 _library = torch.library.Library("dreamer_ray", "DEF")
 _library.define("packed_linear(Tensor x, Tensor number, str after, Tensor? other, int width) -> Tensor")
 _library.impl("packed_linear", _run, "CPU")

@@ -167,6 +167,7 @@ def test_the_printed_command_submits_the_same(head, project):
     printed, name = done.stdout.splitlines()
     assert name == "ours"
     line = printed.replace("--submission-id ours", "--submission-id theirs")
+    # In a shell, as somebody pastes it: its quotes are what is tested.
     subprocess.run(line, shell=True, check=True, cwd=ROOT, env=head.environment | elsewhere, capture_output=True, timeout=SECONDS)
     ours, theirs = (head.wait(job, "SUCCEEDED") for job in ("ours", "theirs"))
     for key in ("entrypoint", "runtime_env", "metadata"):
