@@ -108,11 +108,16 @@ def require_cpus(config: ClusterSection, wanted: float, purpose: str) -> None:
 
 
 def require_gpus(config: ClusterSection) -> None:
-    """Raises ``UserError`` where the cluster does not give the learner workers or the replicas their GPUs in time."""
+    """Raises ``UserError`` where the cluster does not give the workers, or the learners and replicas together, their GPUs in time."""
     workers, replicas = config.fewest_workers or config.workers, config.least_replicas
-    for kind, count, share in (("worker", workers, config.gpus_per_worker), ("replica", replicas, config.gpus_per_replica)):
+    learning = config.learners * config.gpus_per_learner
+    for kind, count, share, beside in (
+        ("worker", workers, config.gpus_per_worker, 0.0),
+        ("replica", replicas, config.gpus_per_replica, learning),
+    ):
         purpose = f"cluster.{kind}s = {count} with cluster.gpus_per_{kind} = {share:g} need {count * share:g} GPUs"
-        _require(config, "GPU", count * share, purpose, f"lower these keys (gpus_per_{kind} = 0 leaves them on CPUs) or add GPUs")
+        purpose += f" beside {beside:g} of cluster.learners = {config.learners}" if beside else ""
+        _require(config, "GPU", count * share + beside, purpose, f"lower these keys (gpus_per_{kind} = 0 leaves them on CPUs) or add GPUs")
 
 
 def _require(config: ClusterSection, kind: str, wanted: float, need: str, remedy: str) -> None:
