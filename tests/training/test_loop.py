@@ -198,6 +198,32 @@ def test_parts_of_a_batch_give_the_update_and_the_figures_of_the_whole(tmp_path)
     assert [progress for _, progress, _ in parts.calls[:8]] == [0.0] * 4 + [1 / 9] * 4
 
 
+@dataclass(frozen=True)
+class Two(Batch):
+    """A batch of two nouns of different rows, as dreams and recorded clips are."""
+
+    dreamed: Numbers
+    recorded: Numbers
+
+
+class Pairs(Phase):
+    """Remembers what it was given."""
+
+    def __init__(self):
+        super().__init__({"a": 1.0}, normalized=())
+        self.weight, self.given = nn.Parameter(torch.ones(1)), []
+
+    def forward(self, batch, *, generator, progress):
+        self.given.append((batch.dreamed.values.tolist(), batch.recorded.values.tolist()))
+        return Loss(self.weight.sum(), {})
+
+
+def test_nouns_of_different_rows_are_shared_each_by_itself(tmp_path):
+    phase, batch = Pairs(), Two(Numbers(torch.arange(4.0)), Numbers(torch.arange(7.0)))
+    fit(phase, lambda _: [batch], _config(steps=1, accumulate=2), place=_place(tmp_path), made_by={})
+    assert phase.given == [([0, 1], [0, 1, 2]), ([2, 3], [3, 4, 5, 6])]
+
+
 def test_rows_that_cannot_be_shared_are_named(tmp_path):
     with pytest.raises(UserError, match="accumulate = 5: 4 rows of a rank cannot be shared"):
         _line(tmp_path, 5)
