@@ -104,14 +104,19 @@ def _resources() -> str:
 
 def require_cpus(config: ClusterSection, wanted: float, purpose: str) -> None:
     """Raises ``UserError`` where the cluster does not give ``wanted`` CPUs in time; Ray itself would wait for ever."""
-    _require(config, "CPU", wanted, f"{purpose} needs {wanted:g} CPUs", "raise cluster.cpus or lower cluster.workers and cluster.replicas")
+    counts = "cluster.workers, cluster.replicas and cluster.evaluators"
+    _require(config, "CPU", wanted, f"{purpose} needs {wanted:g} CPUs", f"raise cluster.cpus or lower {counts}")
 
 
 def require_gpus(config: ClusterSection) -> None:
     """Raises ``UserError`` where the cluster does not give the learner workers or the replicas their GPUs in time."""
     workers, replicas = config.fewest_workers or config.workers, config.least_replicas
-    for kind, count, share in (("worker", workers, config.gpus_per_worker), ("replica", replicas, config.gpus_per_replica)):
-        purpose = f"cluster.{kind}s = {count} with cluster.gpus_per_{kind} = {share:g} need {count * share:g} GPUs"
+    beside = f" and cluster.evaluators = {config.evaluators}" if config.evaluators else ""
+    for kind, said, count, share in (
+        ("worker", f"{workers}", workers, config.gpus_per_worker),
+        ("replica", f"{replicas}{beside}", replicas + config.evaluators, config.gpus_per_replica),
+    ):
+        purpose = f"cluster.{kind}s = {said} with cluster.gpus_per_{kind} = {share:g} need {count * share:g} GPUs"
         _require(config, "GPU", count * share, purpose, f"lower these keys (gpus_per_{kind} = 0 leaves them on CPUs) or add GPUs")
 
 

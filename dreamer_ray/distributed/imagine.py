@@ -1,6 +1,7 @@
 """The imagination stage: starts store, replicas and learners, replaces what is lost and keeps the pool as large as it is useful.
 
 driver --starts, replaces--> Learner x N, WorldModelReplica x M        Learner --idle shares--> Board --> driver --grows, shrinks--> pool
+evaluators beside them play with the newest weights: rounds.py
 """
 
 import itertools
@@ -16,6 +17,7 @@ from dreamer_ray.distributed.board import raise_failure, watched
 from dreamer_ray.distributed.cluster import require_cpus
 from dreamer_ray.distributed.learner import Learner
 from dreamer_ray.distributed.replicas import start_replica
+from dreamer_ray.distributed.rounds import rounds_played
 from dreamer_ray.distributed.telemetry import exporter
 from dreamer_ray.distributed.weights import STORE, WeightStore
 from dreamer_ray.errors import RunError
@@ -30,7 +32,8 @@ SECONDS_BETWEEN_LOOKS = 5.0
 def imagine_and_learn(recipe: Recipe, run: Path, progress: Progress) -> dict[str, Any]:
     """Trains the heads on dreams; a lost learner is replaced, with its group, and goes on from the last checkpoint."""
     cluster = recipe.cluster
-    require_cpus(cluster, cluster.least_replicas + cluster.learners, f"imagination with cluster.replicas = {cluster.replicas}")
+    actors = cluster.least_replicas + cluster.learners + cluster.evaluators
+    require_cpus(cluster, actors, f"imagination with cluster.replicas = {cluster.replicas}, cluster.evaluators = {cluster.evaluators}")
     feed("imagination", recipe, run)  # what is wrong with the data is said here, before any actor starts
     made_by = trained(run, "agent").made_by
     store: Actor = WeightStore.options(name=STORE).remote(str(run))
@@ -38,8 +41,9 @@ def imagine_and_learn(recipe: Recipe, run: Path, progress: Progress) -> dict[str
     with watched(progress, run / "imagination" / "checkpoints") as board:
         pool = ElasticPool(lambda: start_replica(next(numbers), recipe, run, made_by), board, cluster.replicas)
         try:
-            figures = _supervise(recipe, run, pool, store, board)
-            raise_failure(board)
+            with rounds_played(recipe, run, made_by):
+                figures = _supervise(recipe, run, pool, store, board)
+                raise_failure(board)
         finally:
             for actor in [*pool.replicas, store]:
                 ray.kill(actor)

@@ -22,7 +22,7 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 from ray.util.state import list_actors, list_nodes
 from ray.util.state.exception import RayStateApiException
 
-from dreamer_ray.distributed.job_status import ActorState, JobReport, JobState, groups, last_error, progress, stages
+from dreamer_ray.distributed.job_status import ActorState, JobReport, JobState, groups, last_error, newest_round, progress, stages
 from dreamer_ray.errors import RunError, UserError
 
 log = logging.getLogger("dreamer_ray")
@@ -197,7 +197,8 @@ def report(dashboard: Dashboard, name: str) -> JobReport:
     job = dashboard.job(name)
     written = dashboard.written(name)
     names = (job.metadata or {}).get("stages", "").split()
-    return JobReport(_state(job), stages(written, names), progress(written), groups(dashboard.actors(job)), last_error(written))
+    actors, done = groups(dashboard.actors(job)), stages(written, names)
+    return JobReport(_state(job), done, progress(written), actors, last_error(written), newest_round(written))
 
 
 def _state(job: JobDetails) -> JobState:
