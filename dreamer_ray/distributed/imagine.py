@@ -17,7 +17,7 @@ from dreamer_ray.distributed.board import raise_failure, watched
 from dreamer_ray.distributed.cluster import require_cpus
 from dreamer_ray.distributed.learner import Learner
 from dreamer_ray.distributed.replicas import start_replica
-from dreamer_ray.distributed.rounds import rounds_played
+from dreamer_ray.distributed.rounds import rounds_played, start_evaluator
 from dreamer_ray.distributed.telemetry import exporter
 from dreamer_ray.distributed.weights import STORE, WeightStore
 from dreamer_ray.errors import RunError
@@ -37,11 +37,11 @@ def imagine_and_learn(recipe: Recipe, run: Path, progress: Progress) -> dict[str
     feed("imagination", recipe, run)  # what is wrong with the data is said here, before any actor starts
     made_by = trained(run, "agent").made_by
     store: Actor = WeightStore.options(name=STORE).remote(str(run))
-    numbers = itertools.count()
+    numbers, evaluators = itertools.count(), itertools.count()
     with watched(progress, run / "imagination" / "checkpoints") as board:
         pool = ElasticPool(lambda: start_replica(next(numbers), recipe, run, made_by), board, cluster.replicas)
         try:
-            with rounds_played(recipe, run, made_by):
+            with rounds_played(recipe, run, lambda: start_evaluator(next(evaluators), recipe, run, made_by)):
                 figures = _supervise(recipe, run, pool, store, board)
                 raise_failure(board)
         finally:

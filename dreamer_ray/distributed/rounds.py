@@ -7,7 +7,6 @@ A round belongs to one evaluator; several take different versions. Training neit
 costs its round and is started again, one that is lost again and again is given up. At the end the last version is played.
 """
 
-import itertools
 import logging
 import threading
 import time
@@ -85,18 +84,19 @@ class RoundEvaluator:
         return "RoundEvaluator"
 
 
+def start_evaluator(number: int, recipe: Recipe, run: Path, made_by: dict[str, Any]) -> Actor:
+    """An actor that starts as soon as the cluster has room for it; ``made_by`` is that of the agent's checkpoint."""
+    options = {"name": f"round-evaluator-{number}", "num_gpus": recipe.cluster.gpus_per_replica}
+    return RoundEvaluator.options(**options).remote(recipe.model_dump_json(), str(run), made_by)
+
+
 @contextmanager
-def rounds_played(recipe: Recipe, run: Path, made_by: dict[str, Any]) -> Iterator[None]:
+def rounds_played(recipe: Recipe, run: Path, start: Callable[[], Actor]) -> Iterator[None]:
     """Rounds are played while the ``with`` lasts, and at its good end one with the last version, for ``cluster.call_seconds`` at most.
 
-    Needs the weight store of the run. ``made_by`` is that of the agent's checkpoint.
+    ``start`` gives an evaluator, also for each that was lost.
     """
-    numbers, cluster = itertools.count(), recipe.cluster
-
-    def start() -> Actor:
-        options = {"name": f"round-evaluator-{next(numbers)}", "num_gpus": cluster.gpus_per_replica}
-        return RoundEvaluator.options(**options).remote(recipe.model_dump_json(), str(run), made_by)
-
+    cluster = recipe.cluster
     if not cluster.evaluators:
         yield
         return
@@ -219,8 +219,8 @@ class _Player:
 
     def _tell(self, error: Exception, *, again: bool) -> None:
         inner = plain(error) or (error.cause if isinstance(error, RayTaskError) else error)
-        reason = f"{type(inner).__name__}: {inner}".partition("\n")[0]
+        reason = next((line for line in reversed(str(inner).splitlines()) if line.strip()), "")
         if again:
             self.rounds.export.add("restarts", part="evaluator")
         what = "started again" if again else "given up, training goes on without it"
-        log.warning("%s: evaluator %d is lost (%s); %s", STAGE, self.number, reason, what)
+        log.warning("%s: evaluator %d is lost (%s: %s); %s", STAGE, self.number, type(inner).__name__, reason, what)

@@ -69,7 +69,12 @@ def main(folder: Path) -> None:
             break
         if number == 5:
             ray.kill(replicas[0], no_restart=False)
-        calls = [learner.learn.remote(number), learner.play.remote(number), learner.evaluate.remote(), *(replica.dream.remote(i) for i, replica in enumerate(replicas))]
+        calls = [
+            learner.learn.remote(number),
+            learner.play.remote(number),
+            learner.evaluate.remote(),
+            *(replica.dream.remote(i) for i, replica in enumerate(replicas)),
+        ]
         ray.wait(calls, num_returns=len(calls), timeout=30)
     ray.shutdown()
 
