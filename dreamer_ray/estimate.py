@@ -3,7 +3,7 @@
 Time is operations over the speed of a matrix product measured here: 2 per parameter and token forward, 6 with the backward pass.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,6 +13,7 @@ from torch.utils.benchmark import Timer
 from dreamer_ray.data.batches import BatchConfig
 from dreamer_ray.models.agent import Agent
 from dreamer_ray.models.tokenizer import Tokenizer
+from dreamer_ray.nn.transformer import TransformerConfig
 from dreamer_ray.phases.forcing import ForcingConfig
 from dreamer_ray.recipe import Recipe
 from dreamer_ray.stages import new_models
@@ -140,11 +141,12 @@ def _training_needs(recipe: Recipe, sizes: _Sizes) -> dict[str, Need]:
     needs = {}
     for stage, (section, model, tokens, transformers) in jobs.items():
         frames, largest = _frames(section.batches, section.fit.steps)
-        kept = largest * tokens * sum(t.layers * t.width for t in transformers) * NUMBERS_KEPT_PER_WIDTH * 4
         needs[stage] = Need(
             f"{section.fit.steps:,} steps, {largest:,} frames x {tokens} tokens at most a step",
             _parameters(model),
-            FEED_MB + _memory_mb(recipe, recipe.cluster.workers) + recipe.cluster.workers * (_training_mb(model) + kept / 2**20),
+            FEED_MB
+            + _memory_mb(recipe, recipe.cluster.workers)
+            + recipe.cluster.workers * (_training_mb(_parameters(model)) + _kept_mb(largest, tokens, transformers)),
             operations[stage] * frames / sizes.operations_per_second,
         )
     if recipe.agent.scratch:
@@ -156,17 +158,24 @@ def _acting_needs(recipe: Recipe, sizes: _Sizes) -> dict[str, Need]:
     agent, tokenizer, dream, played = sizes.agent, sizes.tokenizer, recipe.imagination, recipe.evaluation
     dynamics = 2 * _parameters(agent.dynamics) * agent.dynamics.layout.total
     dreamed = dream.contexts.length + dream.horizon * (dream.sampling_steps + 1)
-    heads = _parameters(agent.policy) + _parameters(agent.value)
     rollouts = dream.fit.steps * dream.contexts.batch_size
+    heads = _parameters(agent.policy) + _parameters(agent.value)
+    learner_mb, trained, operations = PROCESS_MB + _training_mb(heads), heads, rollouts * 6 * heads * dream.horizon
+    if dream.finetune == "all":
+        frames, largest = _frames(recipe.agent.batches, dream.fit.steps)
+        again = dream.contexts.length + dream.horizon
+        kept = _kept_mb(largest + dream.contexts.batch_size * again, agent.dynamics.layout.total, [recipe.dynamics.model.transformer])
+        learner_mb, trained = FEED_MB + PROCESS_MB + _training_mb(_parameters(agent)) + kept, _parameters(agent)
+        operations = 3 * dynamics * rollouts * again + _operations_per_frame(recipe, sizes)["agent"] * frames
     worlds = 2 * played.worlds + played.baseline_worlds * (2 if recipe.agent.scratch else 1)
     a_frame = (2 * _parameters(tokenizer.encoder) * tokenizer.layout.total + 2 * dynamics) / sizes.operations_per_second
     replica = _memory_mb(recipe, recipe.cluster.replicas) + recipe.cluster.replicas * _parameters(agent) * 4 / 2**20
     return {
         "imagination": Need(
             f"{dream.fit.steps:,} updates, {dream.contexts.batch_size} dreams of {dream.horizon} actions each",
-            heads,
-            replica + PROCESS_MB + _training_mb(agent.policy) + _training_mb(agent.value),
-            rollouts * (dreamed * dynamics + 6 * heads * dream.horizon) / sizes.operations_per_second,
+            trained,
+            replica + learner_mb,
+            (rollouts * dreamed * dynamics + operations) / sizes.operations_per_second,
         ),
         "evaluate": Need(
             f"{worlds} worlds of up to {played.length} steps, {played.windows} dreams, {played.pictures} pictures",
@@ -191,9 +200,14 @@ def _frames(batches: BatchConfig, steps: int) -> tuple[float, int]:
     return steps * (share * long + (1 - share) * short), max(short, long)
 
 
-def _training_mb(model: nn.Module) -> float:
+def _training_mb(parameters: int) -> float:
     """Weights, gradients, two moments and the moving average, in single precision."""
-    return 5 * 4 * _parameters(model) / 2**20
+    return 5 * 4 * parameters / 2**20
+
+
+def _kept_mb(frames: int, tokens: int, transformers: Iterable[TransformerConfig]) -> float:
+    """Activations of a step over ``frames`` frames that its backward pass needs."""
+    return frames * tokens * sum(t.layers * t.width for t in transformers) * NUMBERS_KEPT_PER_WIDTH * 4 / 2**20
 
 
 def _memory_mb(recipe: Recipe, processes: int) -> float:

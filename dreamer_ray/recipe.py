@@ -1,5 +1,7 @@
 """A recipe: the configuration of one whole experiment, section by section, as a YAML file holds it."""
 
+from typing import Literal
+
 from pydantic import Field, model_validator
 
 from dreamer_ray.config import Config
@@ -9,7 +11,7 @@ from dreamer_ray.imagination.tuning import DreamTuning
 from dreamer_ray.models.agent import AgentConfig
 from dreamer_ray.models.dynamics import DynamicsConfig
 from dreamer_ray.models.tokenizer import TokenizerConfig
-from dreamer_ray.phases.agent_finetuning import FinetuningConfig
+from dreamer_ray.phases.cloning import FinetuningConfig
 from dreamer_ray.phases.forcing import ForcingConfig
 from dreamer_ray.phases.imagination_training import ImaginationLossConfig
 from dreamer_ray.training.loop import FitConfig
@@ -80,6 +82,9 @@ class ImaginationSection(Config):
     """Contexts that one replica dreams in one call; divides ``contexts.batch_size``."""
     max_lag: int = Field(default=2, ge=0)
     """Largest age, in updates, of the weights that dreamed what an update uses; 0 is synchronous and reproducible."""
+    finetune: Literal["heads", "all"] = "heads"
+    """What learns: policy and value heads on a frozen transformer (paper), or all weights, with the terms and batches of agent finetuning
+    kept on; these publish the whole agent after every update."""
     loss: ImaginationLossConfig = ImaginationLossConfig()
     fit: FitConfig
 
@@ -137,6 +142,8 @@ class ClusterSection(Config):
     """Of the dreams of imagination training."""
     learners: int = Field(default=1, gt=0)
     """Learners of imagination training, which share every update."""
+    gpus_per_learner: float = Field(default=0, ge=0)
+    """Beside those of the replicas. Heads learn fast enough on a CPU; for ``imagination.finetune: all`` give each learner a GPU."""
     replicas: int = Field(default=2, gt=0)
     """Actors that record, encode, dream and evaluate."""
     fewest_replicas: int | None = Field(default=None, gt=0)
@@ -232,4 +239,10 @@ class Recipe(Config):
             )
         if rows // learners % parts:
             raise ValueError(f"imagination.contexts.batch_size = {rows} cannot be shared by imagination.fit.accumulate = {parts}")
+        clips = self.agent.batches.batch_size, self.agent.batches.long_batch_size or self.agent.batches.batch_size
+        if self.imagination.finetune == "all" and min(clips) < learners * parts:
+            raise ValueError(
+                f"agent.batches: {min(clips)} clips, which imagination.finetune = all trains on too, cannot be shared by "
+                f"cluster.learners = {learners} with imagination.fit.accumulate = {parts}"
+            )
         return self

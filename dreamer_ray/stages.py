@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from dreamer_ray.models.dynamics import Dynamics
 from dreamer_ray.models.tokenizer import Tokenizer
 from dreamer_ray.phases.agent_finetuning import AgentFinetuning
 from dreamer_ray.phases.dynamics_pretraining import DynamicsPretraining
-from dreamer_ray.phases.imagination_training import ImaginationTraining
+from dreamer_ray.phases.imagination_training import ImaginationTraining, WholeImaginationTraining
 from dreamer_ray.phases.phase import Phase
 from dreamer_ray.phases.tokenizer_pretraining import TokenizerPretraining
 from dreamer_ray.recipe import Recipe
@@ -37,6 +37,8 @@ from dreamer_ray.types import Clip, LatentClip, Trajectory
 
 MEAN_FRAME_SAMPLES = 2048
 SPLITS = ("train", "heldout")
+REHEARSAL = "rehearsal"
+"""Recorded clips for imagination training of all weights."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +63,15 @@ class Feed:
 
 
 def feed(stage: str, recipe: Recipe, run: Path) -> Feed:
-    """The clips and the plan of a supervised stage or of the contexts of imagination."""
+    """The clips and the plan of a supervised stage, of the contexts of imagination or of its rehearsal: clips like those of the agent."""
     section = {"tokenizer": recipe.tokenizer, "dynamics": recipe.dynamics}.get(stage, recipe.agent)
     source = open_shards(run / "record" / "train") if stage == "tokenizer" else latents(run, "train")
+    dreams = recipe.imagination
     if stage == "imagination":
-        return Feed(source, BatchPlan(source, recipe.imagination.contexts, steps=recipe.imagination.fit.steps, tasks=LADDER))
+        return Feed(source, BatchPlan(source, dreams.contexts, steps=dreams.fit.steps, tasks=LADDER))
+    if stage == REHEARSAL:
+        clips = recipe.agent.batches.model_copy(update={"seed": dreams.contexts.seed})
+        return Feed(source, BatchPlan(source, clips, steps=dreams.fit.steps, tasks=LADDER))
     return Feed(source, BatchPlan(source, section.batches, steps=section.fit.steps, tasks=LADDER))
 
 
@@ -160,21 +166,28 @@ def _agent(recipe: Recipe, run: Path, *, scratch: bool) -> Supervised:
     return Supervised(AgentFinetuning(agent, section.finetuning), made_by, section.fit)
 
 
-def imagination(recipe: Recipe, run: Path) -> tuple[ImaginationTraining, dict[str, Any]]:
-    """The phase of the imagination stage and the ``made_by`` of its checkpoints; its heads start from agent finetuning."""
-    checkpoint = trained(run, "agent")
-    with _seeded(recipe.imagination.fit.seed):
-        phase = ImaginationTraining(restore_agent(checkpoint), recipe.imagination.loss)
-    return phase, {"parents": {"agent": checkpoint.fingerprint}, "recipe": recipe.imagination.model_dump(mode="json")}
+def imagination(recipe: Recipe, run: Path) -> tuple[ImaginationTraining | WholeImaginationTraining, dict[str, Any]]:
+    """The phase of the imagination stage and the ``made_by`` of its checkpoints; it starts from agent finetuning."""
+    section, checkpoint = recipe.imagination, trained(run, "agent")
+    made_by = {"parents": {"agent": checkpoint.fingerprint}, "recipe": section.model_dump(mode="json")}
+    with _seeded(section.fit.seed):
+        agent = restore_agent(checkpoint)
+        if section.finetune == "heads":
+            return ImaginationTraining(agent, section.loss), made_by
+        source = latents(run, "train")
+        made_by |= describe_agent(agent, list(source.schema.tasks))
+        made_by["parents"]["encode"] = source.fingerprint
+        made_by["recipe"] |= {"rehearsal": recipe.agent.model_dump(mode="json", include={"finetuning", "batches"})}
+        return WholeImaginationTraining(agent, section.loss, recipe.agent.finetuning), made_by
 
 
 def acting_agent(run: Path, variant: str) -> Agent:
     """The agent after ``agent``, ``agent_scratch`` or ``imagination``, frozen."""
     if variant == "imagination":
-        agent, heads = trained(run, "agent"), trained(run, "imagination")
-        if heads.made_by["parents"]["agent"] != agent.fingerprint:
-            raise UserError(f"checkpoint {heads.path}: its heads were trained on another agent than {agent.path}; use --from imagination")
-        return load_heads(restore_agent(agent), heads)
+        agent, improved = trained(run, "agent"), trained(run, "imagination")
+        if improved.made_by["parents"]["agent"] != agent.fingerprint:
+            raise UserError(f"checkpoint {improved.path}: it was trained on another agent than {agent.path}; use --from imagination")
+        return restore_agent(improved) if "dynamics" in improved.made_by else load_heads(restore_agent(agent), improved)
     return restore_agent(trained(run, variant))
 
 
@@ -192,7 +205,7 @@ class Dreamer:
         self.calls_per_update = self.config.contexts.batch_size // self.config.dreams_per_call
 
     def dream(self, call: int, version: int) -> Trajectory:
-        """The rollouts of ``call``, by the agent as it is now, whose heads are of ``version``."""
+        """The rollouts of ``call``, by the agent as it is now, whose weights are of ``version``."""
         update, part = divmod(call, self.calls_per_update)
         context = self.contexts.load(update, rank=part, world=self.calls_per_update)
         assert isinstance(context, LatentClip)
@@ -200,19 +213,14 @@ class Dreamer:
         seeds = torch.randint(2**62, (context.latents.shape[0],), generator=generator).tolist()
         sampling = Sampling(steps=self.config.sampling_steps)
         context, horizon = context.to(self.engine.device), self.config.horizon
-        return imagine(self.engine, context, horizon=horizon, sampling=sampling, seeds=seeds, version=version).to("cpu")
+        trajectory = imagine(self.engine, context, horizon=horizon, sampling=sampling, seeds=seeds, version=version)
+        return (trajectory if self.config.finetune == "all" else replace(trajectory, frames=None)).to("cpu")
 
 
 def join(parts: list[Trajectory]) -> Trajectory:
     """One batch out of the calls of one update; its version is the oldest of theirs."""
-    return Trajectory(
-        states=torch.cat([part.states for part in parts]),
-        actions={name: torch.cat([part.actions[name] for part in parts]) for name in parts[0].actions},
-        rewards=torch.cat([part.rewards for part in parts]),
-        continues=torch.cat([part.continues for part in parts]),
-        task=torch.cat([part.task for part in parts]),
-        version=min(part.version for part in parts),
-    )
+    joined = iter([torch.cat(same) for same in zip(*(part.tensors() for part in parts), strict=True)])
+    return replace(parts[0].map(lambda _: next(joined)), version=min(part.version for part in parts))
 
 
 @torch.no_grad()

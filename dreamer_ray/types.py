@@ -69,12 +69,7 @@ class Batch:
     def tensors(self) -> list[Tensor]:
         """All tensors, in a fixed order."""
         found: list[Tensor] = []
-
-        def keep(tensor: Tensor) -> Tensor:
-            found.append(tensor)
-            return tensor
-
-        self.map(keep)
+        self.map(lambda tensor: found.append(tensor) or tensor)
         return found
 
     def to(self, device: torch.device | str) -> Self:
@@ -134,7 +129,9 @@ class Trajectory(Batch):
     """``c_1 .. c_T``."""
     task: Int[Tensor, "b"]
     version: int
-    """Version of the head weights that dreamed it."""
+    """Version of the weights that dreamed it."""
+    frames: LatentClip | None = None
+    """The context and the ``t`` dreamed frames, with ``a_0`` at the last frame of the context; where only heads train nobody needs them."""
 
 
 @dataclass(frozen=True)

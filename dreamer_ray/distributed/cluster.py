@@ -109,15 +109,17 @@ def require_cpus(config: ClusterSection, wanted: float, purpose: str) -> None:
 
 
 def require_gpus(config: ClusterSection) -> None:
-    """Raises ``UserError`` where the cluster does not give the learner workers or the replicas their GPUs in time."""
+    """Raises ``UserError`` where the cluster does not give the workers, or the learners and replicas together, their GPUs in time."""
     workers, replicas = config.fewest_workers or config.workers, config.least_replicas
-    beside = f" and cluster.evaluators = {config.evaluators}" if config.evaluators else ""
-    for kind, said, count, share in (
-        ("worker", f"{workers}", workers, config.gpus_per_worker),
-        ("replica", f"{replicas}{beside}", replicas + config.evaluators, config.gpus_per_replica),
+    learning = config.learners * config.gpus_per_learner
+    said = f"{replicas}" + (f" and cluster.evaluators = {config.evaluators}" if config.evaluators else "")
+    for kind, named, count, share, beside in (
+        ("worker", workers, workers, config.gpus_per_worker, 0.0),
+        ("replica", said, replicas + config.evaluators, config.gpus_per_replica, learning),
     ):
-        purpose = f"cluster.{kind}s = {said} with cluster.gpus_per_{kind} = {share:g} need {count * share:g} GPUs"
-        _require(config, "GPU", count * share, purpose, f"lower these keys (gpus_per_{kind} = 0 leaves them on CPUs) or add GPUs")
+        purpose = f"cluster.{kind}s = {named} with cluster.gpus_per_{kind} = {share:g} need {count * share:g} GPUs"
+        purpose += f" beside {beside:g} of cluster.learners = {config.learners}" if beside else ""
+        _require(config, "GPU", count * share + beside, purpose, f"lower these keys (gpus_per_{kind} = 0 leaves them on CPUs) or add GPUs")
 
 
 def _require(config: ClusterSection, kind: str, wanted: float, need: str, remedy: str) -> None:

@@ -13,6 +13,7 @@ import ray
 from ray.exceptions import RayActorError, RayError
 
 from dreamer_ray.distributed import Actor
+from dreamer_ray.distributed.batches import LOADER_CPUS
 from dreamer_ray.distributed.board import raise_failure, watched
 from dreamer_ray.distributed.cluster import require_cpus
 from dreamer_ray.distributed.learner import Learner
@@ -23,18 +24,21 @@ from dreamer_ray.distributed.weights import STORE, WeightStore
 from dreamer_ray.errors import RunError
 from dreamer_ray.progress import Progress
 from dreamer_ray.recipe import Recipe
-from dreamer_ray.stages import feed, trained
+from dreamer_ray.stages import REHEARSAL, feed, trained
 
 LEARNER_RESTARTS = 10
 SECONDS_BETWEEN_LOOKS = 5.0
 
 
 def imagine_and_learn(recipe: Recipe, run: Path, progress: Progress) -> dict[str, Any]:
-    """Trains the heads on dreams; a lost learner is replaced, with its group, and goes on from the last checkpoint."""
+    """Trains the heads, or the whole agent, on dreams; a lost learner is replaced, with its group, and goes on from the last checkpoint."""
     cluster = recipe.cluster
-    actors = cluster.least_replicas + cluster.learners + cluster.evaluators
-    require_cpus(cluster, actors, f"imagination with cluster.replicas = {cluster.replicas}, cluster.evaluators = {cluster.evaluators}")
-    feed("imagination", recipe, run)  # what is wrong with the data is said here, before any actor starts
+    whole = recipe.imagination.finetune == "all"
+    cpus = cluster.least_replicas + cluster.learners * (1 + LOADER_CPUS * whole) + cluster.evaluators
+    beside = f" and cluster.evaluators = {cluster.evaluators}" if cluster.evaluators else ""
+    require_cpus(cluster, cpus, f"imagination with cluster.replicas = {cluster.replicas}{beside}")
+    for source in ("imagination", REHEARSAL) if whole else ("imagination",):
+        feed(source, recipe, run)  # what is wrong with the data is said here, before any actor starts
     made_by = trained(run, "agent").made_by
     store: Actor = WeightStore.options(name=STORE).remote(str(run))
     numbers, evaluators = itertools.count(), itertools.count()
@@ -89,7 +93,10 @@ WAITS, IDLES = 0.2, 0.1
 def _supervise(recipe: Recipe, run: Path, pool: ElasticPool, store: Actor, board: Actor) -> dict[str, Any]:
     text, ranks = recipe.model_dump_json(), range(recipe.cluster.learners)
     for restarts in range(LEARNER_RESTARTS + 1):
-        learners: list[Actor] = [Learner.options(name=f"learner-{rank}-{restarts}").remote(text, str(run), rank) for rank in ranks]
+        learners: list[Actor] = [
+            Learner.options(name=f"learner-{rank}-{restarts}", num_gpus=recipe.cluster.gpus_per_learner).remote(text, str(run), rank)
+            for rank in ranks
+        ]
         try:
             address = ray.get(learners[0].address.remote()) if len(ranks) > 1 else None
             found = _attend([learner.run.remote(pool.replicas, store, board, address) for learner in learners], recipe, pool, board)

@@ -1,13 +1,14 @@
-"""The learners of imagination training: ``fit`` over the trajectories of the pool, publishing the heads after every update.
+"""The learners of imagination training: ``fit`` over the trajectories of the pool, publishing what it trains after every update.
 
-ReplicaPool --Trajectory--> fit(ImaginationTraining) --heads, version = updates done--> WeightStore --> replicas
+ReplicaPool --Trajectory--> fit(ImaginationTraining) --heads or all weights, version = updates done--> WeightStore --> replicas
+Ray Data --recorded clips--^ (where all weights train)
 
 Several learners share every update and average their gradients; where one is lost all are replaced.
 """
 
 import socket
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,20 +17,22 @@ import ray
 import torch
 import torch.distributed as dist
 from ray.exceptions import RayActorError, RayError
-from torch import nn
 
 from dreamer_ray.distributed import ZERO_COPY_TENSORS, Actor
+from dreamer_ray.distributed.batches import stream
 from dreamer_ray.distributed.board import note_failure
 from dreamer_ray.distributed.replica_pool import ReplicaPool
 from dreamer_ray.distributed.telemetry import exporter
 from dreamer_ray.distributed.weights import ObjectStoreTransport, Weights
 from dreamer_ray.errors import DreamerError
 from dreamer_ray.imagination.schedule import Schedule
-from dreamer_ray.phases.imagination_training import ImaginationTraining
+from dreamer_ray.phases.imagination_training import Rehearsal
 from dreamer_ray.recipe import Recipe
-from dreamer_ray.stages import imagination
+from dreamer_ray.stages import REHEARSAL, imagination
 from dreamer_ray.training.loop import Place, fit
 from dreamer_ray.training.metrics import FileSink
+from dreamer_ray.training.parallel import Tuning, whole
+from dreamer_ray.types import Clip, LatentClip, Trajectory
 
 SHOWN = ("lag", "replicas", "lost_calls", "dropped_calls", "dreamed_return", "kl")
 """Figures that come first, and so stand in the progress line."""
@@ -39,11 +42,13 @@ GROUP_SECONDS = 120.0
 
 @ray.remote(num_cpus=1, runtime_env=ZERO_COPY_TENSORS)
 class Learner:
-    """Owns the policy and value heads in training, together with the other learners of its group."""
+    """Owns what is trained, the heads or the whole agent, together with the other learners of its group."""
 
     def __init__(self, recipe: str, run: str, rank: int):
-        torch.set_num_threads(1)
         self.recipe, self.run_folder, self.rank = Recipe.model_validate_json(recipe), Path(run), rank
+        self.whole = self.recipe.imagination.finetune == "all"
+        torch.set_num_threads(self.recipe.cluster.threads if self.whole else 1)
+        self.device = torch.device("cuda" if self.recipe.cluster.gpus_per_learner else "cpu")
 
     def address(self) -> str:
         """Where the others meet this one."""
@@ -58,7 +63,8 @@ class Learner:
         try:
             if address is not None:
                 wait = timedelta(seconds=GROUP_SECONDS)
-                dist.init_process_group("gloo", init_method=address, rank=self.rank, world_size=ranks, timeout=wait)
+                backend = "nccl" if self.device.type == "cuda" else "gloo"
+                dist.init_process_group(backend, init_method=address, rank=self.rank, world_size=ranks, timeout=wait)
             return self._fit(replicas, store, board)
         except (DreamerError, RayError, OSError) as error:
             if isinstance(error, RayActorError):
@@ -71,28 +77,33 @@ class Learner:
         folder, session, transport = self.run_folder / "imagination", uuid.uuid4().hex, ObjectStoreTransport(store)
         export = exporter(self.recipe.name, "imagination", rank=str(self.rank))
         phase, made_by = imagination(self.recipe, self.run_folder)
-        published = 0
+        published: list[tuple[str, int, Weights]] = []
 
         def publish(version: int) -> None:
-            nonlocal published
-            published = version
+            weights = {name: whole(value).detach().to("cpu", copy=True) for name, value in phase.published().items()}
             if self.rank == 0:
+                published[:] = [(session, version, weights)]
                 with export.timed("publishes", "publish_seconds"):
-                    transport.publish(session, version, _heads(phase))
+                    publish_again()
             _wait_for_all()
+
+        def publish_again() -> None:
+            for newest in published:
+                transport.publish(*newest)
 
         pool = ReplicaPool(
             replicas,
             Schedule(config.contexts.batch_size // config.dreams_per_call, config.max_lag, share=(self.rank, cluster.learners)),
             session,
             call_seconds=cluster.call_seconds,
-            publish_again=lambda: transport.publish(session, published, _heads(phase)) if self.rank == 0 else None,
+            publish_again=publish_again,
             look=_roster(board),
         )
 
         def batches(start: int) -> Any:
             publish(start)
-            return pool.updates(start, config.fit.steps)
+            dreams = pool.updates(start, config.fit.steps)
+            return _rehearsals(dreams, recorded(start)) if self.whole else dreams
 
         files = FileSink(folder) if self.rank == 0 else None
 
@@ -103,12 +114,19 @@ class Learner:
                 export(done, figures)
                 board.report.remote(done, {name: figures[name] for name in SHOWN} | figures)
 
-        place = Place(folder / "checkpoints", sink, rank=self.rank)
+        recorded = stream(REHEARSAL, self.recipe, self.run_folder, steps=config.fit.steps, rank=self.rank, world=cluster.learners)
+        place = Place(folder / "checkpoints", sink, self.device, self.rank, cluster.tuning if self.whole else Tuning())
         fit(phase, export.counted(batches), config.fit, place=place, made_by=made_by, after_step=publish)
         return {"lost_calls": pool.schedule.lost, "dropped_calls": pool.schedule.dropped}
 
     def __repr__(self) -> str:
         return f"Learner({self.rank})"
+
+
+def _rehearsals(dreams: Iterable[Trajectory], recorded: Iterable[Clip | LatentClip]) -> Iterator[Rehearsal]:
+    for dreamed, clips in zip(dreams, recorded, strict=True):
+        assert isinstance(clips, LatentClip)
+        yield Rehearsal(dreamed, clips)
 
 
 def _wait_for_all() -> None:
@@ -131,8 +149,3 @@ def _roster(board: Actor) -> Callable[[], list[Actor] | None]:
             return None
 
     return look
-
-
-def _heads(phase: ImaginationTraining) -> Weights:
-    parts: dict[str, nn.Module] = {"policy": phase.policy, "value": phase.value}
-    return {f"{part}.{k}": v.detach().cpu().clone() for part, module in parts.items() for k, v in module.state_dict().items()}

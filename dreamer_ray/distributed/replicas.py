@@ -1,7 +1,7 @@
 """World-model replicas: actors that hold the frozen model and dream batches of whole rollouts on request.
 
 ReplicaPool --dream(call, session, version)--> WorldModelReplica --Trajectory--> ReplicaPool
-a replica takes the newest heads from the weight store when told of a newer version
+a replica takes the newest weights from the weight store when told of a newer version
 """
 
 import time
@@ -23,7 +23,7 @@ from dreamer_ray.types import Trajectory
 
 @ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=0, runtime_env=ZERO_COPY_TENSORS)
 class WorldModelReplica:
-    """Holds the frozen world model and the newest heads; one call dreams one batch of whole rollouts."""
+    """Holds the world model and the newest weights of what is trained; one call dreams one batch of whole rollouts."""
 
     def __init__(self, number: int, recipe: str, run: str, made_by: dict[str, Any]):
         torch.set_num_threads(1)
@@ -43,9 +43,9 @@ class WorldModelReplica:
         return self.number
 
     def dream(self, call: int, session: str, version: int) -> Trajectory:
-        """The rollouts of ``call`` by the newest heads, which are at least those of ``version`` of ``session``.
+        """The rollouts of ``call`` by the newest weights, which are at least those of ``version`` of ``session``.
 
-        Raises ``MissingWeightsError`` where the store has no such heads.
+        Raises ``MissingWeightsError`` where the store has no such weights.
         """
         self.ready()
         assert self.dreamer is not None
@@ -59,8 +59,8 @@ class WorldModelReplica:
     def _renew(self, dreamer: Dreamer) -> None:
         begun = time.perf_counter()
         if (newer := self.transport.fetch((self.session, self.version))) is not None:
-            self.session, self.version, heads = newer
-            dreamer.agent.load_head_weights(heads)
+            self.session, self.version, weights = newer
+            dreamer.agent.load_weights(weights)
             self.export.add("syncs")
             self.export.add("sync_seconds", time.perf_counter() - begun)
 

@@ -71,7 +71,7 @@ class RoundEvaluator:
         assert self.models is not None
         if (newer := self.transport.fetch((self.session, self.version))) is not None:
             self.session, self.version, weights = newer
-            self.models[1].load_head_weights(weights)
+            self.models[1].load_weights(weights)
         return self.version
 
     def play(self, seeds: list[int]) -> list[EpisodeResult]:
@@ -105,6 +105,7 @@ def rounds_played(recipe: Recipe, run: Path, start: Callable[[], Actor]) -> Iter
     try:
         yield
         rounds.last.set()
+        log.info("%-13s trained; its last version is played, for cluster.call_seconds at most", STAGE)
         given_up = time.monotonic() + cluster.call_seconds
         for player in players:
             player.thread.join(max(0.0, given_up - time.monotonic()))

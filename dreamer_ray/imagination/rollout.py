@@ -1,5 +1,7 @@
 """Whole dreams from a context of real frames: with the policy's own actions, or with given ones."""
 
+from dataclasses import replace
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -16,7 +18,8 @@ def imagine(
 ) -> Trajectory:
     """One rollout of ``horizon`` actions per context, in free slots of an ``engine`` with an agent, whose policy draws the actions.
 
-    Each rollout has its own seed. Rewards and continues are the heads' expectations on the states that the actions led to.
+    Each rollout has its own seed. Rewards and continues are the heads' expectations on the states that the actions led to; of frames only
+    the latents and the actions that led to them mean something.
     """
     slots = engine.join(context, seeds, sampling=sampling)
     rows = torch.tensor(slots, device=engine.device)
@@ -26,13 +29,35 @@ def imagine(
     finally:
         engine.leave(slots)
     judged = [frame.judgement for frame in frames if frame.judgement is not None]
+    actions = {name: torch.stack([frame.actions[name] for frame in frames], dim=1) for name in frames[0].actions}
     return Trajectory(
         states=torch.stack([start, *(judgement.states for judgement in judged)], dim=1),
-        actions={name: torch.stack([frame.actions[name] for frame in frames], dim=1) for name in frames[0].actions},
+        actions=actions,
         rewards=torch.stack([judgement.rewards for judgement in judged], dim=1),
         continues=torch.stack([judgement.continues for judgement in judged], dim=1),
         task=context.notes.task,
         version=version,
+        frames=_continued(context, torch.stack([frame.latents for frame in frames], dim=1), actions),
+    )
+
+
+def _continued(context: LatentClip, latents: Float[Tensor, "b t l c"], actions: Actions) -> LatentClip:
+    """``context`` and the ``latents`` that followed on it under ``actions``; the last frame's own action is not known."""
+    notes = context.notes
+
+    def followed(known: Tensor, dreamed: Tensor) -> Tensor:
+        return torch.cat([known[:, :-1], dreamed, torch.zeros_like(dreamed[:, :1])], 1)
+
+    nothing = torch.zeros(latents.shape[:2], device=latents.device)
+    return LatentClip(
+        torch.cat([context.latents, latents], 1),
+        replace(
+            notes,
+            actions={name: followed(notes.actions[name], value) for name, value in actions.items()},
+            labelled=followed(notes.labelled, torch.ones_like(nothing, dtype=torch.bool)),
+            rewards=torch.cat([notes.rewards, nothing], 1),
+            continues=torch.cat([notes.continues, nothing], 1),
+        ),
     )
 
 

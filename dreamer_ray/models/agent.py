@@ -35,8 +35,8 @@ class Agent(nn.Module):
         tokens = self.task(task).unflatten(-1, (self.dynamics.config.agent_tokens, -1))
         return tokens.unsqueeze(1).expand(-1, frames, -1, -1)
 
-    def load_head_weights(self, weights: dict[str, Tensor]) -> None:
-        """Copies weights named ``policy.*`` and ``value.*``, those that imagination training changes, into the heads."""
+    def load_weights(self, weights: dict[str, Tensor]) -> None:
+        """Copies ``weights``, some or all of the state dictionary, into the parameters, which stay where they are."""
         own = self.state_dict()
         with torch.no_grad():
             for name, value in weights.items():

@@ -1,17 +1,25 @@
 """Phase 3: policy and value on dreamed trajectories, lambda-returns and PMPO (Dreamer 4, section 3.4, Eqs. 10 and 11)."""
 
 import copy
+from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from pydantic import Field
+from torch import Tensor
 
 from dreamer_ray.config import Config
+from dreamer_ray.imagination.sampler import prefill
 from dreamer_ray.models.agent import Agent
+from dreamer_ray.models.heads import PolicyHead, ValueHead
 from dreamer_ray.numerics import masked_mean
 from dreamer_ray.objectives.pmpo import pmpo
 from dreamer_ray.objectives.returns import lambda_returns
+from dreamer_ray.phases.cloning import FinetuningConfig, cloning_terms
 from dreamer_ray.phases.phase import Phase
-from dreamer_ray.types import Loss, Trajectory
+from dreamer_ray.types import Batch, LatentClip, Loss, Trajectory
+
+WEIGHTS = {"value": 1.0, "positive": 1.0, "negative": 1.0, "prior": 1.0}
 
 
 class ImaginationLossConfig(Config):
@@ -22,36 +30,102 @@ class ImaginationLossConfig(Config):
     alpha: float = Field(default=0.5, ge=0, le=1)
     beta: float = Field(default=0.3, ge=0)
     value_warmup: float = Field(default=0.0, ge=0, lt=1)
-    """Share of the updates in which only the value head learns."""
+    """Share of the updates in which only the value head learns from dreams."""
+
+
+@dataclass(frozen=True)
+class Rehearsal(Batch):
+    """Dreams, and recorded clips that keep the world model true while it is trained on them."""
+
+    dreamed: Trajectory
+    recorded: LatentClip
 
 
 class ImaginationTraining(Phase):
     """Trains the policy and value heads of ``agent``; the prior is its policy as it is now, frozen."""
 
     def __init__(self, agent: Agent, config: ImaginationLossConfig):
-        super().__init__({"value": 1.0, "positive": 1.0, "negative": 1.0, "prior": 1.0}, normalize=False)
+        super().__init__(WEIGHTS, normalized=())
         self.policy, self.value, self.config = agent.policy, agent.value, config
         self.prior = copy.deepcopy(agent.policy).requires_grad_(False)
         self.policy.requires_grad_(True)
         self.value.requires_grad_(True)
 
     def forward(self, batch: Trajectory, *, generator: torch.Generator, progress: float) -> Loss:
-        config, states = self.config, batch.states[:, :-1]
-        with torch.no_grad():
-            values = self.value(batch.states).mean
-            returns = lambda_returns(batch.rewards, batch.continues, values, gamma=config.gamma, lam=config.lam)
-            advantage = returns - values[:, :-1]
-        active = progress >= config.value_warmup
-        with torch.set_grad_enabled(active and torch.is_grad_enabled()):
-            policy = self.policy.now(states)
-            kl = policy.kl(self.prior.now(states))
-            terms = pmpo(policy.log_prob(batch.actions), advantage, kl, alpha=config.alpha, beta=config.beta)
-        terms = terms if active else {name: torch.zeros_like(term) for name, term in terms.items()}
-        terms["value"] = masked_mean(self.value(states).cross_entropy(returns))
-        return self.weigh(
-            terms,
-            kl=kl.mean(),
-            entropy=policy.entropy().mean(),
-            dreamed_return=batch.rewards.sum(1).mean(),
-            positive_share=(advantage >= 0).float().mean(),
-        )
+        terms, figures = imagination_terms(self.policy, self.value, self.prior, batch.states, batch, self.config, progress=progress)
+        return self.weigh(terms, **figures)
+
+    def published(self) -> dict[str, Tensor]:
+        """What replicas need of the newest weights, by the names that it has in an ``Agent``."""
+        return _named(policy=self.policy, value=self.value)
+
+
+class WholeImaginationTraining(Phase):
+    """Trains all of ``agent`` on dreams, with the terms of agent finetuning kept on (footnote of section 3.4).
+
+    Agent states are computed anew from the dreamed frames, so that the policy and the value reach the transformer. Since it changes, the
+    prior, a copy of the policy as it is now, goes on cloning the recorded actions on its states; no gradient of dreams reaches it.
+    """
+
+    def __init__(self, agent: Agent, config: ImaginationLossConfig, finetuning: FinetuningConfig):
+        super().__init__(WEIGHTS | finetuning.weights, normalized=finetuning.weights)
+        self.agent, self.config, self.finetuning = agent.requires_grad_(True), config, finetuning
+        self.prior = copy.deepcopy(agent.policy)
+
+    def forward(self, batch: Rehearsal, *, generator: torch.Generator, progress: float) -> Loss:
+        agent, dreamed = self.agent, batch.dreamed
+        cloned = cloning_terms(agent, self.prior, batch.recorded, self.finetuning, generator=generator, progress=1.0)
+        assert dreamed.frames is not None
+        noise = torch.randn(dreamed.frames.latents.shape, generator=generator).to(dreamed.states.device)
+        states = self.states(dreamed, noise)
+        terms, figures = imagination_terms(agent.policy, agent.value, self.prior, states, dreamed, self.config, progress=progress)
+        return self.weigh(cloned | terms, **figures)
+
+    def states(self, dreamed: Trajectory, noise: Float[Tensor, "b f l c"]) -> Float[Tensor, "b t d"]:
+        """``h_0 .. h_T`` by the weights as they are now, in one pass over the context and the dream at the context signal."""
+        assert dreamed.frames is not None
+        prompt = self.agent.prompt(dreamed.task, noise.shape[1])
+        states = prefill(self.agent.dynamics, dreamed.frames, noise=noise, agent=prompt)
+        assert states is not None
+        return states[:, -dreamed.states.shape[1] :]
+
+    def published(self) -> dict[str, Tensor]:
+        """What replicas need of the newest weights, by the names that it has in an ``Agent``."""
+        return self.agent.state_dict()
+
+
+def imagination_terms(
+    policy: PolicyHead,
+    value: ValueHead,
+    prior: PolicyHead,
+    states: Float[Tensor, "b t d"],
+    batch: Trajectory,
+    config: ImaginationLossConfig,
+    *,
+    progress: float,
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The terms of ``WEIGHTS`` for the dreams of ``batch`` on agent ``states`` ``h_0 .. h_T``, and figures for the log."""
+    with torch.no_grad():
+        values = value(states).mean
+        returns = lambda_returns(batch.rewards, batch.continues, values, gamma=config.gamma, lam=config.lam)
+        advantage = returns - values[:, :-1]
+    active, left = progress >= config.value_warmup, states[:, :-1]
+    with torch.no_grad():
+        before = prior.now(left)
+    with torch.set_grad_enabled(active and torch.is_grad_enabled()):
+        now = policy.now(left)
+        kl = now.kl(before)
+        terms = pmpo(now.log_prob(batch.actions), advantage, kl, alpha=config.alpha, beta=config.beta)
+    terms = terms if active else {name: torch.zeros_like(term) for name, term in terms.items()}
+    terms["value"] = masked_mean(value(left).cross_entropy(returns))
+    figures = {
+        "kl": kl.mean(),
+        "entropy": now.entropy().mean(),
+        "dreamed_return": batch.rewards.sum(1).mean(),
+        "positive_share": (advantage >= 0).float().mean(),
+    }
+    return terms, figures
+
+
+def _named(**parts: torch.nn.Module) -> dict[str, Tensor]:
+    return {f"{part}.{name}": value for part, module in parts.items() for name, value in module.state_dict().items()}

@@ -1,6 +1,6 @@
 """What every phase is: a module whose call turns a batch into a loss, so that data parallelism can wrap it from outside."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -13,13 +13,14 @@ from dreamer_ray.types import Loss
 class Phase(nn.Module):
     """Parameters that require gradients are trained; buffers and the rest travel in the checkpoint.
 
-    ``weights`` names the loss terms; with ``normalize`` each is divided by its running RMS before it is weighed.
+    ``weights`` names the loss terms; those that are ``normalized`` (None is all) are divided by their running RMS before.
     """
 
-    def __init__(self, weights: Mapping[str, float], *, normalize: bool = True):
+    def __init__(self, weights: Mapping[str, float], *, normalized: Collection[str] | None = None):
         super().__init__()
         self.weights = dict(weights)
-        self.rms = RunningRMS(list(self.weights)) if normalize else None
+        names = list(self.weights if normalized is None else normalized)
+        self.rms = RunningRMS(names) if names else None
 
     def forward(self, batch: Any, *, generator: torch.Generator, progress: float) -> Loss:
         """The loss of one batch. ``generator`` (on the CPU) gives all draws, ``progress`` in [0, 1) is the share of steps done."""
@@ -29,6 +30,6 @@ class Phase(nn.Module):
         """The weighted sum of scalar ``terms``, whose names must be those of the weights; ``figures`` only go to the log."""
         if set(terms) != set(self.weights):
             raise ValueError(f"{type(self).__name__}: loss terms {sorted(terms)}, weights {sorted(self.weights)}")
-        scaled = dict(terms) if self.rms is None else self.rms(dict(terms))
+        scaled = dict(terms) if self.rms is None else dict(terms) | self.rms({name: terms[name] for name in self.rms.names})
         total = torch.stack([self.weights[name] * scaled[name] for name in self.weights]).sum()
         return Loss(total, {name: value.detach() for name, value in (dict(terms) | figures).items()})

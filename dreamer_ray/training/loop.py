@@ -113,10 +113,14 @@ def _differentiate(call: nn.Module, batch: Any, count: int, place: Place, *, gen
 
 
 def _parts(batch: Batch, count: int) -> list[Batch]:
-    rows = len(batch.tensors()[0])
-    if rows < count:
+    """Shares of the rows; a noun in a batch may have other rows than its neighbour."""
+    if (rows := min(map(len, batch.tensors()))) < count:
         raise UserError(f"accumulate = {count}: {rows} rows of a rank cannot be shared by as many parts")
-    return [batch.rows(slice(rows * part // count, rows * (part + 1) // count)) for part in range(count)]
+
+    def part(number: int) -> Batch:
+        return batch.map(lambda tensor: tensor[len(tensor) * number // count : len(tensor) * (number + 1) // count])
+
+    return [part(number) for number in range(count)]
 
 
 def _timed(batches: Batches, start: int, steps: int, clock: "_Clock") -> Iterator[tuple[int, Any]]:

@@ -24,7 +24,10 @@ class OptimizerConfig(Config):
     """Largest norm of the gradient."""
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.99)
     rates: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
-    """Factors on the learning rate of parameters whose names begin so, such as ``{value: 4}``; 1 for all others."""
+    """Factors on the learning rate of parameters whose names begin so, such as ``{value: 4}``; 1 for all others.
+
+    What belongs to the agent is named as there: ``value``, not ``agent.value``.
+    """
 
 
 def make_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
@@ -32,7 +35,7 @@ def make_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.Ad
 
     Raises ``UserError`` where ``config.rates`` has a name with which no parameter begins.
     """
-    trained = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+    trained = [(name.removeprefix("agent."), p) for name, p in module.named_parameters() if p.requires_grad]
     for prefix in config.rates:
         if not any(name.startswith(prefix) for name, _ in trained):
             parts = ", ".join(sorted({name.partition(".")[0] for name, _ in trained}))

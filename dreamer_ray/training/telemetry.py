@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol
 import prometheus_client
 from prometheus_client import CollectorRegistry
 
+from dreamer_ray.phases.imagination_training import Rehearsal
 from dreamer_ray.types import Batch, Clip, LatentClip, Trajectory
 
 PREFIX = "dreamer_"
@@ -175,6 +176,8 @@ class PrometheusMeter:
 
 def frame_count(batch: Batch) -> int:
     """Frames of a batch of any of our kinds; of trajectories those that were dreamed."""
+    if isinstance(batch, Rehearsal):
+        return frame_count(batch.dreamed) + frame_count(batch.recorded)
     if isinstance(batch, Trajectory):
         return batch.rewards.numel()
     assert isinstance(batch, Clip | LatentClip)

@@ -16,11 +16,14 @@ import ray
 from dreamer_ray.config_file import load_config
 from dreamer_ray.distributed.rounds import MOST_LOSSES, rounds_played
 from dreamer_ray.distributed.weights import MissingWeightsError
-from dreamer_ray.envs.crafter import TASKS
-from dreamer_ray.evaluation.episodes import EpisodeResult
+from dreamer_ray.envs.crafter import TASKS, CrafterConfig
+from dreamer_ray.evaluation.episodes import EpisodeResult, play
 from dreamer_ray.evaluation.rounds import PLAYED, append_round, read_rounds, summarized
+from dreamer_ray.imagination.session import ActingSession
 from dreamer_ray.recipe import FIRST_ROUND_WORLD, Recipe
+from dreamer_ray.stages import acting_agent, trained
 from dreamer_ray.training.checkpoint import latest_checkpoint
+from dreamer_ray.training.restore import restore_tokenizer
 
 TOY = Path(__file__).parents[2] / "configs/crafter/toy.yaml"
 LIMIT = 240.0
@@ -187,7 +190,12 @@ def test_training_with_an_evaluator_is_bitwise_the_training_without(toy, imagina
     assert versions == sorted(set(versions)) == [one.version for one in rounds]
     assert versions[-1] == 8
     assert all(f"imagination   {one.line()}" in said for one in rounds)
-    assert all(list(one.worlds) == list(range(FIRST_ROUND_WORLD, FIRST_ROUND_WORLD + 6)) for one in rounds)
+    seeds = list(range(FIRST_ROUND_WORLD, FIRST_ROUND_WORLD + 6))
+    assert all(list(one.worlds) == seeds for one in rounds)
+    tokenizer, agent = restore_tokenizer(trained(folder, "tokenizer")), acting_agent(folder, "imagination")
+    config = CrafterConfig(size=72, length=40)
+    alone = summarized(8, play(ActingSession(tokenizer, agent, seeds=seeds), seeds, config), seconds=rounds[-1].seconds)
+    assert rounds[-1] == alone, "the round at the end of training is that of the trained agent"
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ def test_head_weights_are_copied_and_nothing_else_moves(tiny):
             parameter.add_(1)
     weights = {name: value for name, value in agent.state_dict().items() if name.startswith(("policy.", "value."))}
     untouched = {name: value.clone() for name, value in other.state_dict().items() if name not in weights}
-    other.load_head_weights(weights)
+    other.load_weights(weights)
     states = torch.randn(2, 16)
     assert torch.equal(agent.value(states).mean, other.value(states).mean)
     assert torch.equal(agent.policy.now(states).entropy(), other.policy.now(states).entropy())

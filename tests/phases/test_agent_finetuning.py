@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from dreamer_ray.models.dynamics import Prediction
-from dreamer_ray.phases.agent_finetuning import AgentFinetuning, FinetuningConfig
+from dreamer_ray.phases.agent_finetuning import AgentFinetuning
+from dreamer_ray.phases.cloning import FinetuningConfig
 
 ROWS, FRAMES, L = 6, 7, 2
 UNIFORM, RELEVANT = 1, 2

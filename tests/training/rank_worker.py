@@ -17,10 +17,10 @@ from dreamer_ray.models.dynamics import Conditioning, Dynamics, DynamicsConfig, 
 from dreamer_ray.models.heads import HeadsConfig
 from dreamer_ray.nn.transformer import TransformerConfig
 from dreamer_ray.numerics import masked_mean, reduce_sum
-from dreamer_ray.phases.agent_finetuning import AgentFinetuning, FinetuningConfig
+from dreamer_ray.phases.cloning import FinetuningConfig, head_terms
 from dreamer_ray.phases.dynamics_pretraining import DynamicsPretraining
 from dreamer_ray.phases.forcing import ForcingConfig
-from dreamer_ray.phases.imagination_training import ImaginationLossConfig, ImaginationTraining
+from dreamer_ray.phases.imagination_training import WEIGHTS, ImaginationLossConfig, ImaginationTraining, Rehearsal, imagination_terms
 from dreamer_ray.phases.phase import Phase
 from dreamer_ray.training.loop import FitConfig, Place, fit
 from dreamer_ray.training.optimizer import OptimizerConfig
@@ -88,11 +88,26 @@ class Cloning(Phase):
 
     def __init__(self, agent: Agent):
         super().__init__({"policy": 1.0, "reward": 1.0, "continue": 1.0})
-        self.inner = AgentFinetuning(agent, FinetuningConfig())
+        self.agent = agent
 
     def forward(self, batch, *, generator, progress):
         states = torch.tanh(batch.latents.flatten(2).repeat(1, 1, 2))
-        return self.weigh(self.inner._heads(batch, states))
+        return self.weigh(head_terms(self.agent, self.agent.policy, batch, states))
+
+
+class Whole(Phase):
+    """The terms of imagination training of all weights on given states: no noise is drawn here either."""
+
+    def __init__(self, agent: Agent):
+        super().__init__(WEIGHTS | FinetuningConfig().weights, normalized=("policy", "reward", "continue", "shortcut"))
+        self.agent = agent
+
+    def forward(self, batch, *, generator, progress):
+        agent, dreamed = self.agent, batch.dreamed
+        cloned = head_terms(agent, agent.policy, batch.recorded, torch.tanh(batch.recorded.latents.flatten(2).repeat(1, 1, 2)))
+        states = agent.dynamics.transformer.norm(dreamed.states)
+        terms, _ = imagination_terms(agent.policy, agent.value, agent.policy, states, dreamed, ImaginationLossConfig(), progress=progress)
+        return self.weigh(cloned | terms | {"shortcut": masked_mean(states)})
 
 
 def _gradients(phase: Phase, batch, out: dict, name: str) -> None:
@@ -112,7 +127,7 @@ class Mean(Phase):
     """The mean of all numbers of a batch of tokens under a linear map: parts and ranks of equal sizes give that of the whole."""
 
     def __init__(self):
-        super().__init__({"mean": 1.0}, normalize=False)
+        super().__init__({"mean": 1.0}, normalized=())
         torch.manual_seed(3)
         self.map = torch.nn.Linear(2, 3)
 
@@ -137,7 +152,7 @@ class Predicting(Phase):
     """The dynamics' error on clean frames: blocks as they are sharded, and no draws."""
 
     def __init__(self):
-        super().__init__({"error": 1.0}, normalize=False)  # the running size of parts of a batch depends on who has which rows
+        super().__init__({"error": 1.0}, normalized=())  # the running size of parts of a batch depends on who has which rows
         self.dynamics = _agent().dynamics
 
     def forward(self, batch, *, generator, progress):
@@ -200,6 +215,7 @@ def main(folder: Path, rank: int, world: int) -> None:
     rows, out = _rows(rank, world), {}
     _gradients(ImaginationTraining(_agent(), ImaginationLossConfig()), _trajectory().rows(rows), out, "imagination")
     _gradients(Cloning(_agent()), _clip().rows(rows), out, "cloning")
+    _gradients(Whole(_agent()), Rehearsal(_trajectory().rows(rows), _clip().rows(rows)), out, "whole")
     mask = _trajectory().rewards[rows] > 0
     out["good"] = mask.sum()
     terms = torch.arange(float(ROWS * FRAMES)).view(ROWS, FRAMES)[rows]

@@ -47,7 +47,7 @@ class Fitting(Phase):
     """Draws a line through the origin to the numbers; notes how many rows each call saw and what it drew."""
 
     def __init__(self):
-        super().__init__({"error": 1.0}, normalize=False)
+        super().__init__({"error": 1.0}, normalized=())
         self.weight, self.calls = nn.Parameter(torch.zeros(1, dtype=torch.float64)), []
 
     def forward(self, batch, *, generator, progress):
@@ -69,7 +69,7 @@ class Counting(Phase):
     """Asserts that batch s is the integer s, each seen once and in order; the count travels in the checkpoint."""
 
     def __init__(self, spoil=None):
-        super().__init__({"count": 1.0}, normalize=False)
+        super().__init__({"count": 1.0}, normalized=())
         self.weight = nn.Parameter(torch.ones(1))
         self.register_buffer("seen", torch.tensor(0))
         self.spoil, self.calls = spoil or {}, []
@@ -171,7 +171,7 @@ class Recording(Phase):
     """Its gradient is ten; remembers its weight at each step."""
 
     def __init__(self):
-        super().__init__({"a": 1.0}, normalize=False)
+        super().__init__({"a": 1.0}, normalized=())
         self.weight, self.path = nn.Parameter(torch.zeros(1)), []
 
     def forward(self, batch, *, generator, progress):

@@ -41,9 +41,12 @@ def test_weight_decay_is_on_matrices_only_and_frozen_weights_are_left_out(tiny):
     assert "expand.weight" not in decayed | others
 
 
-def test_parts_may_have_a_rate_of_their_own_and_a_wrong_name_is_refused(tiny):
+@pytest.mark.parametrize("inside", [False, True], ids=["agent", "phase with an agent"])
+def test_parts_may_have_a_rate_of_their_own_and_a_wrong_name_is_refused(tiny, inside):
     agent = tiny.agent()
-    optimizer = make_optimizer(agent, OptimizerConfig(learning_rate=0.1, rates={"value": 4.0}))
+    optimizer = make_optimizer(
+        torch.nn.ModuleDict({"agent": agent}) if inside else agent, OptimizerConfig(learning_rate=0.1, rates={"value": 4.0})
+    )
     rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
     for name, p in agent.named_parameters():
         assert rates[id(p)] == pytest.approx(0.4 if name.startswith("value.") else 0.1), name

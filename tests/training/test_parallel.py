@@ -57,7 +57,7 @@ def test_shares_of_good_actions_are_unequal(results):
 
 
 @pytest.mark.timeout(200)
-@pytest.mark.parametrize("phase", ["imagination", "cloning"])
+@pytest.mark.parametrize("phase", ["imagination", "cloning", "whole"])
 def test_gradients_of_two_ranks_are_those_of_one_process(results, phase):
     one, ranks = results
     names = [name for name in one if name.startswith(f"{phase}|")]

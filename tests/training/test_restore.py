@@ -7,10 +7,11 @@ import torch
 
 from dreamer_ray.errors import UserError
 from dreamer_ray.models.dynamics import Conditioning, Noising
-from dreamer_ray.phases.agent_finetuning import AgentFinetuning, FinetuningConfig
+from dreamer_ray.phases.agent_finetuning import AgentFinetuning
+from dreamer_ray.phases.cloning import FinetuningConfig
 from dreamer_ray.phases.dynamics_pretraining import DynamicsPretraining
 from dreamer_ray.phases.forcing import ForcingConfig
-from dreamer_ray.phases.imagination_training import ImaginationLossConfig, ImaginationTraining
+from dreamer_ray.phases.imagination_training import ImaginationLossConfig, ImaginationTraining, WholeImaginationTraining
 from dreamer_ray.phases.tokenizer_pretraining import TokenizerPretraining
 from dreamer_ray.training.checkpoint import open_checkpoint, save_checkpoint
 from dreamer_ray.training.restore import build_agent, describe_agent, describe_tokenizer, load_heads, restore_agent, restore_tokenizer
@@ -92,6 +93,14 @@ def test_heads_come_back_from_imagination(tiny, tmp_path):
     states = torch.randn(3, 16)
     assert torch.equal(agent.policy.now(states).entropy(), back.policy.now(states).entropy())
     assert torch.equal(agent.value(states).mean, back.value(states).mean)
+
+
+def test_the_whole_agent_comes_back_from_imagination_of_all_weights(tiny, tmp_path):
+    agent = _agent(tiny)
+    phase = WholeImaginationTraining(agent, ImaginationLossConfig(), FinetuningConfig())
+    _shake(phase)
+    back = restore_agent(_saved(tmp_path, phase, describe_agent(agent, TASKS)))
+    assert {name: value.tolist() for name, value in back.state_dict().items()} == {n: v.tolist() for n, v in agent.state_dict().items()}
 
 
 def test_a_description_builds_an_agent_of_the_same_sizes(tiny):

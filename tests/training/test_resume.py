@@ -3,15 +3,17 @@
 import errno
 import itertools
 import os
+from dataclasses import replace
 
 import pytest
 import torch
 
 from dreamer_ray.errors import RunError, UserError
-from dreamer_ray.phases.agent_finetuning import AgentFinetuning, FinetuningConfig
+from dreamer_ray.phases.agent_finetuning import AgentFinetuning
+from dreamer_ray.phases.cloning import FinetuningConfig
 from dreamer_ray.phases.dynamics_pretraining import DynamicsPretraining
 from dreamer_ray.phases.forcing import ForcingConfig
-from dreamer_ray.phases.imagination_training import ImaginationLossConfig, ImaginationTraining
+from dreamer_ray.phases.imagination_training import ImaginationLossConfig, ImaginationTraining, Rehearsal, WholeImaginationTraining
 from dreamer_ray.phases.tokenizer_pretraining import TokenizerPretraining
 from dreamer_ray.training import checkpoint as checkpoints
 from dreamer_ray.training.checkpoint import latest_checkpoint
@@ -62,6 +64,10 @@ PHASES = {
     "imagination": (
         lambda tiny: ImaginationTraining(tiny.agent(), ImaginationLossConfig(value_warmup=0.3)),
         lambda _, step: _trajectory(step),
+    ),
+    "whole imagination": (
+        lambda tiny: WholeImaginationTraining(tiny.agent(), ImaginationLossConfig(value_warmup=0.3), FinetuningConfig()),
+        lambda tiny, step: Rehearsal(replace(_trajectory(step), frames=tiny.clip(3, 7, seed=step)), tiny.clip(4, 5, seed=step)),
     ),
 }
 

@@ -1,0 +1,83 @@
+"""What agent finetuning and imagination training of all weights share: the terms of Eq. 9 on recorded clips."""
+
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from dreamer_ray.imagination.sampler import context_noising
+from dreamer_ray.models.agent import Agent
+from dreamer_ray.models.heads import PolicyHead
+from dreamer_ray.numerics import masked_mean
+from dreamer_ray.objectives.behavior import future, in_clip
+from dreamer_ray.objectives.shortcut_forcing import shortcut_forcing
+from dreamer_ray.phases.forcing import Forced, ForcingConfig, force, with_signal
+from dreamer_ray.types import LatentClip
+
+
+class FinetuningConfig(ForcingConfig):
+    """Noising of the batches and weights of the terms."""
+
+    relevant_signal: Literal["sampled", "context"] = "sampled"
+    """Signal of task-relevant rows: drawn as in pretraining (paper), or that at which the agent acts."""
+    dynamics_weight: float = Field(default=1.0, ge=0)
+    policy_weight: float = Field(default=1.0, ge=0)
+    reward_weight: float = Field(default=1.0, ge=0)
+    continue_weight: float = Field(default=1.0, ge=0)
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Of the terms, by their names."""
+        return {
+            "shortcut": self.dynamics_weight,
+            "policy": self.policy_weight,
+            "reward": self.reward_weight,
+            "continue": self.continue_weight,
+        }
+
+
+def cloning_terms(
+    agent: Agent, policy: PolicyHead, batch: LatentClip, config: FinetuningConfig, *, generator: torch.Generator, progress: float
+) -> dict[str, Tensor]:
+    """The four terms of ``FinetuningConfig.weights`` for ``agent`` and a ``policy`` that clones on its states.
+
+    The policy learns from task-relevant rows only, the dynamics from uniform rows only (else it would become optimistic),
+    reward and continue from both.
+    """
+    dynamics = agent.dynamics
+    forced = _force(agent, batch, config, generator, progress)
+    target = forced.target(dynamics)
+    prompt = agent.prompt(batch.notes.task, batch.latents.shape[1])
+    prediction = dynamics(forced.noisy, forced.noising, replace(forced.conditioning, agent=prompt))
+    assert prediction.states is not None
+    video = shortcut_forcing(prediction.latents, target, forced.noising.tau(dynamics.config.k_max))
+    return {"shortcut": masked_mean(video, ~batch.notes.relevant.unsqueeze(1))} | head_terms(agent, policy, batch, prediction.states)
+
+
+def head_terms(agent: Agent, policy: PolicyHead, batch: LatentClip, states: Float[Tensor, "b t d"]) -> dict[str, Tensor]:
+    """The terms of the heads on the agent states of ``batch`` (Dreamer 4, Eq. 9)."""
+    notes, distances = batch.notes, policy.distances
+    inside = in_clip(states.shape[1], distances, states.device)
+    actions = {name: future(value, distances) for name, value in notes.actions.items()}
+    known = future(notes.labelled, distances) & inside & notes.relevant[:, None, None]
+    log_prob = policy(states).log_prob(actions)
+    reward = agent.reward(states).cross_entropy(future(notes.rewards, distances))
+    going_on = F.binary_cross_entropy_with_logits(agent.continues(states).float(), notes.continues, reduction="none")
+    return {
+        "policy": -masked_mean(log_prob, known),
+        "reward": masked_mean(reward, inside.expand_as(reward)),
+        "continue": masked_mean(going_on),
+    }
+
+
+def _force(agent: Agent, batch: LatentClip, config: FinetuningConfig, generator: torch.Generator, progress: float) -> Forced:
+    dynamics = agent.dynamics
+    forced = force(dynamics, batch, config, generator=generator, progress=progress)
+    if config.relevant_signal == "sampled":
+        return forced
+    noising = context_noising(dynamics, *batch.latents.shape[:2])
+    return with_signal(forced, batch.notes.relevant, noising, dynamics.config.k_max, generator)
