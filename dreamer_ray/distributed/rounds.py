@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import ray
@@ -224,4 +225,4 @@ class _Player:
         if again:
             self.rounds.export.add("restarts", part="evaluator")
         what = "started again" if again else "given up, training goes on without it"
-        log.warning("%s: evaluator %d is lost (%s: %s); %s", STAGE, self.number, type(inner).__name__, reason, what)
+        log.warning("%s: evaluator %d is lost (%s: %s); %s", STAGE, self.number, type(inner).__name__, shorten(reason, 200), what)

@@ -156,8 +156,20 @@ def test_a_training_that_failed_does_not_wait_for_a_round(local_ray, tmp_path):
     assert time.monotonic() - begun < 30
 
 
+def offspring(pid: int) -> dict[int, str]:
+    """Processes that ``pid`` has begun, directly or not, and what they are called."""
+    try:
+        children = [int(child) for path in Path(f"/proc/{pid}/task").glob("*/children") for child in path.read_text().split()]
+        found = {child: Path(f"/proc/{child}/cmdline").read_text() for child in children}
+    except (FileNotFoundError, ProcessLookupError):  # one of them has just ended
+        return {}
+    for child in children:
+        found |= offspring(child)
+    return found
+
+
 @pytest.fixture
-def imagination(toy, toy_command, tmp_path, descendants):
+def imagination(toy, toy_command, tmp_path):
     """Begins the imagination stage of a copy of the toy run; its folder and its process, which end with the test."""
     begun = []
 
@@ -169,7 +181,7 @@ def imagination(toy, toy_command, tmp_path, descendants):
 
     yield start
     for process in begun:
-        for pid in [*descendants(process.pid), process.pid] if process.poll() is None else ():
+        for pid in [*offspring(process.pid), process.pid] if process.poll() is None else ():
             os.kill(pid, signal.SIGKILL)
 
 
@@ -198,10 +210,18 @@ def test_training_with_an_evaluator_is_bitwise_the_training_without(toy, imagina
     assert rounds[-1] == alone, "the round at the end of training is that of the trained agent"
 
 
+@pytest.mark.timeout(600)
+def test_evaluators_count_where_cpus_are_too_few(imagination):
+    _, process = imagination("cluster.evaluators=2", "cluster.cpus=4")
+    said = process.communicate(timeout=LIMIT)[1]
+    assert process.returncode == 2, said
+    assert "cluster.evaluators = 2 needs 5 CPUs, the cluster has 4; raise cluster.cpus or lower" in said
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "hung"])
-def test_an_evaluator_that_is_lost_in_mid_round_costs_the_run_nothing(imagination, descendants, number):
+def test_an_evaluator_that_is_lost_in_mid_round_costs_the_run_nothing(imagination, number):
     longer = ("imagination.fit.steps=40", "imagination.fit.checkpoint_every=5")
     wanted, alone = imagination(*longer)
     assert alone.wait(LIMIT) == 0
@@ -210,13 +230,7 @@ def test_an_evaluator_that_is_lost_in_mid_round_costs_the_run_nothing(imaginatio
     while victim is None:
         assert process.poll() is None
         assert time.monotonic() < given_up
-        for pid in descendants(process.pid):
-            try:
-                title = Path(f"/proc/{pid}/cmdline").read_text()
-            except OSError:
-                continue
-            if title.startswith("ray::RoundEvaluator.play"):
-                victim = pid
+        victim = next((pid for pid, title in offspring(process.pid).items() if title.startswith("ray::RoundEvaluator.play")), None)
     before = len(read_rounds(folder / "imagination"))
     os.kill(victim, number)
     said = process.communicate(timeout=LIMIT)[1]
