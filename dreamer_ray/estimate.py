@@ -174,7 +174,7 @@ def _acting_needs(recipe: Recipe, sizes: _Sizes) -> dict[str, Need]:
         "imagination": Need(
             f"{dream.fit.steps:,} updates, {dream.contexts.batch_size} dreams of {dream.horizon} actions each",
             trained,
-            replica + learner_mb,
+            replica + learner_mb + recipe.cluster.evaluators * (PROCESS_MB + _parameters(agent) * 4 / 2**20),
             (rollouts * dreamed * dynamics + operations) / sizes.operations_per_second,
         ),
         "evaluate": Need(

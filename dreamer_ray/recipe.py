@@ -18,6 +18,8 @@ from dreamer_ray.training.loop import FitConfig
 from dreamer_ray.training.parallel import Tuning
 
 FIRST_FRESH_WORLD, MOST_WORLDS = 2 * HELDOUT_SEEDS, 1_000_000
+FIRST_ROUND_WORLD = SEEDS_A_SET - MOST_WORLDS
+"""Worlds that are played during training have their seeds from here on: neither data sets nor the evaluation reach them."""
 LEAST_OBJECT_STORE_MB = 80
 """Room for two windows of batches and the weights."""
 REPLICA_RESOURCE = "replica"
@@ -109,8 +111,14 @@ class EvaluationSection(Config):
     pictures: int = Field(default=256, gt=0)
     """Held-out pictures on which reconstruction is measured."""
     sampling_steps: int = Field(default=4, gt=0)
-    seed: int = Field(default=FIRST_FRESH_WORLD, ge=FIRST_FRESH_WORLD, le=SEEDS_A_SET - MOST_WORLDS)
-    """Worlds take the seeds from here on; no recorded episode has one of them."""
+    seed: int = Field(default=FIRST_FRESH_WORLD, ge=FIRST_FRESH_WORLD, le=FIRST_ROUND_WORLD - MOST_WORLDS)
+    """Worlds take the seeds from here on; no recorded episode and no round has one of them."""
+    round_worlds: int = Field(default=40, ge=2, le=MOST_WORLDS)
+    """Worlds of each round that ``cluster.evaluators`` play during training: the same ones in every round, never those of the end."""
+
+    def round_seeds(self) -> range:
+        """The worlds of a round."""
+        return range(FIRST_ROUND_WORLD, FIRST_ROUND_WORLD + self.round_worlds)
 
 
 class ClusterSection(Config):
@@ -142,10 +150,12 @@ class ClusterSection(Config):
     """Where fewer than ``replicas``: dreaming ones end while the learner is slower than they are, and start again when it waits."""
     dedicated_replicas: bool = False
     """Dreaming replicas go to nodes with the resource ``replica`` only, one of it each: where none is free they wait for the autoscaler."""
+    evaluators: int = Field(default=0, ge=0)
+    """Actors that play with the newest heads while imagination trains (``evaluation.round_worlds``); 0 is none."""
     call_seconds: float = Field(default=300, gt=0)
-    """After so long without an answer a dreaming replica is taken for hung and started again."""
+    """After so long without an answer a dreaming replica or an evaluator is taken for hung and started again."""
     gpus_per_replica: float = Field(default=0, ge=0)
-    """Of those that encode, dream or evaluate; 0.5 lets two share a GPU."""
+    """Of those that encode, dream or evaluate, and of ``evaluators``; 0.5 lets two share a GPU."""
     dashboard: bool = True
 
     @property

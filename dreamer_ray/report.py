@@ -5,7 +5,7 @@ import logging
 import os
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -22,6 +22,7 @@ from dreamer_ray.errors import RunError
 from dreamer_ray.evaluation.episodes import EpisodeResult
 from dreamer_ray.evaluation.intervals import Interval, mean, paired_difference, success_rate
 from dreamer_ray.evaluation.report import ActionShares, Comparison, Dream, Quality, Report, Score, StageTime, text_table, write_report
+from dreamer_ray.evaluation.rounds import Round, read_rounds
 from dreamer_ray.measure import SHOWN_CONTEXT, Measurements
 from dreamer_ray.recipe import Recipe
 from dreamer_ray.run import StageContext
@@ -71,7 +72,7 @@ def build_report(recipe: Recipe, run: Path, measured: Measurements, episodes: Ep
     curves: dict[str, dict[str, Sequence[tuple[int, float]]]] = {
         stage: {name: points for name, points in found.items() if name not in RATES} for stage, found in names.items() if found
     }
-    arrays = {name: array.numpy() for name, array in measured.arrays.items()}
+    arrays, rounds = {name: array.numpy() for name, array in measured.arrays.items()}, read_rounds(run / "imagination")
     return Report(
         title=recipe.name,
         recipe=yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False),
@@ -85,7 +86,8 @@ def build_report(recipe: Recipe, run: Path, measured: Measurements, episodes: Ep
         actions=_actions(arrays),
         success=[_task(task, episodes) for task in LADDER] + [_task(task, episodes) for task in TASKS if task not in LADDER],
         scores=_scores(episodes),
-        comparisons=_comparisons(episodes),
+        comparisons=_comparisons(episodes) + _first_and_last(rounds),
+        rounds=_round_curves(rounds),
         notes=_notes(recipe),
     )
 
@@ -204,6 +206,21 @@ def _comparisons(episodes: Episodes) -> list[Comparison]:
         Comparison(f"{name} an episode: after imagination - behaviour cloning", _paired(episodes, tasks), "paired t, the same worlds")
         for name, tasks in (("wood", ("collect_wood",)), ("ladder events", LADDER))
     ]
+
+
+def _first_and_last(rounds: Sequence[Round]) -> list[Comparison]:
+    shared = sorted(rounds[0].worlds.keys() & rounds[-1].worlds.keys()) if rounds else []
+    if len(rounds) < 2 or not shared:
+        return []
+    last, first = ([float(played.worlds[seed]) for seed in shared] for played in (rounds[-1], rounds[0]))
+    name = f"ladder events an episode in training: version {rounds[-1].version} - version {rounds[0].version}"
+    return [Comparison(name, paired_difference(last, first), "paired t, the same worlds")]
+
+
+def _round_curves(rounds: Sequence[Round]) -> Mapping[str, Sequence[tuple[int, Interval]]]:
+    achieved = [task for task in LADDER if any(played.success[task].value for played in rounds)]
+    curves = {task: [(played.version, played.success[task]) for played in rounds] for task in achieved}
+    return ({"ladder events an episode": [(played.version, played.ladder_events) for played in rounds]} if rounds else {}) | curves
 
 
 def _paired(episodes: Episodes, tasks: tuple[str, ...]) -> Interval:

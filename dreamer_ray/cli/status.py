@@ -13,7 +13,7 @@ from dreamer_ray.errors import UserError
 from dreamer_ray.progress import duration
 
 if TYPE_CHECKING:
-    from dreamer_ray.distributed.job_status import ActorGroup, JobReport, JobState, ProgressState, StageState
+    from dreamer_ray.distributed.job_status import ActorGroup, JobReport, JobState, ProgressState, RoundState, StageState
 
 LINES_FIRST = 10
 """Of what was said before, when following begins."""
@@ -74,6 +74,8 @@ def described(report: "JobReport") -> str:
     lines += [f"{title:<10}{text}" for title, text in _stage_lines(report.stages, live=job.exit_code is None)]
     if report.progress:
         lines.append(f"{'progress':<10}{_progress(report.progress)}")
+    if report.round:
+        lines.append(f"{'played':<10}{_round(report.round)}")
     if report.actors:
         lines += ["", *_table(report.actors)]
     return "\n".join(lines) + "\n"
@@ -95,6 +97,11 @@ def _progress(newest: "ProgressState") -> str:
     if newest.eta_seconds is not None:
         parts.append(f"ETA {duration(newest.eta_seconds)}")
     return "  ".join(parts + [f"{name} {value:.4g}" for name, value in newest.figures.items()])
+
+
+def _round(newest: "RoundState") -> str:
+    figures = [f"{name} {value:.4g}" for name, value in newest.figures.items()]
+    return "  ".join([f"version {newest.version} in {newest.worlds} worlds", *figures])
 
 
 def _table(actors: Sequence["ActorGroup"]) -> list[str]:

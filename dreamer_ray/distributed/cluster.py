@@ -104,18 +104,20 @@ def _resources() -> str:
 
 def require_cpus(config: ClusterSection, wanted: float, purpose: str) -> None:
     """Raises ``UserError`` where the cluster does not give ``wanted`` CPUs in time; Ray itself would wait for ever."""
-    _require(config, "CPU", wanted, f"{purpose} needs {wanted:g} CPUs", "raise cluster.cpus or lower cluster.workers and cluster.replicas")
+    counts = "cluster.workers, cluster.replicas and cluster.evaluators"
+    _require(config, "CPU", wanted, f"{purpose} needs {wanted:g} CPUs", f"raise cluster.cpus or lower {counts}")
 
 
 def require_gpus(config: ClusterSection) -> None:
     """Raises ``UserError`` where the cluster does not give the workers, or the learners and replicas together, their GPUs in time."""
     workers, replicas = config.fewest_workers or config.workers, config.least_replicas
     learning = config.learners * config.gpus_per_learner
-    for kind, count, share, beside in (
-        ("worker", workers, config.gpus_per_worker, 0.0),
-        ("replica", replicas, config.gpus_per_replica, learning),
+    said = f"{replicas}" + (f" and cluster.evaluators = {config.evaluators}" if config.evaluators else "")
+    for kind, named, count, share, beside in (
+        ("worker", workers, workers, config.gpus_per_worker, 0.0),
+        ("replica", said, replicas + config.evaluators, config.gpus_per_replica, learning),
     ):
-        purpose = f"cluster.{kind}s = {count} with cluster.gpus_per_{kind} = {share:g} need {count * share:g} GPUs"
+        purpose = f"cluster.{kind}s = {named} with cluster.gpus_per_{kind} = {share:g} need {count * share:g} GPUs"
         purpose += f" beside {beside:g} of cluster.learners = {config.learners}" if beside else ""
         _require(config, "GPU", count * share + beside, purpose, f"lower these keys (gpus_per_{kind} = 0 leaves them on CPUs) or add GPUs")
 

@@ -1,6 +1,7 @@
 """The imagination stage: starts store, replicas and learners, replaces what is lost and keeps the pool as large as it is useful.
 
 driver --starts, replaces--> Learner x N, WorldModelReplica x M        Learner --idle shares--> Board --> driver --grows, shrinks--> pool
+evaluators beside them play with the newest weights: rounds.py
 """
 
 import itertools
@@ -17,6 +18,7 @@ from dreamer_ray.distributed.board import raise_failure, watched
 from dreamer_ray.distributed.cluster import require_cpus
 from dreamer_ray.distributed.learner import Learner
 from dreamer_ray.distributed.replicas import start_replica
+from dreamer_ray.distributed.rounds import rounds_played, start_evaluator
 from dreamer_ray.distributed.telemetry import exporter
 from dreamer_ray.distributed.weights import STORE, WeightStore
 from dreamer_ray.errors import RunError
@@ -32,18 +34,20 @@ def imagine_and_learn(recipe: Recipe, run: Path, progress: Progress) -> dict[str
     """Trains the heads, or the whole agent, on dreams; a lost learner is replaced, with its group, and goes on from the last checkpoint."""
     cluster = recipe.cluster
     whole = recipe.imagination.finetune == "all"
-    cpus = cluster.least_replicas + cluster.learners * (1 + LOADER_CPUS * whole)
-    require_cpus(cluster, cpus, f"imagination with cluster.replicas = {cluster.replicas}")
+    cpus = cluster.least_replicas + cluster.learners * (1 + LOADER_CPUS * whole) + cluster.evaluators
+    beside = f" and cluster.evaluators = {cluster.evaluators}" if cluster.evaluators else ""
+    require_cpus(cluster, cpus, f"imagination with cluster.replicas = {cluster.replicas}{beside}")
     for source in ("imagination", REHEARSAL) if whole else ("imagination",):
         feed(source, recipe, run)  # what is wrong with the data is said here, before any actor starts
     made_by = trained(run, "agent").made_by
     store: Actor = WeightStore.options(name=STORE).remote(str(run))
-    numbers = itertools.count()
+    numbers, evaluators = itertools.count(), itertools.count()
     with watched(progress, run / "imagination" / "checkpoints") as board:
         pool = ElasticPool(lambda: start_replica(next(numbers), recipe, run, made_by), board, cluster.replicas)
         try:
-            figures = _supervise(recipe, run, pool, store, board)
-            raise_failure(board)
+            with rounds_played(recipe, run, lambda: start_evaluator(next(evaluators), recipe, run, made_by)):
+                figures = _supervise(recipe, run, pool, store, board)
+                raise_failure(board)
         finally:
             for actor in [*pool.replicas, store]:
                 ray.kill(actor)

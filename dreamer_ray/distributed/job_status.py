@@ -14,6 +14,7 @@ PROGRESS_LINE = re.compile(
     r"(?P<figures>(?:  \S+ \S+)*)$",
     re.MULTILINE,
 )
+ROUND_LINE = re.compile(STAMP + r"\w+ +version (?P<version>\d+) in (?P<worlds>\d+) worlds(?P<figures>(?:  \S+ \S+)*)$", re.MULTILINE)
 ERROR_LINE = re.compile(STAMP + r"error: (?P<message>.*)$", re.MULTILINE)
 
 
@@ -64,6 +65,17 @@ class ProgressState:
 
 
 @dataclass(frozen=True)
+class RoundState:
+    """The newest round of play during training."""
+
+    version: int
+    """Updates done when it was played."""
+    worlds: int
+    figures: dict[str, float]
+    """Events of the ladder an episode, and the share of the worlds in which a task was achieved, if any."""
+
+
+@dataclass(frozen=True)
 class JobState:
     """One job of dreamer_ray."""
 
@@ -92,6 +104,7 @@ class JobReport:
     actors: list[ActorGroup]
     error: str | None
     """The newest error message of its log."""
+    round: RoundState | None = None
 
 
 def groups(actors: Iterable[ActorState]) -> list[ActorGroup]:
@@ -120,7 +133,6 @@ def progress(log: str) -> ProgressState | None:
     if not (lines := list(PROGRESS_LINE.finditer(log))):
         return None
     newest = lines[-1]
-    words = newest["figures"].split()
     return ProgressState(
         stage=newest["stage"],
         done=int(newest["done"]),
@@ -128,14 +140,27 @@ def progress(log: str) -> ProgressState | None:
         unit=newest["unit"],
         per_second=float(newest["rate"]) if newest["rate"] else None,
         eta_seconds=_seconds(newest["eta"]) if newest["eta"] else None,
-        figures={name: float(value) for name, value in zip(words[::2], words[1::2], strict=True)},
+        figures=_figures(newest["figures"]),
     )
+
+
+def newest_round(log: str) -> RoundState | None:
+    """The newest round of play that a log tells of."""
+    if not (lines := list(ROUND_LINE.finditer(log))):
+        return None
+    newest = lines[-1]
+    return RoundState(int(newest["version"]), int(newest["worlds"]), _figures(newest["figures"]))
 
 
 def last_error(log: str) -> str | None:
     """The newest error message of a log."""
     found = ERROR_LINE.findall(log)
     return found[-1] if found else None
+
+
+def _figures(text: str) -> dict[str, float]:
+    words = text.split()
+    return {name: float(value) for name, value in zip(words[::2], words[1::2], strict=True)}
 
 
 def _seconds(text: str) -> int:

@@ -22,7 +22,7 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 from ray.util.state import list_actors, list_nodes
 from ray.util.state.exception import RayStateApiException
 
-from dreamer_ray.distributed.job_status import ActorState, JobReport, JobState, groups, last_error, progress, stages
+from dreamer_ray.distributed.job_status import ActorState, JobReport, JobState, groups, last_error, newest_round, progress, stages
 from dreamer_ray.errors import RunError, UserError
 
 log = logging.getLogger("dreamer_ray")
@@ -144,7 +144,8 @@ def require_resources(dashboard: Dashboard, wanted: Mapping[str, float]) -> None
         return
     message = f"the recipe asks for {'; for '.join(lacking)} at {dashboard.get_address()}"
     if dashboard.is_fixed():
-        raise UserError(f"{message}, which has no autoscaler; lower cluster.workers, cluster.replicas or their gpus_per_, or add nodes")
+        keys = "cluster.workers, cluster.replicas, cluster.evaluators"
+        raise UserError(f"{message}, which has no autoscaler; lower {keys} or their gpus_per_, or add nodes")
     log.warning("%s now: the run waits or ends unless the autoscaler adds nodes", message)
 
 
@@ -197,7 +198,8 @@ def report(dashboard: Dashboard, name: str) -> JobReport:
     job = dashboard.job(name)
     written = dashboard.written(name)
     names = (job.metadata or {}).get("stages", "").split()
-    return JobReport(_state(job), stages(written, names), progress(written), groups(dashboard.actors(job)), last_error(written))
+    actors, done = groups(dashboard.actors(job)), stages(written, names)
+    return JobReport(_state(job), done, progress(written), actors, last_error(written), newest_round(written))
 
 
 def _state(job: JobDetails) -> JobState:

@@ -51,6 +51,19 @@ def curve_chart(points: Sequence[tuple[int, float]]) -> str:
         return _svg(figure)
 
 
+def interval_curve(points: Sequence[tuple[int, Interval]]) -> str:
+    """An estimate over the steps, pale its interval."""
+    steps, found = [step for step, _ in points], [interval for _, interval in points]
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(3.4, 1.9), layout="constrained")
+        axes = figure.subplots()
+        axes.fill_between(steps, [i.low for i in found], [i.high for i in found], color=COLOURS[1], alpha=0.2, linewidth=0)
+        axes.plot(steps, [i.value for i in found], color=COLOURS[1], linewidth=1.5, marker=".")
+        axes.set_ylim(bottom=0)
+        axes.grid(axis="y", alpha=0.15, color=_INK)
+        return _svg(figure)
+
+
 def bar_chart(names: Sequence[str], series: Mapping[str, Sequence[float]]) -> str:
     """Probabilities of named choices, a group of bars for each choice and a colour for each of ``series``."""
     with mpl.rc_context(_STYLE):

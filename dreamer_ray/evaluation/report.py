@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -105,6 +105,8 @@ class Report:
     scores: Sequence[Score] = ()
     """Figures an episode, such as the number of achievements."""
     comparisons: Sequence[Comparison] = ()
+    rounds: Mapping[str, Sequence[tuple[int, Interval]]] = field(default_factory=dict)
+    """What was reached in rounds of play during training: task or figure -> (step, value)."""
     notes: Sequence[str] = ()
 
 
@@ -152,6 +154,7 @@ def render(report: Report) -> str:
             stage: {metric: Markup(figures.curve_chart(points)) for metric, points in metrics.items()}
             for stage, metrics in report.curves.items()
         },
+        rounds={name: Markup(figures.interval_curve(points)) for name, points in report.rounds.items()},
         pictures=_pictures(report),
         dreams=[_shown(dream, report.frames_per_second) for dream in report.dreams],
         actions=report.actions and Markup(figures.bar_chart(report.actions.names, report.actions.series)),

@@ -62,9 +62,19 @@ METRICS = (
     Metric(f"{PREFIX}publish_seconds", "counter", "Time that publishing took."),
     Metric(f"{PREFIX}syncs", "counter", "Versions of the weights that a replica took.", tags=("replica",)),
     Metric(f"{PREFIX}sync_seconds", "counter", "Time from asking for a version to dreaming with it.", tags=("replica",)),
-    Metric(f"{PREFIX}restarts", "counter", "Lost and replaced: a learner, a replica, the group of training workers.", tags=("part",)),
-    Metric(f"{PREFIX}episodes", "counter", "Episodes played in evaluation.", tags=("variant",)),
-    Metric(f"{PREFIX}success_ratio", "gauge", "Share of the episodes so far that achieved a task.", tags=("variant", "task")),
+    Metric(
+        f"{PREFIX}restarts",
+        "counter",
+        "Lost and replaced: a learner, a replica, an evaluator, the group of training workers.",
+        tags=("part",),
+    ),
+    Metric(f"{PREFIX}episodes", "counter", "Episodes played in evaluation, or in rounds during training.", tags=("variant",)),
+    Metric(
+        f"{PREFIX}success_ratio",
+        "gauge",
+        "Share that achieved a task: of the episodes so far, of the newest round in training.",
+        tags=("variant", "task"),
+    ),
 )
 BY_NAME = {metric.name: metric for metric in METRICS}
 BY_FIGURE = {metric.figure: metric for metric in METRICS if metric.figure}

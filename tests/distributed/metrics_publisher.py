@@ -7,6 +7,7 @@ from pathlib import Path
 
 import ray
 
+from dreamer_ray.distributed.rounds import VARIANT
 from dreamer_ray.distributed.telemetry import export_success, exporter
 from dreamer_ray.envs.crafter import TASKS
 from dreamer_ray.evaluation.episodes import EpisodeResult
@@ -28,6 +29,11 @@ class Publisher:
         export.add("restarts", part="learner")
         with export.timed("publishes", "publish_seconds"):
             time.sleep(0.01)
+
+    def play(self, number: int) -> None:
+        export = exporter(RUN, "imagination")
+        export.set("figure", number, figure="ladder_events")
+        export_success(export, VARIANT, [EpisodeResult(0, [1] * len(TASKS), [1] * len(TASKS), 10, died=False)])
 
     def dream(self, number: int) -> None:
         export = exporter(RUN, "imagination", replica=str(number))
@@ -63,7 +69,12 @@ def main(folder: Path) -> None:
             break
         if number == 5:
             ray.kill(replicas[0], no_restart=False)
-        calls = [learner.learn.remote(number), learner.evaluate.remote(), *(replica.dream.remote(i) for i, replica in enumerate(replicas))]
+        calls = [
+            learner.learn.remote(number),
+            learner.play.remote(number),
+            learner.evaluate.remote(),
+            *(replica.dream.remote(i) for i, replica in enumerate(replicas)),
+        ]
         ray.wait(calls, num_returns=len(calls), timeout=30)
     ray.shutdown()
 

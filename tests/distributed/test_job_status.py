@@ -2,7 +2,20 @@
 
 import pytest
 
-from dreamer_ray.distributed.job_status import ActorGroup, ActorState, StageState, groups, last_error, progress, stages
+from dreamer_ray.distributed.job_status import (
+    ActorGroup,
+    ActorState,
+    RoundState,
+    StageState,
+    groups,
+    last_error,
+    newest_round,
+    progress,
+    stages,
+)
+from dreamer_ray.envs.crafter import LADDER, TASKS
+from dreamer_ray.evaluation.episodes import EpisodeResult
+from dreamer_ray.evaluation.rounds import summarized
 from dreamer_ray.progress import Progress, progress_line
 
 LOG = """\
@@ -42,6 +55,16 @@ def test_a_log_with_debug_messages_reads_the_same():
     stamped = [f"2026-11-22 10:27:07,123  INFO  {text[10:]}" for text in LOG.splitlines()[1:]]
     assert stages("\n".join(stamped)) == stages(LOG)
     assert progress("\n".join(stamped)) == progress(LOG)
+
+
+def test_the_newest_round_is_read_as_it_was_written_and_is_no_progress():
+    counts = [int(task in LADDER[:2]) for task in TASKS]
+    played = [summarized(version, [EpisodeResult(7, counts, [-1] * len(TASKS), 10, died=False)], seconds=1) for version in (4, 6)]
+    log = LOG + "".join(f"10:28:40  imagination   {one.line()}\n" for one in played)
+    assert newest_round(log) == RoundState(6, 1, {"ladder_events": 2, LADDER[0]: 1, LADDER[1]: 1})
+    assert progress(log) == progress(LOG)
+    assert stages(log) == stages(LOG)
+    assert newest_round(LOG) is None
 
 
 def test_stages_are_done_running_or_waiting():

@@ -190,6 +190,7 @@ replicas = [WorldModelReplica.options(name=f"replica-{i}", num_cpus=cpus).remote
 ray.get([replica.ready.remote() for replica in replicas[:2]])
 print("10:26:43  record        run (not there yet)", flush=True)
 print("10:26:43  record        5/10 episodes  1.24 episodes/s  ETA 0:00:24  lag 2", flush=True)
+print("10:26:44  imagination   version 4 in 40 worlds  ladder_events 1.25  collect_wood 0.5", flush=True)
 def stop(*_):
     time.sleep(5)  # longer than Ray waits unless it is told to
     print("stopped in peace", flush=True)
@@ -202,7 +203,7 @@ time.sleep(600)
 @pytest.mark.timeout(2 * SECONDS)
 def test_ctrl_c_leaves_a_job_running_that_status_shows_and_stop_stops_in_peace(head, project):
     running = head.popen("submit", *project(WORKER), "--id", "long", stderr=subprocess.STDOUT)
-    said_until(running, "5/10")
+    said_until(running, "40 worlds")
     running.send_signal(signal.SIGINT)
     said = running.stdout.read()
     assert running.wait() == 130
@@ -211,10 +212,12 @@ def test_ctrl_c_leaves_a_job_running_that_status_shows_and_stop_stops_in_peace(h
     assert re.search(r"^job +long +RUNNING \d:\d\d:\d\d$", shown, re.MULTILINE)
     assert re.search(r"^stages +record +running\n +tokenizer +waiting$", shown, re.MULTILINE)
     assert "record 5/10 episodes  1.24 episodes/s  ETA 0:00:24  lag 2" in shown
+    assert re.search(r"^played +version 4 in 40 worlds  ladder_events 1.25  collect_wood 0.5$", shown, re.MULTILINE)
     assert re.search(r"^replica +2 +1 +0 +0$", shown, re.MULTILINE)
     found = json.loads(head.command("status", "long", "--json").stdout)
     assert found["actors"] == [{"name": "replica", "alive": 2, "pending": 1, "restarting": 0, "restarts": 0}]
     assert found["progress"]["figures"] == {"lag": 2}
+    assert found["round"] == {"version": 4, "worlds": 40, "figures": {"ladder_events": 1.25, "collect_wood": 0.5}}
     assert re.search(r"^long +RUNNING .* /shared/runs/crafter-toy$", head.command("status").stdout, re.MULTILINE)
     following = head.popen("status", "long", "--follow")
     stopped = head.command("stop", "long")

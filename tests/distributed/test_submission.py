@@ -76,6 +76,7 @@ def test_the_command_can_be_pasted():
 
 def test_a_recipe_needs_what_its_largest_stage_takes():
     assert needs(ClusterSection(replicas=5)) == {"CPU": 6, "GPU": 0}
+    assert needs(ClusterSection(replicas=5, learners=2, evaluators=3, gpus_per_replica=0.5)) == {"CPU": 10, "GPU": 4}
     assert needs(ClusterSection(workers=4, gpus_per_worker=1, replicas=2, gpus_per_replica=0.5)) == {"CPU": 6, "GPU": 4}
 
 

@@ -83,6 +83,7 @@ def test_page_shows_every_part_and_escapes_text(written, report):
         assert part in words
     for value in ("Crafter <tiny>", "22.14", "0:05:02", "459.1 frames/s", "6 dB above", "make wood pickaxe", "random play", "# <no link>"):
         assert value in words
+    assert "While imagination trained" in page.words
     assert (page.words.count("met"), page.words.count("missed")) == (1, 1)
     assert len([uri for uri in page.values("src") if uri.startswith("data:video")]) == len(report.dreams)
 
@@ -128,6 +129,7 @@ def test_summary_holds_the_same_figures(written, report):
     assert found["success"][0]["variants"]["imagination"]["low"] == report.success[0].variants["imagination"].low
     assert found["curves"]["tokenizer"]["perceptual"][-1] == [600, None]
     assert found["stages"][1] == {"name": "tokenizer", "seconds": 241.0, "steps": 3400, "rate": 14.1, "unit": "steps"}
+    assert [[step, share["value"]] for step, share in found["rounds"]["place_table"]] == [[0, 0], [8, 0.25], [40, 1]]
     assert "originals" not in found
 
 
