@@ -109,10 +109,14 @@ def require_cpus(config: ClusterSection, wanted: float, purpose: str) -> None:
 
 def require_gpus(config: ClusterSection) -> None:
     """Raises ``UserError`` where the cluster does not give the learner workers or the replicas their GPUs in time."""
-    workers, replicas = config.fewest_workers or config.workers, config.least_replicas
+    workers, replicas = config.fewest_workers or config.workers, min(config.least_replicas, config.replicas)
     for kind, count, share in (("worker", workers, config.gpus_per_worker), ("replica", replicas, config.gpus_per_replica)):
         purpose = f"cluster.{kind}s = {count} with cluster.gpus_per_{kind} = {share:g} need {count * share:g} GPUs"
         _require(config, "GPU", count * share, purpose, f"lower these keys (gpus_per_{kind} = 0 leaves them on CPUs) or add GPUs")
+    if learner := config.gpus_per_learner:
+        wanted = learner + replicas * config.gpus_per_replica
+        purpose = f"cluster.weight_transport = nccl: a learner and {replicas} replicas on GPUs need {wanted:g} GPUs"
+        _require(config, "GPU", wanted, purpose, "use gloo or object_store, or add GPUs")
 
 
 def _require(config: ClusterSection, kind: str, wanted: float, need: str, remedy: str) -> None:

@@ -1,6 +1,6 @@
 """The learners of imagination training: ``fit`` over the trajectories of the pool, publishing the heads after every update.
 
-ReplicaPool --Trajectory--> fit(ImaginationTraining) --heads, version = updates done--> WeightStore --> replicas
+ReplicaPool --Trajectory--> fit(ImaginationTraining) --heads, version = updates done--> WeightStore, or straight --> replicas
 
 Several learners share every update and average their gradients; where one is lost all are replaced.
 """
@@ -20,9 +20,10 @@ from torch import nn
 
 from dreamer_ray.distributed import ZERO_COPY_TENSORS, Actor
 from dreamer_ray.distributed.board import note_failure
+from dreamer_ray.distributed.direct_transport import WEIGHT_THREADS, WeightSource, weight_transport
 from dreamer_ray.distributed.replica_pool import ReplicaPool
 from dreamer_ray.distributed.telemetry import exporter
-from dreamer_ray.distributed.weights import ObjectStoreTransport, Weights
+from dreamer_ray.distributed.weights import Weights
 from dreamer_ray.errors import DreamerError
 from dreamer_ray.imagination.schedule import Schedule
 from dreamer_ray.phases.imagination_training import ImaginationTraining
@@ -37,8 +38,8 @@ GROUP_SECONDS = 120.0
 """How long a learner waits for the others to join or to answer."""
 
 
-@ray.remote(num_cpus=1, runtime_env=ZERO_COPY_TENSORS)
-class Learner:
+@ray.remote(num_cpus=1, runtime_env=ZERO_COPY_TENSORS, **WEIGHT_THREADS)
+class Learner(WeightSource):
     """Owns the policy and value heads in training, together with the other learners of its group."""
 
     def __init__(self, recipe: str, run: str, rank: int):
@@ -68,7 +69,9 @@ class Learner:
 
     def _fit(self, replicas: list[Actor], store: Actor, board: Actor) -> dict[str, int]:
         config, cluster = self.recipe.imagination, self.recipe.cluster
-        folder, session, transport = self.run_folder / "imagination", uuid.uuid4().hex, ObjectStoreTransport(store)
+        folder, session = self.run_folder / "imagination", uuid.uuid4().hex
+        device, source = "cuda" if cluster.gpus_per_learner else "cpu", self if self.rank == 0 else None
+        transport = weight_transport(cluster.weight_transport, store, device=device, source=source)
         export = exporter(self.recipe.name, "imagination", rank=str(self.rank))
         phase, made_by = imagination(self.recipe, self.run_folder)
         published = 0

@@ -131,11 +131,12 @@ class ReplicaPool:
             self.schedule.again(flight.call, lost=isinstance(error, ObjectLostError))
         else:
             self.schedule.finished[flight.call] = trajectory
+            flight.seat.took(trajectory.seconds)
         flight.seat.calls -= 1
 
     def _lost(self, flight: _Flight) -> None:
         flight.seat.calls -= 1
-        flight.seat.ready = False
+        flight.seat.lose()
         self.schedule.again(flight.call, lost=True)
 
     def _look(self) -> None:

@@ -97,6 +97,6 @@ def package_bytes(files: Mapping[str, int]) -> int:
 def needs(config: ClusterSection) -> dict[str, float]:
     """CPUs and GPUs that the largest stage of a recipe takes at once."""
     return {
-        "CPU": max(config.workers * (1 + LOADER_CPUS), config.replicas + 1),
-        "GPU": max(config.workers * config.gpus_per_worker, config.replicas * config.gpus_per_replica),
+        "CPU": max(config.workers * (1 + LOADER_CPUS), config.dreaming_replicas + 1),
+        "GPU": max(config.workers * config.gpus_per_worker, config.replicas * config.gpus_per_replica + config.gpus_per_learner),
     }
