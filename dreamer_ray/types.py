@@ -135,8 +135,6 @@ class Trajectory(Batch):
     task: Int[Tensor, "b"]
     version: int
     """Version of the head weights that dreamed it."""
-    seconds: float | None = None
-    """How long dreaming it took, where that says something about the next one."""
 
 
 @dataclass(frozen=True)

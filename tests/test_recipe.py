@@ -35,6 +35,8 @@ def test_shipped_recipes_are_valid_and_named_after_their_file(path):
         ("evaluation.seed=5", ("evaluation.seed = 5", "1000000")),
         ("dynamics.fit.optimizer.betas=[0.9, 1.5]", ("dynamics.fit.optimizer.betas",)),
         ("cluster.dreaming.graph=true", ("cluster", "dreaming.graph = true", "gpus_per_replica")),
+        ("cluster.cpu_replicas=2", ("cluster", "cpu_replicas = 2", "gpus_per_replica = 0", "raise replicas")),
+        ("cluster.weight_transport=nccl", ("cluster", "weight_transport = nccl", "gpus_per_worker = 0", "gpus_per_replica = 0")),
         ("agent.batches.relevant_fraction=0.05", ("agent", "relevant_fraction = 0.05", "batch_size = 16", "task-relevant")),
         ("imagination.dreams_per_call=5", ("dreams_per_call = 5", "batch_size = 32")),
     ],
@@ -43,3 +45,16 @@ def test_sections_that_do_not_fit_each_other_are_refused(override, words):
     with pytest.raises(UserError) as refusal:
         load_config(Recipe, TOY, [override])
     assert all(word in str(refusal.value) for word in words), refusal.value
+
+
+def test_replicas_on_cpus_are_those_that_may_be_missing_first():
+    mixed = ["cluster.gpus_per_replica=0.5", "cluster.replicas=3", "cluster.cpu_replicas=2"]
+    whole = load_config(Recipe, TOY, mixed).cluster
+    assert (whole.dreaming_replicas, whole.least_replicas) == (5, 5)
+    assert load_config(Recipe, TOY, [*mixed, "cluster.fewest_replicas=2"]).cluster.least_replicas == 2
+
+
+def test_a_learner_has_a_gpu_where_weights_go_from_gpu_to_gpu():
+    gpus = ["cluster.gpus_per_replica=0.5", "cluster.gpus_per_worker=1"]
+    assert load_config(Recipe, TOY, gpus).cluster.gpus_per_learner == 0
+    assert load_config(Recipe, TOY, [*gpus, "cluster.weight_transport=nccl"]).cluster.gpus_per_learner == 1

@@ -5,7 +5,6 @@ a replica takes the newest heads from the weight store when told of a newer vers
 """
 
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,13 @@ import torch
 
 from dreamer_ray.distributed import ZERO_COPY_TENSORS, Actor
 from dreamer_ray.distributed.direct_transport import weight_transport
+from dreamer_ray.distributed.replica_pool import TimedTrajectory
 from dreamer_ray.distributed.telemetry import exporter
 from dreamer_ray.distributed.weights import STORE, MissingWeightsError
 from dreamer_ray.recipe import REPLICA_RESOURCE, ClusterSection, Recipe
 from dreamer_ray.stages import Dreamer
 from dreamer_ray.training.restore import build_agent
 from dreamer_ray.training.telemetry import frame_count
-from dreamer_ray.types import Trajectory
 
 
 @ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=0, runtime_env=ZERO_COPY_TENSORS)
@@ -29,8 +28,9 @@ class WorldModelReplica:
 
     def __init__(self, number: int, recipe: str, run: str, made_by: dict[str, Any], device: str):
         torch.set_num_threads(1)
-        self.number, self.session, self.version, self.device, self.warm = number, "", -1, device, False
+        self.number, self.session, self.version, self.device = number, "", -1, device
         self.recipe, self.run, self.made_by = Recipe.model_validate_json(recipe), Path(run), made_by
+        self.warm = device == "cpu" and not self.recipe.cluster.dreaming.compile  # otherwise the first call takes longer than others
         self.dreamer: Dreamer | None = None
         self.export = exporter(self.recipe.name, "imagination", replica=str(number))
         self.transport = weight_transport(
@@ -50,7 +50,7 @@ class WorldModelReplica:
             self.dreamer = Dreamer(self.recipe, self.run, agent.requires_grad_(False).eval(), device=self.device)
         return self.number
 
-    def dream(self, call: int, session: str, version: int) -> Trajectory:
+    def dream(self, call: int, session: str, version: int) -> TimedTrajectory:
         """The rollouts of ``call`` by the newest heads, which are at least those of ``version`` of ``session``.
 
         Raises ``MissingWeightsError`` where the store has no such heads.
@@ -63,9 +63,9 @@ class WorldModelReplica:
         begun = time.perf_counter()
         trajectory = self.dreamer.dream(call, self.version)
         self.export.add("frames_dreamed", frame_count(trajectory))
-        seconds = time.perf_counter() - begun if self.warm else None  # the first call may compile
+        seconds = time.perf_counter() - begun if self.warm else None
         self.warm = True
-        return replace(trajectory, seconds=seconds)
+        return TimedTrajectory(**vars(trajectory), seconds=seconds)
 
     def _renew(self, dreamer: Dreamer) -> None:
         begun = time.perf_counter()

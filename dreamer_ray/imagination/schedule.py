@@ -18,8 +18,10 @@ IN_FLIGHT = 2
 """Calls of one replica at once: the next one is there when the first ends."""
 REMEMBERED = 5
 """Calls of a replica by which it is judged, by the fastest of them: a hiccup does not count."""
+SHORTEST = 1e-6
+"""Seconds of a call, at least."""
 PATIENCE = 50
-"""Calls that others do before a replica that was passed over is tried again: it may have been slow for a while only."""
+"""Times its own time after which a replica that was passed over is tried again: it may have been slow for a while only."""
 
 
 @runtime_checkable
@@ -41,8 +43,8 @@ class Seat:
     ready: bool = False
     times: deque[float] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
     """Seconds that its last calls took, where they were measured."""
-    passed_over: int = 0
-    """Calls that others were given since it had one."""
+    passed_over: float = 0.0
+    """Seconds, roughly, since it had a call."""
 
     def took(self, seconds: float | None) -> None:
         """A call of it was done."""
@@ -51,7 +53,7 @@ class Seat:
 
     def lose(self) -> None:
         """It is gone; what comes in its place may be faster or slower."""
-        self.ready, self.passed_over = False, 0
+        self.ready, self.passed_over = False, 0.0
         self.times.clear()
 
 
@@ -85,12 +87,13 @@ class Schedule(Generic[D]):
         while self._next is not None and self._next < limit:
             self.waiting.append(self._next)
             self._next = next(self._new, None)
-        left = bisect_left(self.waiting, limit)
-        if not left or (seat := _first_to_finish([seat for seat in seats if seat.ready], left)) is None:
+        left, ready = bisect_left(self.waiting, limit), [seat for seat in seats if seat.ready]
+        paces = _paces(ready)
+        if not left or (seat := _first_to_finish(paces, left)) is None:
             return None
         seat.calls += 1
-        for other in seats:
-            other.passed_over = 0 if other.calls else other.passed_over + 1
+        for other in ready:
+            other.passed_over = 0.0 if other.calls else other.passed_over + paces[seat] / len(ready)
         return seat, self.waiting.pop(0)
 
     def again(self, call: int, *, lost: bool) -> None:
@@ -117,13 +120,18 @@ class Schedule(Generic[D]):
         return range(first + rank * self.calls_per_update // ranks, first + (rank + 1) * self.calls_per_update // ranks)
 
 
-def _first_to_finish(seats: Sequence[S], left: int) -> S | None:
+def _paces(seats: Sequence[S]) -> dict[S, float]:
+    """Seconds of a call of each seat; one that is unknown, or that has had none for long, counts as the fastest."""
+    measured = {seat: max(min(seat.times), SHORTEST) for seat in seats if seat.times}
+    fastest = min(measured.values(), default=1.0)
+    return {seat: pace if (pace := measured.get(seat, fastest)) * PATIENCE > seat.passed_over else fastest for seat in seats}
+
+
+def _first_to_finish(paces: dict[S, float], left: int) -> S | None:
     """The seat with room that would end one of ``left`` calls first; None where the others would have ended all before it."""
-    if not (free := [seat for seat in seats if seat.calls < IN_FLIGHT]):
+    if not (free := [seat for seat in paces if seat.calls < IN_FLIGHT]):
         return None
-    fastest = min((min(seat.times) for seat in seats if seat.times), default=1.0)
-    pace = {seat: max(min(seat.times, default=fastest) if seat.passed_over < PATIENCE else fastest, 1e-9) for seat in seats}
-    first = min(free, key=lambda seat: (seat.calls + 1) * pace[seat])
-    end, others = (first.calls + 1) * pace[first], [seat for seat in seats if seat is not first]
-    done_before = sum(ceil(end / pace[seat]) - 1 for seat in others)
+    first = min(free, key=lambda seat: ((seat.calls + 1) * paces[seat], -seat.passed_over))
+    end, others = (first.calls + 1) * paces[first], [seat for seat in paces if seat is not first]
+    done_before = sum(ceil(end / paces[seat]) - 1 for seat in others)
     return first if done_before < left + sum(seat.calls for seat in others) else None
