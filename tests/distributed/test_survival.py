@@ -107,8 +107,8 @@ def test_imagination_over_links_ends_as_over_the_object_store_whatever_it_loses(
     assert undisturbed.checksums == wanted.checksums
     assert (figures["learner_restarts"], figures["lost_calls"]) == (0, 0)
     disturbed = begin("imagination", *LONGER, "cluster.weight_transport=gloo")
-    disturbed.kill("WorldModelReplica", after=5)
-    disturbed.kill("Learner", after=15)
+    disturbed.kill("Learner", after=5)
+    disturbed.kill("WorldModelReplica", after=15)
     disturbed.kill("WeightStore", after=25)
     found, figures = disturbed.end()
     assert found.checksums == wanted.checksums
