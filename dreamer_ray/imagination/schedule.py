@@ -43,17 +43,20 @@ class Seat:
     ready: bool = False
     times: deque[float] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
     """Seconds that its last calls took, where they were measured."""
-    passed_over: float = 0.0
-    """Seconds, roughly, since it had a call."""
+    pace: float = 0.0
+    """The shortest of them, 0 while unknown."""
+    given: float = 0.0
+    """When it was last given a call, by the schedule's clock."""
 
     def took(self, seconds: float | None) -> None:
         """A call of it was done."""
         if seconds is not None:
-            self.times.append(seconds)
+            self.times.append(max(seconds, SHORTEST))
+            self.pace = min(self.times)
 
     def lose(self) -> None:
         """It is gone; what comes in its place may be faster or slower."""
-        self.ready, self.passed_over = False, 0.0
+        self.ready, self.pace = False, 0.0
         self.times.clear()
 
 
@@ -75,6 +78,8 @@ class Schedule(Generic[D]):
     waiting: list[int] = field(default_factory=list)
     """In order: what is to be sent again, then new calls that may be sent."""
     finished: dict[int, D] = field(default_factory=dict)
+    clock: float = 0.0
+    """Seconds that the calls which were given take all replicas together, roughly."""
 
     def open(self, start: int, steps: int) -> None:
         """The calls of updates ``start .. steps-1`` are to be dreamed."""
@@ -88,12 +93,11 @@ class Schedule(Generic[D]):
             self.waiting.append(self._next)
             self._next = next(self._new, None)
         left, ready = bisect_left(self.waiting, limit), [seat for seat in seats if seat.ready]
-        paces = _paces(ready)
-        if not left or (seat := _first_to_finish(paces, left)) is None:
+        if not left or (seat := self._first_to_finish(ready, left)) is None:
             return None
         seat.calls += 1
-        for other in ready:
-            other.passed_over = 0.0 if other.calls else other.passed_over + paces[seat] / len(ready)
+        seat.given = self.clock
+        self.clock += seat.pace / len(ready)
         return seat, self.waiting.pop(0)
 
     def again(self, call: int, *, lost: bool) -> None:
@@ -119,19 +123,19 @@ class Schedule(Generic[D]):
         (rank, ranks), first = self.share, update * self.calls_per_update
         return range(first + rank * self.calls_per_update // ranks, first + (rank + 1) * self.calls_per_update // ranks)
 
+    def _first_to_finish(self, seats: Sequence[S], left: int) -> S | None:
+        """The seat with room that would end one of ``left`` calls first; None where the others would have ended all before it."""
+        if not (free := [seat for seat in seats if seat.calls < IN_FLIGHT]):
+            return None
+        fastest = min((seat.pace for seat in seats if seat.pace), default=1.0)
 
-def _paces(seats: Sequence[S]) -> dict[S, float]:
-    """Seconds of a call of each seat; one that is unknown, or that has had none for long, counts as the fastest."""
-    measured = {seat: max(min(seat.times), SHORTEST) for seat in seats if seat.times}
-    fastest = min(measured.values(), default=1.0)
-    return {seat: pace if (pace := measured.get(seat, fastest)) * PATIENCE > seat.passed_over else fastest for seat in seats}
+        def pace(seat: S) -> float:
+            """That of the fastest where it is unknown, or was measured too long ago."""
+            return seat.pace if fastest < seat.pace and self.clock - seat.given < PATIENCE * seat.pace else fastest
 
-
-def _first_to_finish(paces: dict[S, float], left: int) -> S | None:
-    """The seat with room that would end one of ``left`` calls first; None where the others would have ended all before it."""
-    if not (free := [seat for seat in paces if seat.calls < IN_FLIGHT]):
-        return None
-    first = min(free, key=lambda seat: ((seat.calls + 1) * paces[seat], -seat.passed_over))
-    end, others = (first.calls + 1) * paces[first], [seat for seat in paces if seat is not first]
-    done_before = sum(ceil(end / paces[seat]) - 1 for seat in others)
-    return first if done_before < left + sum(seat.calls for seat in others) else None
+        first = min(free, key=lambda seat: ((seat.calls + 1) * pace(seat), seat.given))
+        if (its := pace(first)) == fastest:  # no other can have done more than it has
+            return first
+        end, others = (first.calls + 1) * its, [seat for seat in seats if seat is not first]
+        done_before = sum(ceil(end / pace(seat)) - 1 for seat in others)
+        return first if done_before < left + sum(seat.calls for seat in others) else None
