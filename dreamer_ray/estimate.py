@@ -169,18 +169,21 @@ def _acting_needs(recipe: Recipe, sizes: _Sizes) -> dict[str, Need]:
         operations = 3 * dynamics * rollouts * again + _operations_per_frame(recipe, sizes)["agent"] * frames
     worlds = 2 * played.worlds + played.baseline_worlds * (2 if recipe.agent.scratch else 1)
     a_frame = (2 * _parameters(tokenizer.encoder) * tokenizer.layout.total + 2 * dynamics) / sizes.operations_per_second
-    replica = _memory_mb(recipe, recipe.cluster.replicas) + recipe.cluster.replicas * _parameters(agent) * 4 / 2**20
+    replicas, dreaming = (
+        _memory_mb(recipe, count) + count * _parameters(agent) * 4 / 2**20
+        for count in (recipe.cluster.replicas, recipe.cluster.dreaming_replicas)
+    )
     return {
         "imagination": Need(
             f"{dream.fit.steps:,} updates, {dream.contexts.batch_size} dreams of {dream.horizon} actions each",
             trained,
-            replica + learner_mb + recipe.cluster.evaluators * (PROCESS_MB + _parameters(agent) * 4 / 2**20),
+            dreaming + learner_mb + recipe.cluster.evaluators * (PROCESS_MB + _parameters(agent) * 4 / 2**20),
             (rollouts * dreamed * dynamics + operations) / sizes.operations_per_second,
         ),
         "evaluate": Need(
             f"{worlds} worlds of up to {played.length} steps, {played.windows} dreams, {played.pictures} pictures",
             0,
-            replica + PROCESS_MB,
+            replicas + PROCESS_MB,
             worlds * played.length * (a_frame + 1 / FRAMES_PLAYED_PER_SECOND / recipe.cluster.replicas),
         ),
     }

@@ -146,12 +146,22 @@ class ClusterSection(Config):
     """Beside those of the replicas. Heads learn fast enough on a CPU; for ``imagination.finetune: all`` give each learner a GPU."""
     replicas: int = Field(default=2, gt=0)
     """Actors that record, encode, dream and evaluate."""
+    cpu_replicas: int = Field(default=0, ge=0)
+    """Dreaming replicas on CPUs besides the ``replicas`` that have a share of a GPU."""
     fewest_replicas: int | None = Field(default=None, gt=0)
-    """Where fewer than ``replicas``: dreaming ones end while the learner is slower than they are, and start again when it waits."""
+    """Where fewer than ``replicas``: dreaming ones end while the learner is slower than they are, and start again when it waits.
+
+    Those on CPUs are the first to end and the last to start.
+    """
     dedicated_replicas: bool = False
-    """Dreaming replicas go to nodes with the resource ``replica`` only, one of it each: where none is free they wait for the autoscaler."""
+    """Dreaming replicas go to nodes with the resource ``replica`` only, one of it each: where none is free they wait for the autoscaler.
+
+    Not those of ``cpu_replicas``, which go where there is a CPU.
+    """
+    weight_transport: Literal["object_store", "gloo", "nccl"] = "object_store"
+    """How new weights come to dreaming replicas: through the object stores, or from the learner's process, by NCCL from GPU to GPU."""
     evaluators: int = Field(default=0, ge=0)
-    """Actors that play with the newest heads while imagination trains (``evaluation.round_worlds``); 0 is none."""
+    """Actors that play with the newest weights while imagination trains (``evaluation.round_worlds``); 0 is none."""
     call_seconds: float = Field(default=300, gt=0)
     """After so long without an answer a dreaming replica or an evaluator is taken for hung and started again."""
     gpus_per_replica: float = Field(default=0, ge=0)
@@ -160,8 +170,13 @@ class ClusterSection(Config):
 
     @property
     def least_replicas(self) -> int:
-        """How many replicas there always are."""
-        return self.fewest_replicas or self.replicas
+        """How many dreaming replicas there always are."""
+        return self.fewest_replicas or self.dreaming_replicas
+
+    @property
+    def dreaming_replicas(self) -> int:
+        """How many replicas dream at most."""
+        return self.replicas + self.cpu_replicas
 
     @property
     def replica_device(self) -> str:
@@ -179,6 +194,19 @@ class ClusterSection(Config):
     def _graph_on_gpu(self) -> "ClusterSection":
         if self.dreaming.graph and not self.gpus_per_replica:
             raise ValueError("dreaming.graph = true needs a GPU: set gpus_per_replica, or graph = false")
+        return self
+
+    @model_validator(mode="after")
+    def _gpus_where_they_are_meant(self) -> "ClusterSection":
+        if self.cpu_replicas and not self.gpus_per_replica:
+            raise ValueError(
+                f"cpu_replicas = {self.cpu_replicas} are meant besides replicas on GPUs, but gpus_per_replica = 0: raise replicas instead"
+            )
+        if self.weight_transport == "nccl" and not (self.gpus_per_replica and self.gpus_per_learner):
+            raise ValueError(
+                f"weight_transport = nccl goes from the learner's GPU to those of replicas, but gpus_per_learner = "
+                f"{self.gpus_per_learner:g} and gpus_per_replica = {self.gpus_per_replica:g}: set both, or use gloo or object_store"
+            )
         return self
 
 

@@ -194,13 +194,13 @@ def acting_agent(run: Path, variant: str) -> Agent:
 class Dreamer:
     """Dreams numbered calls: call i starts from the contexts that the plan gives it and has its own seed, whoever dreams it.
 
-    ``agent`` moves to the device of the replicas; trajectories come back to the CPU.
+    ``agent`` moves to ``device``; trajectories come back to the CPU.
     """
 
-    def __init__(self, recipe: Recipe, run: Path, agent: Agent):
+    def __init__(self, recipe: Recipe, run: Path, agent: Agent, *, device: str):
         self.config, self.agent, self.contexts = recipe.imagination, agent, feed("imagination", recipe, run)
-        tuning = recipe.cluster.dreaming
-        tune_dreams(agent.to(recipe.cluster.replica_device), tuning)
+        tuning = recipe.cluster.dreaming.on(device)
+        tune_dreams(agent.to(device), tuning)
         self.engine = DreamEngine(agent.dynamics, slots=self.config.dreams_per_call, agent=agent, graph=tuning.graph)
         self.calls_per_update = self.config.contexts.batch_size // self.config.dreams_per_call
 

@@ -53,6 +53,8 @@ def test_shipped_recipes_are_valid_and_named_after_their_file(path):
         ("cluster.evaluators=-1", ("cluster.evaluators = -1",)),
         ("dynamics.fit.optimizer.betas=[0.9, 1.5]", ("dynamics.fit.optimizer.betas",)),
         ("cluster.dreaming.graph=true", ("cluster", "dreaming.graph = true", "gpus_per_replica")),
+        ("cluster.cpu_replicas=2", ("cluster", "cpu_replicas = 2", "gpus_per_replica = 0", "raise replicas")),
+        ("cluster.weight_transport=nccl", ("cluster", "weight_transport = nccl", "gpus_per_learner = 0", "gpus_per_replica = 0")),
         ("agent.batches.relevant_fraction=0.05", ("agent", "relevant_fraction = 0.05", "batch_size = 16", "task-relevant")),
         ("imagination.dreams_per_call=5", ("dreams_per_call = 5", "batch_size = 32")),
     ],
@@ -61,3 +63,10 @@ def test_sections_that_do_not_fit_each_other_are_refused(override, words):
     with pytest.raises(UserError) as refusal:
         load_config(Recipe, TOY, [override])
     assert all(word in str(refusal.value) for word in words), refusal.value
+
+
+def test_replicas_on_cpus_are_those_that_may_be_missing_first():
+    mixed = ["cluster.gpus_per_replica=0.5", "cluster.replicas=3", "cluster.cpu_replicas=2"]
+    whole = load_config(Recipe, TOY, mixed).cluster
+    assert (whole.dreaming_replicas, whole.least_replicas) == (5, 5)
+    assert load_config(Recipe, TOY, [*mixed, "cluster.fewest_replicas=2"]).cluster.least_replicas == 2

@@ -110,7 +110,7 @@ def require_cpus(config: ClusterSection, wanted: float, purpose: str) -> None:
 
 def require_gpus(config: ClusterSection) -> None:
     """Raises ``UserError`` where the cluster does not give the workers, or the learners and replicas together, their GPUs in time."""
-    workers, replicas = config.fewest_workers or config.workers, config.least_replicas
+    workers, replicas = config.fewest_workers or config.workers, min(config.least_replicas, config.replicas)
     learning = config.learners * config.gpus_per_learner
     said = f"{replicas}" + (f" and cluster.evaluators = {config.evaluators}" if config.evaluators else "")
     for kind, named, count, share, beside in (

@@ -17,7 +17,7 @@ from dreamer_ray.distributed.batches import LOADER_CPUS
 from dreamer_ray.distributed.board import raise_failure, watched
 from dreamer_ray.distributed.cluster import require_cpus
 from dreamer_ray.distributed.learner import Learner
-from dreamer_ray.distributed.replicas import start_replica
+from dreamer_ray.distributed.replicas import device_of, start_replica
 from dreamer_ray.distributed.rounds import rounds_played, start_evaluator
 from dreamer_ray.distributed.telemetry import exporter
 from dreamer_ray.distributed.weights import STORE, WeightStore
@@ -36,14 +36,18 @@ def imagine_and_learn(recipe: Recipe, run: Path, progress: Progress) -> dict[str
     whole = recipe.imagination.finetune == "all"
     cpus = cluster.least_replicas + cluster.learners * (1 + LOADER_CPUS * whole) + cluster.evaluators
     beside = f" and cluster.evaluators = {cluster.evaluators}" if cluster.evaluators else ""
-    require_cpus(cluster, cpus, f"imagination with cluster.replicas = {cluster.replicas}{beside}")
+    require_cpus(cluster, cpus, f"imagination with {cluster.least_replicas} replicas{beside}")
     for source in ("imagination", REHEARSAL) if whole else ("imagination",):
         feed(source, recipe, run)  # what is wrong with the data is said here, before any actor starts
     made_by = trained(run, "agent").made_by
     store: Actor = WeightStore.options(name=STORE).remote(str(run))
     numbers, evaluators = itertools.count(), itertools.count()
     with watched(progress, run / "imagination" / "checkpoints") as board:
-        pool = ElasticPool(lambda: start_replica(next(numbers), recipe, run, made_by), board, cluster.replicas)
+
+        def start(place: int) -> Actor:
+            return start_replica(next(numbers), recipe, run, made_by, device=device_of(place, cluster))
+
+        pool = ElasticPool(start, board, cluster.dreaming_replicas)
         try:
             with rounds_played(recipe, run, lambda: start_evaluator(next(evaluators), recipe, run, made_by)):
                 figures = _supervise(recipe, run, pool, store, board)
@@ -56,16 +60,19 @@ def imagine_and_learn(recipe: Recipe, run: Path, progress: Progress) -> dict[str
 
 
 class ElasticPool:
-    """The replicas of a run, as many as are useful; the board says to the learners who they are."""
+    """The replicas of a run, as many as are useful; the board says to the learners who they are.
 
-    def __init__(self, start: Callable[[], Actor], board: Actor, count: int):
+    ``start`` is told the place of a replica: the last ones are the first to end.
+    """
+
+    def __init__(self, start: Callable[[int], Actor], board: Actor, count: int):
         self.start, self.board = start, board
         self.replicas: list[Actor] = []
         self.resize(count)
 
     def resize(self, count: int) -> None:
-        """Starts replicas or ends the newest ones; a node that no replica needs is given back by the cluster's autoscaler."""
-        started = [self.start() for _ in range(count - len(self.replicas))]
+        """Starts replicas or ends the last ones; a node that no replica needs is given back by the cluster's autoscaler."""
+        started = [self.start(place) for place in range(len(self.replicas), count)]
         self.replicas, ended = [*self.replicas[:count], *started], self.replicas[count:]
         ray.get(self.board.enlist.remote(self.replicas))
         for actor in ended:
@@ -91,11 +98,10 @@ WAITS, IDLES = 0.2, 0.1
 
 
 def _supervise(recipe: Recipe, run: Path, pool: ElasticPool, store: Actor, board: Actor) -> dict[str, Any]:
-    text, ranks = recipe.model_dump_json(), range(recipe.cluster.learners)
+    text, ranks, gpus = recipe.model_dump_json(), range(recipe.cluster.learners), recipe.cluster.gpus_per_learner
     for restarts in range(LEARNER_RESTARTS + 1):
         learners: list[Actor] = [
-            Learner.options(name=f"learner-{rank}-{restarts}", num_gpus=recipe.cluster.gpus_per_learner).remote(text, str(run), rank)
-            for rank in ranks
+            Learner.options(name=f"learner-{rank}-{restarts}", num_gpus=gpus).remote(text, str(run), rank) for rank in ranks
         ]
         try:
             address = ray.get(learners[0].address.remote()) if len(ranks) > 1 else None
@@ -121,10 +127,10 @@ def _attend(running: list[Any], recipe: Recipe, pool: ElasticPool, board: Actor)
                     raise error
             ray.get(done)
         updates, figures = ray.get(board.read.remote())
-        if cluster.least_replicas < cluster.replicas and updates > seen and "learner_idle" in figures:
+        if cluster.least_replicas < cluster.dreaming_replicas and updates > seen and "learner_idle" in figures:
             seen, count = updates, len(pool.replicas)
             idle = {name: figures[name] for name in ("learner_idle", "replica_idle")}
-            wanted = useful_replicas(count, least=cluster.least_replicas, most=cluster.replicas, **idle)
+            wanted = useful_replicas(count, least=cluster.least_replicas, most=cluster.dreaming_replicas, **idle)
             if wanted != count:
                 pool.resize(wanted)
     return ray.get(running)

@@ -1,6 +1,6 @@
 """The learners of imagination training: ``fit`` over the trajectories of the pool, publishing what it trains after every update.
 
-ReplicaPool --Trajectory--> fit(ImaginationTraining) --heads or all weights, version = updates done--> WeightStore --> replicas
+ReplicaPool --Trajectory--> fit(ImaginationTraining) --heads or all weights, version = updates done--> WeightStore, or straight --> replicas
 Ray Data --recorded clips--^ (where all weights train)
 
 Several learners share every update and average their gradients; where one is lost all are replaced.
@@ -21,9 +21,10 @@ from ray.exceptions import RayActorError, RayError
 from dreamer_ray.distributed import ZERO_COPY_TENSORS, Actor
 from dreamer_ray.distributed.batches import stream
 from dreamer_ray.distributed.board import note_failure
+from dreamer_ray.distributed.direct_transport import WEIGHT_THREADS, WeightSource, weight_transport
 from dreamer_ray.distributed.replica_pool import ReplicaPool
 from dreamer_ray.distributed.telemetry import exporter
-from dreamer_ray.distributed.weights import ObjectStoreTransport, Weights
+from dreamer_ray.distributed.weights import Weights
 from dreamer_ray.errors import DreamerError
 from dreamer_ray.imagination.schedule import Schedule
 from dreamer_ray.phases.imagination_training import Rehearsal
@@ -40,8 +41,8 @@ GROUP_SECONDS = 120.0
 """How long a learner waits for the others to join or to answer."""
 
 
-@ray.remote(num_cpus=1, runtime_env=ZERO_COPY_TENSORS)
-class Learner:
+@ray.remote(num_cpus=1, runtime_env=ZERO_COPY_TENSORS, **WEIGHT_THREADS)
+class Learner(WeightSource):
     """Owns what is trained, the heads or the whole agent, together with the other learners of its group."""
 
     def __init__(self, recipe: str, run: str, rank: int):
@@ -74,13 +75,16 @@ class Learner:
 
     def _fit(self, replicas: list[Actor], store: Actor, board: Actor) -> dict[str, int]:
         config, cluster = self.recipe.imagination, self.recipe.cluster
-        folder, session, transport = self.run_folder / "imagination", uuid.uuid4().hex, ObjectStoreTransport(store)
+        folder, session = self.run_folder / "imagination", uuid.uuid4().hex
+        source = self if self.rank == 0 else None
+        transport = weight_transport(cluster.weight_transport, store, device=self.device.type, source=source)
         export = exporter(self.recipe.name, "imagination", rank=str(self.rank))
         phase, made_by = imagination(self.recipe, self.run_folder)
         published: list[tuple[str, int, Weights]] = []
+        shelf = self.device if cluster.weight_transport == "nccl" else "cpu"
 
         def publish(version: int) -> None:
-            weights = {name: whole(value).detach().to("cpu", copy=True) for name, value in phase.published().items()}
+            weights = {name: whole(value).detach().to(shelf, copy=True) for name, value in phase.published().items()}
             if self.rank == 0:
                 published[:] = [(session, version, weights)]
                 with export.timed("publishes", "publish_seconds"):

@@ -27,6 +27,14 @@ PAUSE = 0.5
 """Seconds between two tries to reach a replica, and between two looks at who is in the pool."""
 
 
+@dataclass(frozen=True)
+class TimedTrajectory(Trajectory):
+    """What a replica may answer with, so that calls go to who will have done them first."""
+
+    seconds: float | None = None
+    """How long it took, None where that says nothing about the next one."""
+
+
 @dataclass(eq=False)
 class ReplicaSeat(Seat):
     """A replica in the pool."""
@@ -131,11 +139,12 @@ class ReplicaPool:
             self.schedule.again(flight.call, lost=isinstance(error, ObjectLostError))
         else:
             self.schedule.finished[flight.call] = trajectory
+            flight.seat.took(trajectory.seconds if isinstance(trajectory, TimedTrajectory) else None)
         flight.seat.calls -= 1
 
     def _lost(self, flight: _Flight) -> None:
         flight.seat.calls -= 1
-        flight.seat.ready = False
+        flight.seat.lose()
         self.schedule.again(flight.call, lost=True)
 
     def _look(self) -> None:

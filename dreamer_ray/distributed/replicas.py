@@ -12,25 +12,33 @@ import ray
 import torch
 
 from dreamer_ray.distributed import ZERO_COPY_TENSORS, Actor
+from dreamer_ray.distributed.direct_transport import weight_transport
+from dreamer_ray.distributed.replica_pool import TimedTrajectory
 from dreamer_ray.distributed.telemetry import exporter
-from dreamer_ray.distributed.weights import STORE, MissingWeightsError, ObjectStoreTransport
+from dreamer_ray.distributed.weights import STORE, MissingWeightsError
 from dreamer_ray.recipe import REPLICA_RESOURCE, ClusterSection, Recipe
 from dreamer_ray.stages import Dreamer
 from dreamer_ray.training.restore import build_agent
 from dreamer_ray.training.telemetry import frame_count
-from dreamer_ray.types import Trajectory
 
 
 @ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=0, runtime_env=ZERO_COPY_TENSORS)
 class WorldModelReplica:
     """Holds the world model and the newest weights of what is trained; one call dreams one batch of whole rollouts."""
 
-    def __init__(self, number: int, recipe: str, run: str, made_by: dict[str, Any]):
+    def __init__(self, number: int, recipe: str, run: str, made_by: dict[str, Any], device: str):
         torch.set_num_threads(1)
-        self.number, self.transport, self.session, self.version = number, ObjectStoreTransport(ray.get_actor(STORE)), "", -1
+        self.number, self.session, self.version, self.device = number, "", -1, device
         self.recipe, self.run, self.made_by = Recipe.model_validate_json(recipe), Path(run), made_by
+        self.warm = device == "cpu" and not self.recipe.cluster.dreaming.compile  # otherwise the first call takes longer than others
         self.dreamer: Dreamer | None = None
         self.export = exporter(self.recipe.name, "imagination", replica=str(number))
+        self.transport = weight_transport(
+            self.recipe.cluster.weight_transport,
+            ray.get_actor(STORE),
+            device=device,
+            link_lost=lambda: self.export.add("restarts", part="weight link"),
+        )
         if ray.get_runtime_context().was_current_actor_reconstructed:
             self.export.add("restarts", part="replica")
 
@@ -39,10 +47,10 @@ class WorldModelReplica:
         if self.dreamer is None:
             agent = build_agent(self.made_by)
             agent.load_state_dict(self.transport.frozen())
-            self.dreamer = Dreamer(self.recipe, self.run, agent.requires_grad_(False).eval())
+            self.dreamer = Dreamer(self.recipe, self.run, agent.requires_grad_(False).eval(), device=self.device)
         return self.number
 
-    def dream(self, call: int, session: str, version: int) -> Trajectory:
+    def dream(self, call: int, session: str, version: int) -> TimedTrajectory:
         """The rollouts of ``call`` by the newest weights, which are at least those of ``version`` of ``session``.
 
         Raises ``MissingWeightsError`` where the store has no such weights.
@@ -52,9 +60,12 @@ class WorldModelReplica:
         self._renew(self.dreamer)
         if self.session != session or self.version < version:
             raise MissingWeightsError(f"the weight store has version {self.version}, {version} was to be used")
+        begun = time.perf_counter()
         trajectory = self.dreamer.dream(call, self.version)
         self.export.add("frames_dreamed", frame_count(trajectory))
-        return trajectory
+        seconds = time.perf_counter() - begun if self.warm else None
+        self.warm = True
+        return TimedTrajectory(**vars(trajectory), seconds=seconds)
 
     def _renew(self, dreamer: Dreamer) -> None:
         begun = time.perf_counter()
@@ -68,12 +79,19 @@ class WorldModelReplica:
         return f"WorldModelReplica({self.number})"
 
 
-def start_replica(number: int, recipe: Recipe, run: Path, made_by: dict[str, Any]) -> Actor:
+def start_replica(number: int, recipe: Recipe, run: Path, made_by: dict[str, Any], *, device: str) -> Actor:
     """An actor that starts as soon as the cluster has room for it."""
-    options = {"name": f"replica-{number}", "num_gpus": recipe.cluster.gpus_per_replica, "resources": replica_resources(recipe.cluster)}
-    return WorldModelReplica.options(**options).remote(number, recipe.model_dump_json(), str(run), made_by)
+    options = {"name": f"replica-{number}"} | replica_resources(recipe.cluster, device)
+    return WorldModelReplica.options(**options).remote(number, recipe.model_dump_json(), str(run), made_by, device)
 
 
-def replica_resources(cluster: ClusterSection) -> dict[str, float]:
-    """What a replica asks for besides CPUs and GPUs."""
-    return {REPLICA_RESOURCE: 1} if cluster.dedicated_replicas else {}
+def replica_resources(cluster: ClusterSection, device: str) -> dict[str, Any]:
+    """What a replica on ``device`` asks for besides a CPU; one without a GPU beside others that have one takes no room from them."""
+    if device != cluster.replica_device:
+        return {}
+    return {"num_gpus": cluster.gpus_per_replica, "resources": {REPLICA_RESOURCE: 1} if cluster.dedicated_replicas else {}}
+
+
+def device_of(place: int, cluster: ClusterSection) -> str:
+    """Where the replica at a place of the pool has its models: those on GPUs come first, so the others are the first to end."""
+    return cluster.replica_device if place < cluster.replicas else "cpu"

@@ -97,7 +97,7 @@ def package_bytes(files: Mapping[str, int]) -> int:
 def needs(config: ClusterSection) -> dict[str, float]:
     """CPUs and GPUs that the largest stage of a recipe takes at once."""
     return {
-        "CPU": max(config.workers * (1 + LOADER_CPUS), config.replicas + config.learners + config.evaluators),
+        "CPU": max(config.workers * (1 + LOADER_CPUS), config.dreaming_replicas + config.learners + config.evaluators),
         "GPU": max(
             config.workers * config.gpus_per_worker,
             (config.replicas + config.evaluators) * config.gpus_per_replica + config.learners * config.gpus_per_learner,

@@ -1,13 +1,16 @@
 """Where weights live: one small actor owns every reference, so that a killed learner takes none along.
 
 Learner --publish(session, version, heads)--> WeightStore <--latest / frozen-- WorldModelReplica
+Learner --announce(session, version)--> WeightStore, which asks the learner for the weights when somebody wants them from here
 
 A store that was lost starts again empty: whoever asks it then says so (``MissingWeightsError``), and the learner publishes again.
 """
 
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import ray
 from ray import ObjectRef
@@ -23,6 +26,7 @@ Weights = dict[str, Tensor]
 STORE = "weight-store"
 """Name of the store of a run."""
 KEPT_VERSIONS = 2
+EMPTY = "the weight store is empty"
 STORE_SECONDS = 60.0
 """How long a store may need to start again."""
 FROZEN_SECONDS = 600.0
@@ -52,6 +56,16 @@ class WeightTransport(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Source:
+    """Who gives the newest weights to those that ask for them."""
+
+    actor: Actor
+    """Its method ``snapshot`` returns session, version and weights."""
+    address: tuple[str, int]
+    """Where others meet it for a process group."""
+
+
 @ray.remote(num_cpus=0, max_restarts=-1, runtime_env=ZERO_COPY_TENSORS)
 class WeightStore:
     """Holds the agent of the run in folder ``run`` once, frozen, and the newest versions of the head weights."""
@@ -59,18 +73,37 @@ class WeightStore:
     def __init__(self, run: str):
         self.run = Path(run)
         self.frozen_ref: ObjectRef | None = None
-        self.versions: list[tuple[str, int, ObjectRef]] = []
+        self.versions: list[tuple[str, int, ObjectRef | None]] = []
+        self.source: Source | None = None
 
     def publish(self, session: str, version: int, heads: Weights) -> None:
         """Takes the heads of one version."""
-        self.versions = [*self.versions, (session, version, ray.put(heads))][-KEPT_VERSIONS:]
+        self._add(session, version, ray.put((session, version, heads)))
 
-    def latest(self) -> tuple[str, int, list[ObjectRef]] | None:
-        """Session, version and (in a list, so that it is not fetched here) the reference of the newest heads; None before the first."""
+    def announce(self, session: str, version: int, source: Source) -> None:
+        """Takes note of one version, which ``source`` gives to whom it is asked by."""
+        self.source = source
+        self._add(session, version, None)
+
+    def newest(self) -> tuple[str, int, Source | None] | None:
+        """Session and version of the newest heads and who gives them, if anybody but this store; None before the first."""
+        return (*self.versions[-1][:2], self.source) if self.versions else None
+
+    def latest(self) -> tuple[str, int, list[Any]] | None:
+        """Session, version and (in a list, so that it is not fetched here) the reference of the newest heads; None before the first.
+
+        It leads to session, version (those or newer ones) and heads.
+        """
         if not self.versions:
             return None
         session, version, reference = self.versions[-1]
+        if reference is None and self.source is not None:
+            reference = self.source.actor.snapshot.remote()
+            self.versions[-1] = session, version, reference
         return session, version, [reference]
+
+    def _add(self, *version: Any) -> None:
+        self.versions = [*self.versions, version][-KEPT_VERSIONS:]
 
     def frozen(self) -> list[ObjectRef]:
         """The reference of the frozen weights, in a list."""
@@ -90,10 +123,38 @@ class ObjectStoreTransport:
 
     def publish(self, session: str, version: int, heads: Weights) -> None:
         """Waits for a store that starts again. Raises ``RunError`` where it does not."""
+        self._tell(lambda: self.store.publish.remote(session, version, heads))
+
+    def announce(self, session: str, version: int, source: Source) -> None:
+        """Like ``publish``, but the weights stay with ``source`` until somebody asks for them."""
+        self._tell(lambda: self.store.announce.remote(session, version, source))
+
+    def newest(self) -> tuple[str, int, Source | None]:
+        """Session and version of the newest heads and who gives them. Raises ``MissingWeightsError``."""
+        try:
+            found: Any = ray.get(self.store.newest.remote(), timeout=STORE_SECONDS)
+        except (RayActorError, GetTimeoutError) as error:
+            raise MissingWeightsError(f"the weight store is lost ({error})") from error
+        if found is None:
+            raise MissingWeightsError(EMPTY)
+        return found
+
+    def fetch(self, known: tuple[str, int]) -> tuple[str, int, Weights] | None:
+        """Through a reference of the store."""
+        try:
+            found = ray.get(self.store.latest.remote(), timeout=STORE_SECONDS)
+            if found is None:
+                raise MissingWeightsError(EMPTY)
+            session, version, (reference,) = found
+            return None if (session, version) == known else ray.get(reference, timeout=STORE_SECONDS)
+        except (RayActorError, ObjectLostError, GetTimeoutError) as error:
+            raise MissingWeightsError(f"the newest weights are lost ({error})") from error
+
+    def _tell(self, send: Callable[[], ObjectRef]) -> None:
         given_up = time.monotonic() + STORE_SECONDS
         while True:
             try:
-                ray.get(self.store.publish.remote(session, version, heads), timeout=STORE_SECONDS)
+                ray.get(send(), timeout=STORE_SECONDS)
             except (RayActorError, GetTimeoutError) as error:
                 if time.monotonic() > given_up:
                     raise RunError(
@@ -102,19 +163,6 @@ class ObjectStoreTransport:
                 time.sleep(0.2)
             else:
                 return
-
-    def fetch(self, known: tuple[str, int]) -> tuple[str, int, Weights] | None:
-        """Through a reference of the store."""
-        try:
-            found = ray.get(self.store.latest.remote(), timeout=STORE_SECONDS)
-            if found is None:
-                raise MissingWeightsError("the weight store is empty")
-            session, version, (reference,) = found
-            if (session, version) == known:
-                return None
-            return session, version, ray.get(reference, timeout=STORE_SECONDS)
-        except (RayActorError, ObjectLostError, GetTimeoutError) as error:
-            raise MissingWeightsError(f"the newest weights are lost ({error})") from error
 
     def frozen(self) -> Weights:
         """Through a reference of the store, which reads the run's checkpoint where it has none."""

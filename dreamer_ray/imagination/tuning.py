@@ -39,6 +39,12 @@ class DreamTuning(Config):
     graph: bool = False
     """All kernels of a frame are recorded as one CUDA graph and started together. Only on a GPU."""
 
+    def on(self, device: str) -> "DreamTuning":
+        """As much of it as ``device`` can do: a CPU records no graph and has bf16 in the place of fp8."""
+        if device != "cpu":
+            return self
+        return self.model_copy(update={"graph": False, "precision": "bf16" if self.precision == "fp8" else self.precision})
+
 
 def tune_dreams(model: nn.Module, tuning: DreamTuning) -> None:
     """Sets compilation and precision of all transformers of ``model``; caches and engines are made after it.

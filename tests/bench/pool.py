@@ -32,10 +32,12 @@ class Dreams:
         self.recipe, self.calls, checkpoint = recipe, calls, trained(run, "agent")
         agent = restore_agent(checkpoint)
         self.heads = {k: v for k, v in agent.state_dict().items() if k.split(".")[0] in ("policy", "value")}
-        self.dreamer = Dreamer(recipe, run, agent)
+        self.dreamer = Dreamer(recipe, run, agent, device=recipe.cluster.replica_device)
         self.store = WeightStore.options(name=STORE).remote(str(run))
         self.transport = ObjectStoreTransport(self.store)
-        self.replicas = [start_replica(number, recipe, run, checkpoint.made_by) for number in range(2)]
+        self.replicas = [
+            start_replica(number, recipe, run, checkpoint.made_by, device=recipe.cluster.replica_device) for number in range(2)
+        ]
         self.per_update = recipe.imagination.contexts.batch_size // recipe.imagination.dreams_per_call
         self.life = 0
         self.publishing: list[float] = []

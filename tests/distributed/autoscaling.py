@@ -106,7 +106,7 @@ def main() -> None:
     with growing_cluster(most=3) as address:
         ray.init(address=address, log_to_driver=False)
         counts, board = [nodes()], Board.remote(0)
-        elastic = ElasticPool(CountingReplica.remote, board, 3)
+        elastic = ElasticPool(lambda _: CountingReplica.remote(), board, 3)
         pool = ReplicaPool(elastic.replicas, Schedule(CALLS, 1), "s", look=lambda: elastic.replicas)
         seen, shrunk = [], False
         begun = time.monotonic()

@@ -1,9 +1,13 @@
 """The replica pool under loss: every call of every update exactly once and in order, never older than the bound."""
 
 import errno
+import json
 import os
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 import ray
@@ -249,3 +253,17 @@ def test_only_our_errors_and_full_disks_are_plain():
     assert plain(OSError(errno.EACCES, "Permission denied", "/runs/x")) is None
     assert isinstance(plain(full), RunError)
     assert "/runs/x" in str(plain(full))
+
+
+def test_fast_replicas_that_share_a_gpu_and_a_slow_one_on_a_cpu_make_one_pool():
+    script = Path(__file__).with_name("mixed_pool.py")
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    for kind in ("mixed", "fast"):
+        assert found[kind]["seen"] == list(range(40 * 4))
+        assert found[kind]["lost"] == 0
+    assert (found["free"], found["third on the GPU"]) == (0, 0), "two have the GPU, and the one on a CPU has nothing of it"
+    assert found["after the first end"] == [0, 1], "the one on a CPU is the first to end"
+    assert found["mixed"]["slow"] <= 2, "no update waits for it, but for the first"
+    assert found["mixed"]["seconds"] < found["fast"]["seconds"] + 10, "40 updates that waited for it would take 40 s"

@@ -100,6 +100,23 @@ def test_imagination_loses_its_learner_a_replica_and_the_store(begin):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_imagination_over_links_ends_as_over_the_object_store_whatever_it_loses(begin):
+    wanted, _ = begin("imagination", *LONGER).end()
+    undisturbed, figures = begin("imagination", *LONGER, "cluster.weight_transport=gloo").end()
+    assert undisturbed.checksums == wanted.checksums
+    assert (figures["learner_restarts"], figures["lost_calls"]) == (0, 0)
+    disturbed = begin("imagination", *LONGER, "cluster.weight_transport=gloo")
+    disturbed.kill("Learner", after=5)
+    disturbed.kill("WorldModelReplica", after=15)
+    disturbed.kill("WeightStore", after=25)
+    found, figures = disturbed.end()
+    assert found.checksums == wanted.checksums
+    assert figures["learner_restarts"] == 1
+    assert figures["lost_calls"] >= 1
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_imagination_loses_one_of_two_learners(begin):
     two = (*LONGER, "cluster.learners=2", "cluster.cpus=6")

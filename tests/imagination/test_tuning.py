@@ -81,6 +81,13 @@ def test_passes_are_compiled_as_the_switches_say(tiny):
         assert dynamics.transformer.compiled == found
 
 
+def test_a_cpu_takes_of_a_gpus_switches_what_it_can_do():
+    switches = DreamTuning(precision="fp8", compile=True, graph=True)
+    assert switches.on("cuda") is switches
+    assert switches.on("cpu") == DreamTuning(precision="bf16", compile=True)
+    assert DreamTuning(precision="bf16").on("cpu") == DreamTuning(precision="bf16")
+
+
 def test_a_graph_without_a_gpu_is_refused(tiny):
     with pytest.raises(UserError, match="needs a GPU, and the model is on cpu"):
         DreamEngine(tiny.dynamics(), slots=1, graph=True)
