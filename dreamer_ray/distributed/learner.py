@@ -7,7 +7,6 @@ Several learners share every update and average their gradients; where one is lo
 """
 
 import socket
-import uuid
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -57,24 +56,24 @@ class Learner:
             free.bind((host, 0))
             return f"tcp://{host}:{free.getsockname()[1]}"
 
-    def run(self, replicas: list[Actor], store: Actor, board: Actor, address: str | None) -> dict[str, int]:
-        """Fits to the end and returns counts of calls. Errors of ours go to the board."""
+    def run(self, session: str, replicas: list[Actor], store: Actor, board: Actor, address: str | None) -> dict[str, int]:
+        """Fits to the end and returns counts of calls. Errors of ours go to the board; ``session`` names the life of the group."""
         ranks = self.recipe.cluster.learners
         try:
             if address is not None:
                 wait = timedelta(seconds=GROUP_SECONDS)
                 backend = "nccl" if self.device.type == "cuda" else "gloo"
                 dist.init_process_group(backend, init_method=address, rank=self.rank, world_size=ranks, timeout=wait)
-            return self._fit(replicas, store, board)
+            return self._fit(session, replicas, store, board)
         except (DreamerError, RayError, OSError) as error:
             if isinstance(error, RayActorError):
                 raise
             note_failure(board, error)
             return {}
 
-    def _fit(self, replicas: list[Actor], store: Actor, board: Actor) -> dict[str, int]:
+    def _fit(self, session: str, replicas: list[Actor], store: Actor, board: Actor) -> dict[str, int]:
         config, cluster = self.recipe.imagination, self.recipe.cluster
-        folder, session, transport = self.run_folder / "imagination", uuid.uuid4().hex, ObjectStoreTransport(store)
+        folder, transport = self.run_folder / "imagination", ObjectStoreTransport(store)
         export = exporter(self.recipe.name, "imagination", rank=str(self.rank))
         phase, made_by = imagination(self.recipe, self.run_folder)
         published: list[tuple[str, int, Weights]] = []
