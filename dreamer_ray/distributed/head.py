@@ -1,7 +1,7 @@
 """The head of a cluster: whether it answers, and the end of a run that has lost it.
 
-Without its head a cluster can neither begin nor end anything. Ray ends the process a minute later, with a line of its own; shortly before that
-the run says here what has happened and what to do.
+Without its head a cluster can neither begin nor end anything. Ray ends the process a minute later, with a line of its own; shortly
+before that the run says here what has happened and what to do.
 
 thread in the driver --knocks--> head; where it is silent too long: one message, and the process ends
 """
@@ -51,8 +51,8 @@ def head_required() -> Iterator[None]:
             except OSError as error:
                 if time.monotonic() - heard > patience:
                     log.error(
-                        "the head of the Ray cluster at %s is lost: no answer for %.0f s (%s). Start the same command again, without --from, "
-                        "as soon as there is a cluster: finished stages are kept, this one goes on from its last checkpoint",
+                        "the head of the Ray cluster at %s is lost: no answer for %.0f s (%s). Start the same command again, without "
+                        "--from, as soon as there is a cluster: finished stages are kept, this one goes on from its last checkpoint",
                         *(address, patience, error),
                     )
                     os._exit(RunError.exit_code)

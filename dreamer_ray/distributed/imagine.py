@@ -97,7 +97,9 @@ def _supervise(recipe: Recipe, run: Path, pool: ElasticPool, store: Actor, board
         ]
         try:
             address, session = ray.get(learners[0].address.remote()) if len(ranks) > 1 else None, uuid.uuid4().hex
-            found = _attend([learner.run.remote(session, pool.replicas, store, board, address) for learner in learners], recipe, pool, board)
+            found = _attend(
+                [learner.run.remote(session, pool.replicas, store, board, address) for learner in learners], recipe, pool, board
+            )
             return {name: sum(part.get(name, 0) for part in found) for name in found[0]} | {"learner_restarts": losses.all}
         except RayActorError:
             exporter(recipe.name, "imagination").add("restarts", part="learner")
@@ -105,7 +107,9 @@ def _supervise(recipe: Recipe, run: Path, pool: ElasticPool, store: Actor, board
         finally:
             for learner in learners:
                 ray.kill(learner)
-    raise RunError(f"imagination: the learner was lost {losses.in_vain} times without a new checkpoint; run again to resume from the last one")
+    raise RunError(
+        f"imagination: the learner was lost {losses.in_vain} times without a new checkpoint; run again to resume from the last one"
+    )
 
 
 def _attend(running: list[Any], recipe: Recipe, pool: ElasticPool, board: Actor) -> list[dict[str, int]]:

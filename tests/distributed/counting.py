@@ -28,6 +28,7 @@ from dreamer_ray.config_file import load_config
 from dreamer_ray.data.batches import BatchPlan
 from dreamer_ray.data.rows import Episode, ShardSchema
 from dreamer_ray.data.shards import commit_manifest, open_shards, write_shard
+from dreamer_ray.distributed import batches
 from dreamer_ray.distributed import train as module
 from dreamer_ray.distributed.cluster import cluster
 from dreamer_ray.envs.crafter import ACTION_SPACE, LADDER, TASKS
@@ -55,7 +56,9 @@ def write_numbers(folder: Path) -> None:
             frames = np.repeat(np.arange(first, first + length, dtype=np.uint8), 4 * 6 * 3).reshape(length, 4, 6, 3)
             actions = {name: np.zeros(length, np.int64) for name in ACTION_SPACE}
             nothing = np.zeros((length, len(TASKS)), np.uint8)
-            episodes.append(Episode(f"e-{first}", frames, actions, np.arange(length) < length - 1, nothing, np.ones(length, np.float32), {}))
+            episodes.append(
+                Episode(f"e-{first}", frames, actions, np.arange(length) < length - 1, nothing, np.ones(length, np.float32), {})
+            )
             first += length
         files.append(write_shard(folder, f"part-{part}.parquet", episodes, SCHEMA))
     commit_manifest(folder, SCHEMA, files, made_by={}, parents={})
@@ -102,6 +105,7 @@ def train(run: Path, *settings: str) -> None:
     order = order_of(recipe, run)
 
     def counting(config):
+        batches.WINDOW_BYTES = 10 * 1024  # some steps, so that loaders are at work all the time
         module.supervised = lambda *_: Supervised(Counting(order, run / "steps.jsonl"), {}, recipe.tokenizer.fit)
         module._worker(config)  # in the worker's process, where it is its own
 
@@ -119,7 +123,7 @@ def elastic(run: Path) -> None:
     small = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **small})
     nodes.add_node(num_cpus=1, **small)
-    settings = ["cluster.workers=2", "cluster.fewest_workers=1", "tokenizer.fit.steps=300"]
+    settings = ["cluster.workers=2", "cluster.fewest_workers=1", "tokenizer.fit.steps=200"]
     line = [sys.executable, __file__, str(run), "--watchful", *settings]
     training = subprocess.Popen(line, env=os.environ | {"RAY_ADDRESS": nodes.address})
 
