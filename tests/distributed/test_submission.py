@@ -77,6 +77,7 @@ def test_the_command_can_be_pasted():
 def test_a_recipe_needs_what_its_largest_stage_takes():
     assert needs(ClusterSection(replicas=5)) == {"CPU": 6, "GPU": 0}
     assert needs(ClusterSection(workers=4, gpus_per_worker=1, replicas=2, gpus_per_replica=0.5)) == {"CPU": 6, "GPU": 4}
+    assert needs(ClusterSection(workers=8, fewest_workers=5, gpus_per_worker=1, replicas=2)) == {"CPU": 5, "GPU": 5}
 
 
 def test_what_is_lacking_is_named_with_numbers():

@@ -30,12 +30,14 @@ def test_imagination_loses_its_learner_a_replica_and_the_store(begin_stage):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_imagination_loses_one_of_two_learners(begin_stage):
+def test_imagination_loses_one_of_two_learners_and_the_store(begin_stage):
+    """The store three times: a learner whose replicas find it empty must not wait for the other, which may wait for it."""
     two = (*LONGER, "cluster.learners=2", "cluster.cpus=6")
     wanted, _ = begin_stage("imagination", *two).result()
     disturbed = begin_stage("imagination", *two)
-    disturbed.reach(10)
-    disturbed.kill("Learner")
+    for step, victim in ((5, "Learner"), (15, "WeightStore"), (20, "WeightStore"), (25, "WeightStore")):
+        disturbed.reach(step)
+        disturbed.kill(victim)
     found, figures = disturbed.result()
     assert found.checksums == wanted.checksums
     assert figures["learner_restarts"] == 1
