@@ -9,20 +9,25 @@ from pathlib import Path
 
 import pytest
 
-from dreamer_ray.training.checkpoint import latest_checkpoint
+from dreamer_ray.training.checkpoint import Checkpoint, latest_checkpoint
 
 LIMIT = 240.0
 LONGER = ("imagination.fit.steps=40", "imagination.fit.checkpoint_every=5")
 
 
+def disturbed(begin_stage, *arguments: str) -> tuple[Checkpoint, dict]:
+    """The stage imagination, which loses its learner, a replica and the store one after the other."""
+    stage = begin_stage("imagination", *LONGER, *arguments)
+    for step, victim in ((5, "Learner"), (15, "WorldModelReplica"), (25, "WeightStore")):
+        stage.reach(step)
+        stage.kill(victim)
+    return stage.result()
+
+
 @pytest.mark.timeout(600)
 def test_imagination_loses_its_learner_a_replica_and_the_store(begin_stage):
     wanted, _ = begin_stage("imagination", *LONGER).result()
-    disturbed = begin_stage("imagination", *LONGER)
-    for step, victim in ((5, "Learner"), (15, "WorldModelReplica"), (25, "WeightStore")):
-        disturbed.reach(step)
-        disturbed.kill(victim)
-    found, figures = disturbed.result()
+    found, figures = disturbed(begin_stage)
     assert found.checksums == wanted.checksums
     assert figures["learner_restarts"] == 1
     assert figures["lost_calls"] >= 1
@@ -30,19 +35,25 @@ def test_imagination_loses_its_learner_a_replica_and_the_store(begin_stage):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_imagination_over_links_ends_as_over_the_object_store_whatever_it_loses(begin):
-    wanted, _ = begin("imagination", *LONGER).end()
-    undisturbed, figures = begin("imagination", *LONGER, "cluster.weight_transport=gloo").end()
+def test_imagination_over_links_ends_as_over_the_object_store_whatever_it_loses(begin_stage):
+    wanted, _ = begin_stage("imagination", *LONGER).result()
+    undisturbed, figures = begin_stage("imagination", *LONGER, "cluster.weight_transport=gloo").result()
     assert undisturbed.checksums == wanted.checksums
     assert (figures["learner_restarts"], figures["lost_calls"]) == (0, 0)
-    disturbed = begin("imagination", *LONGER, "cluster.weight_transport=gloo")
-    disturbed.kill("Learner", after=5)
-    disturbed.kill("WorldModelReplica", after=15)
-    disturbed.kill("WeightStore", after=25)
-    found, figures = disturbed.end()
+    found, figures = disturbed(begin_stage, "cluster.weight_transport=gloo")
     assert found.checksums == wanted.checksums
     assert figures["learner_restarts"] == 1
     assert figures["lost_calls"] >= 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_imagination_of_all_weights_ends_as_undisturbed_whatever_it_loses(begin_stage):
+    wanted, _ = begin_stage("imagination", *LONGER, "imagination.finetune=all").result()
+    found, figures = disturbed(begin_stage, "imagination.finetune=all")
+    assert found.checksums == wanted.checksums
+    assert figures["learner_restarts"] == 1
+    assert "dynamics" in found.made_by
 
 
 @pytest.mark.slow
