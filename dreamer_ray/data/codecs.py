@@ -36,7 +36,7 @@ class Jpeg(Config):
 
 
 def encode_h264(pictures: Iterable[Picture], config: H264, *, shape: tuple[int, int], fps: float) -> PacketStream:
-    """The packets of ``pictures``, all uint8 ``[y, x, 3]`` RGB of ``shape``: packet i shows frame i, every ``keyframe_every``-th is a keyframe."""
+    """The packets of ``pictures``, all uint8 ``[y, x, 3]`` RGB of ``shape``: packet i shows frame i."""
     even = shape[0] % 2 == 0 and shape[1] % 2 == 0
     encoder = av.VideoCodecContext.create("libx264", "w")
     encoder.height, encoder.width = shape

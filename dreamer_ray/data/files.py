@@ -23,14 +23,14 @@ def join(folder: str, path: str) -> str:
 
 
 def open_file(path: str) -> IO[bytes]:
-    """The file at a path or URL, readable and seekable. Raises ``OSError``."""
+    """The file at a path or URL, to be read from its start on; what ``fetch`` gives can be read in any order. Raises ``OSError``."""
     kind = scheme(path)
     if kind in WEB:
         import fsspec
         from aiohttp import ClientError
 
         try:
-            return fsspec.open(path, "rb").open()
+            return cast("IO[bytes]", fsspec.filesystem(kind).open(path, "rb"))
         except (ClientError, ValueError) as error:
             raise OSError(f"{urlsplit(path).netloc}: {type(error).__name__} {error}") from error
     if not kind:

@@ -25,7 +25,9 @@ def seen_frames(times: Float[np.ndarray, "n"], fps: float, *, name: str) -> Int[
     steps = np.diff(times)
     if len(bad := np.flatnonzero(~((steps >= 0) & (steps <= MAX_PAUSE)))):
         number = int(bad[0]) + 1
-        raise BadRecordingError(f"{name}: frame {number} comes {steps[number - 1]:g} s after the one before; at most {MAX_PAUSE:g} s are read")
+        raise BadRecordingError(
+            f"{name}: frame {number} comes {steps[number - 1]:g} s after the one before; at most {MAX_PAUSE:g} s are read"
+        )
     if not len(times):
         return np.zeros(0, np.int64)
     moments = np.arange(int((times[-1] - times[0] + ROUNDING) * fps) + 1) / fps

@@ -22,7 +22,7 @@ class PictureLayout(Config):
     shape: tuple[Side, Side]
     """Rows and columns, bars included."""
     filter: Literal["area", "bilinear"] = "area"
-    """``area`` means over what a pixel covers; ``bilinear`` looks at four pixels only, and aliases where it makes a picture much smaller."""
+    """``area`` means over what a pixel covers; ``bilinear`` looks at four pixels only, and aliases where a picture gets much smaller."""
     fit: Literal["letterbox", "stretch"] = "letterbox"
     """``letterbox`` keeps the aspect and adds black bars, 360 x 640 in 384 x 640 without any resize; ``stretch`` does not."""
 

@@ -5,6 +5,7 @@ A row of a shard holds a packet. Rows come in the decoder's order; from a keyfra
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import IO, Literal
 
 import av
@@ -65,9 +66,7 @@ def source_packets(path: str, *, file: IO[bytes] | None = None) -> PacketStream:
     return PacketStream(parameters, _packets(path, file, parameters, shown, info.frames))
 
 
-def _packets(
-    path: str, file: IO[bytes] | None, parameters: StreamParameters, shown: np.ndarray, count: int
-) -> Iterator[CodedPacket]:
+def _packets(path: str, file: IO[bytes] | None, parameters: StreamParameters, shown: np.ndarray, count: int) -> Iterator[CodedPacket]:
     """``shown`` is each packet's frame; frames from ``count`` on are left out."""
     highest = np.maximum.accumulate(np.concatenate([[-1], shown]))
     place = 0
@@ -132,17 +131,14 @@ def decode_span(
     make, shape = picture_maker(layout), None
     number = 0
     try:
-        for frame in _decoded(parameters, payloads):
-            if number >= first + count:
-                return
+        for frame in islice(_decoded(parameters, payloads), first + count):
             shape = shape or (frame.height, frame.width)
             check_frame(frame, shape)
             if number >= first:
                 yield make(frame)
             number += 1
-            if number == first + count:
-                return
-        raise ValueError(f"its packets end there, and {first + count} frames were expected")
+        if number < first + count:
+            raise ValueError(f"its packets end there, and {first + count} frames were expected")
     except DAMAGE as error:
         raise BadRecordingError(f"{name}: frame {number} after its keyframe cannot be decoded ({error})") from error
 

@@ -3,16 +3,18 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import IO, Any
 
 import av
 import numpy as np
+from av.error import FFmpegError
 
-from dreamer_ray.data.files import open_file
+from dreamer_ray.data.files import fetch
 from dreamer_ray.data.layout import Picture, PictureLayout, picture_maker
 from dreamer_ray.data.sources import BadRecordingError
 
-DAMAGE = (OSError, av.FFmpegError, LookupError, ValueError, ArithmeticError)
+DAMAGE = (OSError, FFmpegError, LookupError, ValueError, ArithmeticError)
 """What reading a damaged file raises."""
 MAX_PIXELS = 2**24
 """Of a picture, 4096 x 4096; a header that says more is taken for damaged rather than given the memory."""
@@ -41,7 +43,7 @@ class VideoInfo:
 @contextmanager
 def video_stream(path: str, file: IO[bytes] | None = None) -> Iterator[Any]:
     """The first video stream of ``path``, or of ``file`` from its start; decodes on the caller's thread. Raises what ``DAMAGE`` names."""
-    source = open_file(path) if file is None else file
+    source = fetch(path) if file is None else file
     try:
         source.seek(0)
         with av.open(source, metadata_errors="ignore") as container:
@@ -94,9 +96,7 @@ def frames(path: str, *, count: int | None = None, file: IO[bytes] | None = None
     try:
         with video_stream(path, file) as stream:
             wanted = count if count is not None else stream.frames if stream.codec_context.name in ONE_PACKET_A_FRAME else 0
-            for frame in _decoded(stream):
-                if number == count:
-                    return
+            for frame in islice(_decoded(stream), count):
                 shape = shape or (frame.height, frame.width)
                 check_frame(frame, shape)
                 yield frame
@@ -110,7 +110,7 @@ def frames(path: str, *, count: int | None = None, file: IO[bytes] | None = None
 def pictures(
     path: str, *, layout: PictureLayout | None = None, count: int | None = None, file: IO[bytes] | None = None
 ) -> Iterator[Picture]:
-    """The frames of ``frames`` as pictures, uint8 ``[y, x, 3]`` RGB, in ``layout`` or as large as they are. Raises ``BadRecordingError``."""
+    """The frames of ``frames`` as pictures, uint8 ``[y, x, 3]`` RGB, in ``layout`` if given. Raises ``BadRecordingError``."""
     make = picture_maker(layout)
     for frame in frames(path, count=count, file=file):
         yield make(frame)
