@@ -22,7 +22,10 @@ class PictureLayout(Config):
     shape: tuple[Side, Side]
     """Rows and columns, bars included."""
     filter: Literal["area", "bilinear"] = "area"
-    """``area`` means over what a pixel covers; ``bilinear`` looks at four pixels only, and aliases where a picture gets much smaller."""
+    """``area`` takes the mean of what a pixel covers; ``bilinear``, as FFmpeg has it, weighs twice as much by a triangle, which is softer.
+
+    (OpenCV's INTER_LINEAR looks at four pixels only, however much smaller the picture gets.)
+    """
     fit: Literal["letterbox", "stretch"] = "letterbox"
     """``letterbox`` keeps the aspect and adds black bars, 360 x 640 in 384 x 640 without any resize; ``stretch`` does not."""
 
