@@ -53,7 +53,7 @@ class Reading:
     takes: tuple[Take, ...]
     """In order, without overlap."""
     pictures: Iterator[np.ndarray]
-    """All pictures of the recording in order, uint8 ``[y, x, 3]`` RGB, as large as recorded; reading them may raise ``BadRecordingError``."""
+    """All pictures of the recording in order, uint8 ``[y, x, 3]`` RGB, as recorded; reading them may raise ``BadRecordingError``."""
     dropped: Counter[str]
     """Frames or lines that were left out, by reason."""
 

@@ -61,10 +61,19 @@ def video_stream(path: str, file: IO[bytes] | None = None) -> Iterator[Any]:
 
 
 def whole_packets(stream: Any) -> Iterator[av.Packet]:
-    """The packets of a stream in its file's order, without the one in which a file that was cut short ends."""
+    """The packets of a stream in its file's order, without the one in which a file that was cut short ends.
+
+    Raises ``ValueError`` where a damaged one has others after it: the frames would move up.
+    """
+    number, short = 0, False
     for packet in stream.container.demux(stream):
-        if packet.size and not packet.is_corrupt:
+        if not packet.size:
+            continue
+        if short:
+            raise ValueError(f"packet {number} is damaged")
+        if not (short := packet.is_corrupt):
             yield packet
+            number += 1
 
 
 def video_info(path: str, *, file: IO[bytes] | None = None) -> VideoInfo:

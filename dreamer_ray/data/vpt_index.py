@@ -85,7 +85,7 @@ def read_index(path: Path | str) -> Index:
             segments[segment.path] = segment
     if not segments:
         raise UserError(
-            f"index {path}: none of its {len(content.relpaths)} relpaths is the path of a segment; it begins with {content.relpaths[0]!r:.100}"
+            f"index {path}: none of its {len(content.relpaths)} relpaths is a segment's; it begins with {content.relpaths[0]!r:.100}"
         )
     return Index(content.basedir, tuple(segments.values()), dropped)
 
