@@ -86,9 +86,9 @@ def test_ten_thousand_damaged_lines_cost_no_more_than_their_recording(video, see
 
 
 @pytest.mark.slow
-@settings(max_examples=10_000, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=5_000, deadline=None, suppress_health_check=list(HealthCheck))
 @given(seed=st.integers(0, 2**32))
-def test_two_hundred_thousand_damaged_lines_cost_no_more_than_their_recording(video, seed):
+def test_a_hundred_thousand_damaged_lines_cost_no_more_than_their_recording(video, seed):
     draw = random.Random(seed)
     check(video, [damaged(draw, line(t)) if draw.random() < 0.8 else json.dumps(line(t)).encode() for t in range(FRAMES)])
 
