@@ -4,7 +4,6 @@ A row is ``(o_t, a_t)`` with the columns ``next.*`` that arrive with ``o_{t+1}``
 last picture. The format is that of lerobot 0.4.4; see ``lerobot_meta.py``.
 """
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
@@ -80,8 +79,7 @@ class LeRobotSource:
     def scaling(self) -> Scaling:
         """Between the data set's actions and those of the takes."""
         if self.config.scale == "none":
-            (size,) = self.meta.info.features[self.config.action].shape
-            return Scaling((0.0,) * size, (1.0,) * size)
+            return Scaling((0.0,) * self._size, (1.0,) * self._size)
         try:
             low, high = read_range(self.folder, self.meta.info, self.config.action, BOUNDS[self.config.scale])
         except BadRecordingError as error:
@@ -96,7 +94,7 @@ class LeRobotSource:
     @property
     def action_space(self) -> ActionSpace:
         """One continuous component, "action"."""
-        return {"action": Continuous(size=self.meta.info.features[self.config.action].shape[0])}
+        return {"action": Continuous(size=self._size)}
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -137,7 +135,7 @@ class LeRobotSource:
         table = read_table(files[0], columns + [self.camera] * in_rows, [("episode_index", "=", entry.episode_index)])
         if table.num_rows != entry.length or not entry.length:
             raise BadRecordingError(f"{files[0]}: {table.num_rows} rows of {recording.name}, its meta folder says {entry.length}")
-        rows = {name: numbers(table, name, math.prod(info.features[name].shape), files[0]) for name in columns}
+        rows = {name: numbers(table, name, self._size if name == config.action else 1, files[0]) for name in columns}
         if (rows["frame_index"][:, 0] != np.arange(entry.length)).any():
             raise BadRecordingError(f"{files[0]}: {recording.name}: frame_index does not count from 0 to {entry.length - 1}")
         times = entry.start + rows["timestamp"][:, 0]
@@ -167,6 +165,10 @@ class LeRobotSource:
         if number not in self.meta.tasks:
             raise BadRecordingError(f"episode {entry.episode_index}: task_index {number} is not in the meta folder's tasks")
         return self.meta.tasks[number]
+
+    @property
+    def _size(self) -> int:
+        return self.meta.info.features[self.config.action].shape[0]
 
     def _first(self, columns: Sequence[str]) -> tuple[str, ...]:
         return tuple(name for name in columns if name in self.meta.info.features)[:1]
