@@ -1,7 +1,10 @@
 """Files of other people's data sets, none of which is trusted: paths that stay in their folder, checked JSON, arrays without pickles."""
 
+import hashlib
 import io
 import lzma
+import os
+import re
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
@@ -49,6 +52,14 @@ def within(name: str) -> PurePosixPath:
     if not path.parts or len(name) > 1000 or path.is_absolute() or ".." in path.parts or not set(name).isdisjoint("\\\0"):
         raise BadRecordingError(f"path {name!r:.200}: leads out of the data set's folder, or is no path")
     return path
+
+
+def plain_name(path: str) -> str:
+    """A recording's name for ``path``: of letters, digits, ``.``, ``_`` and ``-``, and another one for every path."""
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", path)
+    if plain == path and len(path) <= 200:
+        return path
+    return f"{plain[:150]}-{hashlib.blake2b(os.fsencode(path), digest_size=4).hexdigest()}"
 
 
 def read_bytes(path: Path) -> bytes:

@@ -22,7 +22,7 @@ def numbers(table: pa.Table, name: str, width: int, path: Path) -> Float[np.ndar
     try:
         column = pa.concat_arrays(table[name].chunks) if table.num_rows else pa.array([], pa.float64())
         nested = _is_list(column.type)
-        even = not nested or pc.count_distinct(pc.list_value_length(column), mode="all").as_py() == 1
+        even = not nested or len(pc.call_function("list_value_length", [column]).unique()) == 1
         while _is_list(column.type) and not column.null_count:
             column = column.flatten()
         values = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)

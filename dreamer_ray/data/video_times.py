@@ -3,19 +3,20 @@
 from collections.abc import Iterator
 
 import av
+import av.error
 import numpy as np
 from jaxtyping import Float
 
 from dreamer_ray.data.sources import BadRecordingError
 from dreamer_ray.data.video import open_file
 
-UNREADABLE = (OSError, av.FFmpegError, IndexError, ValueError, OverflowError)
+UNREADABLE = (OSError, av.error.FFmpegError, IndexError, ValueError, OverflowError)
 
 
 def picture_times(path: str) -> Float[np.ndarray, "t"]:
     """When each picture of the first video stream is shown, in seconds from the first on. Raises ``BadRecordingError``."""
     try:
-        with open_file(path) as file, av.open(file) as container:
+        with open_file(path) as file, av.open(file, "r") as container:
             stream = container.streams.video[0]
             packets = [packet for packet in container.demux(stream) if packet.size and not packet.is_discard]
             stamps = [packet.dts if packet.pts is None else packet.pts for packet in packets]
@@ -35,7 +36,7 @@ def pictures_at(path: str, times: Float[np.ndarray, "t"], tolerance: float) -> I
     Raises ``BadRecordingError`` where the nearest picture is ``tolerance`` or more away.
     """
     try:
-        with open_file(path) as file, av.open(file) as container:
+        with open_file(path) as file, av.open(file, "r") as container:
             stream = container.streams.video[0]
             stream.thread_type = "NONE"
             if times[0] > 0 and stream.time_base:
