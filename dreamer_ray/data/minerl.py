@@ -15,7 +15,7 @@ from jaxtyping import Float
 from pydantic import Field
 
 from dreamer_ray.config import Config
-from dreamer_ray.data.download import fetch, unpack, zenodo_files
+from dreamer_ray.data.download import ZENODO, fetch, unpack, zenodo_files
 from dreamer_ray.data.foreign import Foreign, checked, inside, plain_name, read_bytes, read_npz
 from dreamer_ray.data.sources import BadRecordingError, Reading, Recording, Take
 from dreamer_ray.data.video import pictures
@@ -56,6 +56,8 @@ class MinerlConfig(Config):
     """Such as ``MineRLObtainDiamond-v0``; all that are there, or that Zenodo has, where empty."""
     download: bool = False
     """Fetch what is missing from Zenodo record 12659939 (8.6 GB in all)."""
+    records: str = ZENODO
+    """Where the record is asked for; another address for a mirror."""
     items: tuple[str, ...] = LADDER
     """Items whose increase in the inventory is an event of the task of that name."""
     reward: bool = True
@@ -93,7 +95,7 @@ class MinerlSource:
     def index(self) -> Sequence[Recording]:
         """A recording a trajectory; all of one player are on the same side of the split."""
         if self.config.download:
-            download_minerl(self.folder, self.config.environments)
+            download_minerl(self.folder, self.config.environments, self.config.records)
         found = sorted(path.parent.relative_to(self.folder) for path in self.folder.rglob(FILES[0]))
         chosen = [path for path in found if self._wanted(path)]
         if not chosen:
@@ -209,9 +211,9 @@ def _choice(cells: np.ndarray, values: Sequence[str], length: int, place: str) -
     return numbers, known
 
 
-def download_minerl(folder: Path, environments: Sequence[str]) -> None:
+def download_minerl(folder: Path, environments: Sequence[str], records: str) -> None:
     """Fetches and unpacks what is missing of ``environments``, all of the record where empty."""
-    files = {file.key.removesuffix(".zip"): file for file in zenodo_files(ZENODO_RECORD) if file.key.endswith(".zip")}
+    files = {file.key.removesuffix(".zip"): file for file in zenodo_files(ZENODO_RECORD, records) if file.key.endswith(".zip")}
     if unknown := set(environments) - set(files):
         raise UserError(f"environments: {min(unknown)} is not on Zenodo; there are {', '.join(sorted(files))}")
     for name in environments or sorted(files):

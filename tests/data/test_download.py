@@ -127,7 +127,7 @@ def test_a_busy_server_is_asked_again(server, tmp_path):
 
 
 def test_another_checksum_is_refused_and_the_file_removed(server, tmp_path):
-    with pytest.raises(RunError, match="its md5 is .* Zenodo says"):
+    with pytest.raises(RunError, match=r"its md5 is .* Zenodo says"):
         download(server, tmp_path, content=b"else")
     assert list(tmp_path.iterdir()) == []
 
