@@ -22,6 +22,9 @@ NAME = r"^[A-Za-z][A-Za-z0-9_]*$"
 UNEVEN_SHARE = 0.01
 """Share of the pictures by which the rows of a table without a frame or time column may be more or fewer."""
 
+MOST_TEXT, MOST_BRACKETS = 50_000, 1000
+"""Beyond these a YAML file may take minutes to read."""
+
 
 class Keys(Config):
     """Things that are held or not: columns of 0 and 1, or of true and false."""
@@ -125,8 +128,10 @@ def read_action_file(path: Path) -> ActionFile:
     """``actions.yaml``. Raises ``UserError`` naming the file, the key, its value and the nearest known key."""
     try:
         text = path.read_text()
-        if len(text) > 10**5 or any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
-            raise UserError(f"actions {path}: is longer than 100,000 characters, or holds an alias (*name)")
+        if len(text) > MOST_TEXT or sum(map(text.count, "[{")) > MOST_BRACKETS:
+            raise UserError(f"actions {path}: is longer than {MOST_TEXT} characters, or has more than {MOST_BRACKETS} brackets")
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+            raise UserError(f"actions {path}: holds an alias (*name); write it out")
         return load_config(ActionFile, path, kind="actions")
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         raise UserError(f"actions {path}: cannot be read as YAML ({error})") from error

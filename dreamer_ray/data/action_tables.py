@@ -24,7 +24,7 @@ class ActionTable:
     """Columns of one file; a cell is text, a JSON value or a number of numpy."""
 
     path: Path
-    columns: dict[str, Sequence[Any]]
+    columns: dict[str, Any]
     lines: Sequence[int]
     """Where in the file each row stands, from 1 (in npz, which has no lines, from 0)."""
 
@@ -143,7 +143,7 @@ def _flat(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read_arrays(path: Path) -> ActionTable:
-    columns: dict[str, Sequence[Any]] = {}
+    columns: dict[str, np.ndarray] = {}
     for name, values in read_npz(path).items():
         if values.ndim not in (1, 2) or max(values.shape[1:], default=1) > MOST_COLUMNS or values.dtype.kind not in "biufU":
             raise BadRecordingError(f"{path}: array {name} is {values.dtype} of shape {values.shape}, wanted [rows] or [rows, columns]")

@@ -295,7 +295,9 @@ def test_arrays_that_nobody_should_write(tmp_path, arrays, message):
         ("[]", "holds list"),
         ("actions: {}", "actions = {}"),
         ("actions: &a [*a]", "alias"),
-        ("[" * 50_000, "cannot be read as YAML"),
+        ("[" * 50_000, "more than 1000 brackets"),
+        ("[" * 900, "cannot be read as YAML"),
+        ("actions: [", "YAML"),
         ("actions: {keys: {kind: binary, columns: [a]}, keys: {kind: binary, columns: [b]}}", "stands twice"),
         ("actions: {keys: {kind: binary, columns: []}}", "columns"),
         ("actions: {keys: {kind: bool, columns: [a]}}", "bool"),
@@ -375,7 +377,10 @@ def try_table(folder: Path, content: bytes, suffix: str):
     try:
         assert sum(len(take.labelled) for take in takes(folder, fps=10)) == 8
     except BadRecordingError as error:
-        assert f"play{suffix}" in str(error)
+        refusal = str(error)
+    else:
+        return
+    assert f"play{suffix}" in refusal
 
 
 def csv_of(cells: list[list[str]]) -> bytes:
@@ -390,7 +395,7 @@ TABLES |= st.tuples(st.lists(LINES.map(json.dumps), max_size=6).map(lambda lines
 TABLES |= st.tuples(st.binary(max_size=300), st.sampled_from([".csv", ".jsonl", ".npz"]))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(TABLES)
 def test_no_table_crashes_the_reader(scratch, table):
     try_table(scratch, *table)
@@ -417,7 +422,10 @@ def test_no_damage_of_a_video_crashes_the_reader(damaged, data):
         reading = found.read(found.index()[0])
         assert sum(1 for _ in reading.pictures) <= 20
     except BadRecordingError as error:
-        assert "a.mp4" in str(error)
+        refusal = str(error)
+    else:
+        return
+    assert "a.mp4" in refusal
 
 
 @pytest.fixture(scope="module")
