@@ -131,7 +131,7 @@ def unpack(archive: Path, folder: Path) -> None:
             for entry in opened.infolist():
                 within(entry.filename)
             opened.extractall(partial)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, BadRecordingError) as error:
+    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, BadRecordingError) as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise RunError(f"{archive}: cannot be unpacked ({error}); remove it and run again") from error
     partial.replace(folder)

@@ -1,6 +1,7 @@
 """LeRobot data sets: one that lerobot wrote, one in the older layout, and such as nobody should."""
 
 import json
+import pickle
 import shutil
 from pathlib import Path
 
@@ -361,3 +362,10 @@ def test_no_line_of_the_older_layout_crashes_the_reader(old, line):
 @pytest.fixture(scope="module")
 def old(tmp_path_factory) -> Path:
     return older(tmp_path_factory.mktemp("older") / "old")
+
+
+def test_a_source_travels_to_another_process():
+    found = source(REFERENCE)
+    recording = found.index()[2]
+    travelled = pickle.loads(pickle.dumps(found))
+    np.testing.assert_array_equal(travelled.read(recording).takes[0].actions["action"], found.read(recording).takes[0].actions["action"])

@@ -1,6 +1,7 @@
 """A folder of videos, with tables of actions beside them or without, and such tables as nobody should write."""
 
 import json
+import pickle
 from pathlib import Path
 
 import av
@@ -434,3 +435,12 @@ def damaged(tmp_path_factory) -> Path:
     film(folder / "a.mp4", [20 * i for i in range(10)])
     (folder / "a.mp4").rename(folder / "whole")
     return folder
+
+
+def test_a_source_travels_to_another_process(tmp_path):
+    write_table(tmp_path, ROWS)
+    found = source(tmp_path)
+    (recording,) = found.index()
+    assert found.fps == 10
+    travelled = pickle.loads(pickle.dumps(found))
+    np.testing.assert_array_equal(travelled.read(recording).takes[0].actions["keys"], found.read(recording).takes[0].actions["keys"])
