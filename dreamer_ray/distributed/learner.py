@@ -24,10 +24,10 @@ from dreamer_ray.distributed.board import note_failure
 from dreamer_ray.distributed.direct_transport import WEIGHT_THREADS, WeightSource, weight_transport
 from dreamer_ray.distributed.replica_pool import ReplicaPool
 from dreamer_ray.distributed.telemetry import exporter
-from dreamer_ray.distributed.weights import Weights
+from dreamer_ray.distributed.weights import ObjectStoreTransport, Weights
 from dreamer_ray.errors import DreamerError
 from dreamer_ray.imagination.schedule import Schedule
-from dreamer_ray.phases.imagination_training import Rehearsal
+from dreamer_ray.phases.imagination_training import ImaginationTraining, Rehearsal, WholeImaginationTraining
 from dreamer_ray.recipe import Recipe
 from dreamer_ray.stages import REHEARSAL, imagination
 from dreamer_ray.training.loop import Place, fit
@@ -84,7 +84,7 @@ class Learner(WeightSource):
         shelf = self.device if cluster.weight_transport == "nccl" else "cpu"
 
         def publish(version: int) -> None:
-            weights = {name: whole(value).detach().to(shelf, copy=True) for name, value in phase.published().items()}
+            weights = _copied(phase, shelf)
             if self.rank == 0:
                 published[:] = [(session, version, weights)]
                 with export.timed("publishes", "publish_seconds"):
@@ -121,6 +121,10 @@ class Learner(WeightSource):
         recorded = stream(REHEARSAL, self.recipe, self.run_folder, steps=config.fit.steps, rank=self.rank, world=cluster.learners)
         place = Place(folder / "checkpoints", sink, self.device, self.rank, cluster.tuning if self.whole else Tuning())
         fit(phase, export.counted(batches), config.fit, place=place, made_by=made_by, after_step=publish)
+        if cluster.evaluators:  # they play the last version when this process, and what only it holds, is gone
+            last = _copied(phase, "cpu")
+            if self.rank == 0:
+                ObjectStoreTransport(store).publish(session, config.fit.steps, last)
         return {"lost_calls": pool.schedule.lost, "dropped_calls": pool.schedule.dropped}
 
     def __repr__(self) -> str:
@@ -131,6 +135,11 @@ def _rehearsals(dreams: Iterable[Trajectory], recorded: Iterable[Clip | LatentCl
     for dreamed, clips in zip(dreams, recorded, strict=True):
         assert isinstance(clips, LatentClip)
         yield Rehearsal(dreamed, clips)
+
+
+def _copied(phase: ImaginationTraining | WholeImaginationTraining, device: torch.device | str) -> Weights:
+    """What ``phase`` publishes, as it is now; of sharded weights all learners take part in it."""
+    return {name: whole(value).detach().to(device, copy=True) for name, value in phase.published().items()}
 
 
 def _wait_for_all() -> None:
