@@ -23,10 +23,10 @@ from dreamer_ray.distributed.board import note_failure
 from dreamer_ray.distributed.direct_transport import WEIGHT_THREADS, WeightSource, weight_transport
 from dreamer_ray.distributed.replica_pool import ReplicaPool
 from dreamer_ray.distributed.telemetry import exporter
-from dreamer_ray.distributed.weights import Weights
+from dreamer_ray.distributed.weights import ObjectStoreTransport, Weights
 from dreamer_ray.errors import DreamerError
 from dreamer_ray.imagination.schedule import Schedule
-from dreamer_ray.phases.imagination_training import Rehearsal
+from dreamer_ray.phases.imagination_training import ImaginationTraining, Rehearsal, WholeImaginationTraining
 from dreamer_ray.recipe import Recipe
 from dreamer_ray.stages import REHEARSAL, imagination
 from dreamer_ray.training.loop import Place, fit
@@ -84,8 +84,9 @@ class Learner(WeightSource):
         published: list[tuple[str, int, Weights]] = []
 
         def publish(version: int) -> None:
-            weights = {name: whole(value).detach().to(shelf, copy=True) for name, value in phase.published().items()}
-            published[:] = [(session, version, weights)]  # by all: whose replicas find an emptied store must not wait for the others
+            published[:] = [
+                (session, version, _copied(phase, shelf))
+            ]  # by all: whose replicas find an emptied store must not wait for the others
             if first:
                 with export.timed("publishes", "publish_seconds"):
                     publish_again()
@@ -121,6 +122,10 @@ class Learner(WeightSource):
         recorded = stream(REHEARSAL, self.recipe, self.run_folder, steps=config.fit.steps, rank=self.rank, world=cluster.learners)
         place = Place(folder / "checkpoints", sink, self.device, self.rank, cluster.tuning if self.whole else Tuning())
         fit(phase, export.counted(batches), config.fit, place=place, made_by=made_by, after_step=publish)
+        if cluster.evaluators:  # they play the last version when this process, and what only it holds, is gone
+            last = _copied(phase, "cpu")
+            if first:
+                ObjectStoreTransport(store).publish(session, config.fit.steps, last)
         return {"lost_calls": pool.schedule.lost, "dropped_calls": pool.schedule.dropped}
 
     def __repr__(self) -> str:
@@ -131,6 +136,11 @@ def _rehearsals(dreams: Iterable[Trajectory], recorded: Iterable[Clip | LatentCl
     for dreamed, clips in zip(dreams, recorded, strict=True):
         assert isinstance(clips, LatentClip)
         yield Rehearsal(dreamed, clips)
+
+
+def _copied(phase: ImaginationTraining | WholeImaginationTraining, device: torch.device | str) -> Weights:
+    """What ``phase`` publishes, as it is now; of sharded weights all learners take part in it."""
+    return {name: whole(value).detach().to(device, copy=True) for name, value in phase.published().items()}
 
 
 def _wait_for_all() -> None:

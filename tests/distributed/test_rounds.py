@@ -191,8 +191,9 @@ def weights(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.timeout(900)
-def test_training_with_an_evaluator_is_bitwise_the_training_without(toy, imagination):
-    folder, process = imagination("cluster.evaluators=1")
+@pytest.mark.parametrize("transport", ["object_store", pytest.param("gloo", marks=pytest.mark.slow)])
+def test_training_with_an_evaluator_is_bitwise_the_training_without(toy, imagination, transport):
+    folder, process = imagination("cluster.evaluators=1", f"cluster.weight_transport={transport}")
     said = process.communicate(timeout=LIMIT)[1]
     assert process.returncode == 0, said
     assert weights(folder) == weights(toy[0])
