@@ -4,7 +4,6 @@ import json
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -108,9 +107,8 @@ def test_a_run_that_loses_the_head_ends_with_one_error_and_goes_on_with_another(
     disturbed = begin_stage("imagination", *LONGER, RAY_gcs_rpc_server_reconnect_timeout_s="30")
     disturbed.reach(10)
     disturbed.kill("gcs_server")
-    ended = time.monotonic() + 60
+    disturbed.process.wait(timeout=60)
     said = disturbed.end(code=1)
-    assert time.monotonic() < ended
     assert said.count("error: ") == 1
     assert re.search(r"the head of the Ray cluster at 127\.0\.0\.1:\d+ is lost: no answer for 24 s", said)
     assert "Traceback" not in said
