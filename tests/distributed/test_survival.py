@@ -100,7 +100,7 @@ def test_imagination_loses_its_learner_a_replica_and_the_store(begin):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1200)
 def test_imagination_over_links_ends_as_over_the_object_store_whatever_it_loses(begin):
     wanted, _ = begin("imagination", *LONGER).end()
     undisturbed, figures = begin("imagination", *LONGER, "cluster.weight_transport=gloo").end()
