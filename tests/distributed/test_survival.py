@@ -33,7 +33,7 @@ def test_imagination_loses_its_learner_a_replica_and_the_store(begin_stage):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1200)
 def test_imagination_over_links_ends_as_over_the_object_store_whatever_it_loses(begin_stage):
     wanted, _ = begin_stage("imagination", *LONGER).result()
     undisturbed, figures = begin_stage("imagination", *LONGER, "cluster.weight_transport=gloo").result()
