@@ -22,27 +22,20 @@ from safetensors.torch import load as unpack_tensors
 from safetensors.torch import save as pack_tensors
 from torch import Tensor
 
-from dreamer_ray.recipe import ClusterSection, Recipe
+from dreamer_ray.distributed.demand import loader_cpus
+from dreamer_ray.recipe import Recipe
 from dreamer_ray.stages import Feed, feed
 from dreamer_ray.types import Annotations, Clip, LatentClip
 
 STEPS_PER_BLOCK = 16
-LOADER_CPUS = 0.5
 WINDOW_BYTES = 32 * 2**20
 """Size of a window, of which two at most lie in the object store."""
 MOST_STEPS = 256
 
 
-def loader_cpus(cluster: ClusterSection) -> float:
-    """What the loader of one worker asks for: nothing where the number of workers changes, since Ray Train then takes every CPU that it
-    finds for workers, and a loader that asked for one would wait for ever.
-    """
-    return LOADER_CPUS if cluster.fewest_workers in (None, cluster.workers) else 0.0
-
-
 def stream(stage: str, recipe: Recipe, run: Path, *, steps: int, rank: int, world: int) -> Callable[[int], Iterator[Clip | LatentClip]]:
     """The batches of ``rank`` from a given step on, loaded by Ray Data tasks."""
-    text, cpus = recipe.model_dump_json(), loader_cpus(recipe.cluster)
+    text, cpus = recipe.model_dump_json(), loader_cpus(recipe.cluster, stage)
 
     def window(first: int, count: int) -> list[Any]:
         context = DataContext.get_current()

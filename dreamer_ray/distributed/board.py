@@ -12,15 +12,16 @@ import ray
 from ray.exceptions import RayActorError
 
 from dreamer_ray.distributed import Actor
+from dreamer_ray.distributed.cluster import here
 from dreamer_ray.distributed.failures import plain
 from dreamer_ray.errors import RunError, UserError
 from dreamer_ray.progress import Progress
 from dreamer_ray.training.checkpoint import latest_checkpoint
 
 
-@ray.remote(num_cpus=0)
+@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
 class Board:
-    """The newest state of the running stage."""
+    """The newest state of the running stage, on the node of the driver. One that was lost begins empty, which nobody minds."""
 
     def __init__(self, done: int) -> None:
         self.done, self.figures, self.failure = done, {}, None
@@ -58,7 +59,7 @@ class Board:
 def watched(progress: Progress, checkpoints: Path) -> Iterator[Actor]:
     """A board whose state is shown through ``progress`` every two seconds while the ``with`` lasts; it begins with the last checkpoint."""
     begun = latest_checkpoint(checkpoints)
-    board: Actor = Board.options(name=f"board-{progress.stage}").remote(0 if begun is None else begun.step)
+    board: Actor = Board.options(name=f"board-{progress.stage}", scheduling_strategy=here()).remote(0 if begun is None else begun.step)
     ended = threading.Event()
 
     def watch() -> None:

@@ -14,31 +14,39 @@ from contextlib import contextmanager
 import ray
 from ray.autoscaler.sdk import request_resources
 from ray.data import DataContext
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from dreamer_ray.distributed.demand import demands
 from dreamer_ray.distributed.head import head_required, knock
 from dreamer_ray.errors import UserError
 from dreamer_ray.loopback import named_cluster
-from dreamer_ray.recipe import LEAST_OBJECT_STORE_MB, ClusterSection
+from dreamer_ray.recipe import LEAST_OBJECT_STORE_MB, REPLICA_RESOURCE, ClusterSection, Recipe
 
 log = logging.getLogger("dreamer_ray")
 
 LOCAL_ENVIRONMENT = {"RAY_prestart_worker_first_driver": "0", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 """No idle worker processes beforehand, and none that waits for the machine to be taken away: their imports slow the start of a stage."""
 SECONDS_BETWEEN_LOOKS = 5.0
+REMEDIES = {
+    "CPU": "raise cluster.cpus or lower these keys",
+    "GPU": "lower these keys or their gpus_per_ (0 leaves them on CPUs), add GPUs",
+    REPLICA_RESOURCE: f"start nodes with --resources='{{\"{REPLICA_RESOURCE}\": N}}', set cluster.dedicated_replicas=false",
+}
 LEAST_CPUS = 4
 """Declared by a local Ray even where there are fewer: one each for the learner and two replicas, and one for what comes beside them."""
 
 
 @contextmanager
-def cluster(config: ClusterSection) -> Iterator[None]:
+def cluster(recipe: Recipe) -> Iterator[None]:
     """A connected Ray inside the ``with``; shut down or left behind it."""
     _quiet()
     if address := named_cluster():
         _join(address)
     else:
-        _start(config)
+        _start(recipe.cluster)
     try:
-        require_gpus(config)
+        for stage in demands(recipe):
+            require(recipe, stage, "GPU", REPLICA_RESOURCE)
         with head_required():
             yield
     finally:
@@ -95,24 +103,16 @@ def _resources() -> str:
     return f"{total.get('CPU', 0):g} CPUs, {total.get('GPU', 0):g} GPUs, object store {total.get('object_store_memory', 0) / 2**20:.0f} MiB"
 
 
-def require_cpus(config: ClusterSection, wanted: float, purpose: str) -> None:
-    """Raises ``UserError`` where the cluster does not give ``wanted`` CPUs in time; Ray itself would wait for ever."""
-    counts = "cluster.workers, cluster.replicas and cluster.evaluators"
-    _require(config, "CPU", wanted, f"{purpose} needs {wanted:g} CPUs", f"raise cluster.cpus or lower {counts}")
+def require(recipe: Recipe, stage: str, *kinds: str) -> None:
+    """Raises ``UserError`` where the cluster does not give a stage the resources of ``kinds`` in time; Ray itself would wait for ever."""
+    demand = demands(recipe)[stage]
+    for kind in kinds:
+        _require(recipe.cluster, kind, demand.total(kind), demand.words(kind), REMEDIES[kind])
 
 
-def require_gpus(config: ClusterSection) -> None:
-    """Raises ``UserError`` where the cluster does not give the workers, or the learners and replicas together, their GPUs in time."""
-    workers, replicas = config.fewest_workers or config.workers, min(config.least_replicas, config.replicas)
-    learning = config.learners * config.gpus_per_learner
-    said = f"{replicas}" + (f" and cluster.evaluators = {config.evaluators}" if config.evaluators else "")
-    for kind, named, count, share, beside in (
-        ("worker", workers, workers, config.gpus_per_worker, 0.0),
-        ("replica", said, replicas + config.evaluators, config.gpus_per_replica, learning),
-    ):
-        purpose = f"cluster.{kind}s = {named} with cluster.gpus_per_{kind} = {share:g} need {count * share:g} GPUs"
-        purpose += f" beside {beside:g} of cluster.learners = {config.learners}" if beside else ""
-        _require(config, "GPU", count * share + beside, purpose, f"lower these keys (gpus_per_{kind} = 0 leaves them on CPUs) or add GPUs")
+def here() -> NodeAffinitySchedulingStrategy:
+    """For small actors that must not go with a node that is taken away: on that of the driver, with which they may go."""
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
 def _require(config: ClusterSection, kind: str, wanted: float, need: str, remedy: str) -> None:

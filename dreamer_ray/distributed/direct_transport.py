@@ -42,8 +42,8 @@ SECONDS_BETWEEN_MEETINGS = 30.0
 """How long a replica whose link failed leaves its learner alone."""
 UNUSED_SECONDS = 1800.0
 """After so long the learner forgets a link: a replica that is gone does not come back to close it."""
-WEIGHT_THREADS: dict[str, Any] = {"concurrency_groups": {"weights": 4}}
-"""Options of an actor that is a source of weights: so many transfers at once, beside what the actor does."""
+WEIGHT_THREADS: dict[str, Any] = {"concurrency_groups": {"weights": 4, "snapshot": 1}}
+"""Options of an actor that is a source of weights: so many transfers at once, beside what the actor does and what they fall back to."""
 
 Layout = list[tuple[str, tuple[int, ...], torch.dtype]]
 
@@ -110,7 +110,7 @@ class WeightSource:
         """These are the newest weights now."""
         self._kept = session, version, weights
 
-    @ray.method(concurrency_group="weights")
+    @ray.method(concurrency_group="snapshot")
     def snapshot(self) -> tuple[str, int, Weights]:
         """The newest weights, through the object store, for whatever device."""
         session, version, weights = self._kept

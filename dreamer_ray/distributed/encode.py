@@ -14,7 +14,7 @@ from ray.data import TaskPoolStrategy
 
 from dreamer_ray.data.latents import commit_latents, latent_schema, write_latents
 from dreamer_ray.data.shards import ShardFile, ShardSet, existing_shard, open_shards
-from dreamer_ray.distributed.cluster import require_cpus
+from dreamer_ray.distributed.cluster import require
 from dreamer_ray.models.tokenizer import Tokenizer
 from dreamer_ray.progress import Progress
 from dreamer_ray.recipe import Recipe
@@ -26,7 +26,7 @@ SPLITS = ("train", "heldout")
 
 def encode(recipe: Recipe, run: Path) -> dict[str, Any]:
     """Encodes both splits of ``run/record`` into ``run/encode``; returns figures for the stage's manifest."""
-    require_cpus(recipe.cluster, recipe.cluster.replicas + 1, "encoding")
+    require(recipe, "encode", "CPU")
     sources = {split: open_shards(run / "record" / split) for split in SPLITS}
     cluster = recipe.cluster
     rows = [

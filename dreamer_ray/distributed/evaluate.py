@@ -11,7 +11,7 @@ import ray
 import torch
 
 from dreamer_ray.distributed import Actor
-from dreamer_ray.distributed.cluster import require_cpus
+from dreamer_ray.distributed.cluster import require
 from dreamer_ray.distributed.pool import spread
 from dreamer_ray.distributed.telemetry import export_success, exporter
 from dreamer_ray.envs.crafter import CrafterConfig
@@ -36,7 +36,7 @@ def variants(recipe: Recipe) -> dict[str, int]:
 def play_all(recipe: Recipe, run: Path, progress: Progress) -> dict[str, list[EpisodeResult]]:
     """Episode results by variant, in the order of the worlds' seeds; a batch that was played before a kill is not played again."""
     section = recipe.evaluation
-    require_cpus(recipe.cluster, recipe.cluster.replicas, "evaluation")
+    require(recipe, "evaluate", "CPU")
     jobs = []
     results: dict[str, list[EpisodeResult]] = {variant: [] for variant in variants(recipe)}
     for variant, worlds in variants(recipe).items():

@@ -11,37 +11,40 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError
+import torch.distributed as dist
+from ray.exceptions import RayError
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from dreamer_ray.distributed import Actor
-from dreamer_ray.distributed.batches import LOADER_CPUS
+from dreamer_ray.distributed import LOST, Actor
 from dreamer_ray.distributed.board import raise_failure, watched
-from dreamer_ray.distributed.cluster import require_cpus
+from dreamer_ray.distributed.cluster import here, require
 from dreamer_ray.distributed.learner import Learner
 from dreamer_ray.distributed.losses import Losses, newest_step
 from dreamer_ray.distributed.replicas import device_of, start_replica
 from dreamer_ray.distributed.rounds import rounds_played, start_evaluator
 from dreamer_ray.distributed.telemetry import exporter
 from dreamer_ray.distributed.weights import STORE, WeightStore
-from dreamer_ray.errors import RunError
+from dreamer_ray.errors import RunError, UserError
 from dreamer_ray.progress import Progress
 from dreamer_ray.recipe import Recipe
 from dreamer_ray.stages import REHEARSAL, feed, trained
 
 SECONDS_BETWEEN_LOOKS = 5.0
+PLACING_SECONDS = 60.0
+"""How long a cluster that is large enough may take to place the learners."""
 
 
 def imagine_and_learn(recipe: Recipe, run: Path, progress: Progress) -> dict[str, Any]:
     """Trains the heads, or the whole agent, on dreams; a lost learner is replaced, with its group, and goes on from the last checkpoint."""
     cluster = recipe.cluster
+    require(recipe, "imagination", "CPU")
     whole = recipe.imagination.finetune == "all"
-    cpus = cluster.least_replicas + cluster.learners * (1 + LOADER_CPUS * whole) + cluster.evaluators
-    beside = f" and cluster.evaluators = {cluster.evaluators}" if cluster.evaluators else ""
-    require_cpus(cluster, cpus, f"imagination with {cluster.least_replicas} replicas{beside}")
     for source in ("imagination", REHEARSAL) if whole else ("imagination",):
         feed(source, recipe, run)  # what is wrong with the data is said here, before any actor starts
     made_by = trained(run, "agent").made_by
-    store: Actor = WeightStore.options(name=STORE).remote(str(run))
+    places = _places(recipe)
+    store: Actor = WeightStore.options(name=STORE, scheduling_strategy=here()).remote(str(run))
     numbers, evaluators = itertools.count(), itertools.count()
     with watched(progress, run / "imagination" / "checkpoints") as board:
 
@@ -51,11 +54,12 @@ def imagine_and_learn(recipe: Recipe, run: Path, progress: Progress) -> dict[str
         pool = ElasticPool(start, board, cluster.dreaming_replicas)
         try:
             with rounds_played(recipe, run, lambda: start_evaluator(next(evaluators), recipe, run, made_by)):
-                figures = _supervise(recipe, run, pool, store, board)
+                figures = _supervise(recipe, run, pool, store, board, places)
                 raise_failure(board)
         finally:
             for actor in [*pool.replicas, store]:
                 ray.kill(actor)
+            remove_placement_group(places)
     checkpoint = trained(run, "imagination")
     return figures | {"checkpoint": checkpoint.fingerprint, "steps": checkpoint.step}
 
@@ -98,12 +102,30 @@ WAITS, IDLES = 0.2, 0.1
 """Shares of time from which a learner counts as waiting, and up to which a replica counts as busy."""
 
 
-def _supervise(recipe: Recipe, run: Path, pool: ElasticPool, store: Actor, board: Actor) -> dict[str, Any]:
+def _places(recipe: Recipe) -> PlacementGroup:
+    """Room for all learners, taken before replicas could take it and kept while one is replaced."""
+    cluster = recipe.cluster
+    places = placement_group([{"CPU": 1.0} | ({"GPU": cluster.gpus_per_learner} if cluster.gpus_per_learner else {})] * cluster.learners)
+    seconds = max(PLACING_SECONDS, cluster.wait_seconds)
+    if not places.wait(seconds):
+        remove_placement_group(places)
+        raise UserError(
+            f"stage imagination: no node had room for cluster.learners = {cluster.learners} with a CPU and cluster.gpus_per_learner = "
+            f"{cluster.gpus_per_learner:g} each within {seconds:.0f} s; free some, or let the cluster grow: cluster.wait_seconds"
+        )
+    return places
+
+
+def _supervise(recipe: Recipe, run: Path, pool: ElasticPool, store: Actor, board: Actor, places: PlacementGroup) -> dict[str, Any]:
     text, ranks, checkpoints = recipe.model_dump_json(), range(recipe.cluster.learners), run / "imagination" / "checkpoints"
     losses = Losses(newest_step(checkpoints))
     while not losses.too_many:
         learners: list[Actor] = [
-            Learner.options(name=f"learner-{rank}-{losses.all}", num_gpus=recipe.cluster.gpus_per_learner).remote(text, str(run), rank)
+            Learner.options(
+                name=f"learner-{rank}-{losses.all}",
+                num_gpus=recipe.cluster.gpus_per_learner,
+                scheduling_strategy=PlacementGroupSchedulingStrategy(places, rank),
+            ).remote(text, str(run), rank)
             for rank in ranks
         ]
         try:
@@ -112,7 +134,7 @@ def _supervise(recipe: Recipe, run: Path, pool: ElasticPool, store: Actor, board
                 [learner.run.remote(session, pool.replicas, store, board, address) for learner in learners], recipe, pool, board
             )
             return {name: sum(part.get(name, 0) for part in found) for name in found[0]} | {"learner_restarts": losses.all}
-        except RayActorError:
+        except (_LearnerLostError, *LOST):
             exporter(recipe.name, "imagination").add("restarts", part="learner")
             losses.count(newest_step(checkpoints))
         finally:
@@ -124,15 +146,18 @@ def _supervise(recipe: Recipe, run: Path, pool: ElasticPool, store: Actor, board
 
 
 def _attend(running: list[Any], recipe: Recipe, pool: ElasticPool, board: Actor) -> list[dict[str, int]]:
-    """Waits for all learners and resizes the pool meanwhile. Raises ``RayActorError`` where one is lost, whatever the others say then."""
+    """Waits for all learners and resizes the pool meanwhile. Raises ``_LearnerLostError`` where one is lost, whatever the others say."""
     cluster, waiting, seen = recipe.cluster, list(running), 0
     while waiting:
         done, waiting = ray.wait(waiting, timeout=SECONDS_BETWEEN_LOOKS)
+        if done:
+            raise_failure(board)
         if any(_failed(reference) for reference in done):
+            # That one was lost may come a moment after the others have missed it.
             ended, _ = ray.wait(running, num_returns=len(running), timeout=SECONDS_BETWEEN_LOOKS)
-            for reference in ended:
-                if isinstance(error := _failed(reference), RayActorError):
-                    raise error
+            for error in filter(None, map(_failed, ended)):
+                if isinstance(error, LOST) or (len(running) > 1 and _misses_another(error)):
+                    raise _LearnerLostError from error
             ray.get(done)
         updates, figures = ray.get(board.read.remote())
         if cluster.least_replicas < cluster.dreaming_replicas and updates > seen and "learner_idle" in figures:
@@ -142,6 +167,15 @@ def _attend(running: list[Any], recipe: Recipe, pool: ElasticPool, board: Actor)
             if wanted != count:
                 pool.resize(wanted)
     return ray.get(running)
+
+
+class _LearnerLostError(Exception):
+    pass
+
+
+def _misses_another(error: RayError) -> bool:
+    """Whether a learner failed since another of its group did not answer; Gloo says so with a RuntimeError."""
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error).lower())
 
 
 def _failed(reference: Any) -> RayError | None:

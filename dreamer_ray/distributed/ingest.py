@@ -11,7 +11,7 @@ import ray
 from dreamer_ray.data.crafter import EpisodePlan, RecordConfig, episode_plan, record_episode, shard_schema
 from dreamer_ray.data.shards import ShardFile, commit_manifest, existing_shard, write_shard
 from dreamer_ray.distributed import Actor
-from dreamer_ray.distributed.cluster import require_cpus
+from dreamer_ray.distributed.cluster import require
 from dreamer_ray.distributed.pool import spread
 from dreamer_ray.progress import Progress
 from dreamer_ray.recipe import Recipe
@@ -22,7 +22,7 @@ EPISODES_PER_FILE = 5
 def record(recipe: Recipe, run: Path, progress: Progress) -> dict[str, Any]:
     """Records the train and held-out episodes of the recipe into ``run/record``."""
     config, folder = recipe.data.crafter, run / "record"
-    require_cpus(recipe.cluster, recipe.cluster.replicas, "recording")
+    require(recipe, "record", "CPU")
     files: dict[str, list[ShardFile]] = {"train": [], "heldout": []}
     jobs = []
     for split, done in files.items():

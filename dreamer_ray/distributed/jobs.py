@@ -144,7 +144,7 @@ def require_resources(dashboard: Dashboard, wanted: Mapping[str, float]) -> None
         return
     message = f"the recipe asks for {'; for '.join(lacking)} at {dashboard.get_address()}"
     if dashboard.is_fixed():
-        keys = "cluster.workers, cluster.replicas, cluster.evaluators"
+        keys = "cluster.workers, cluster.learners, cluster.replicas, cluster.evaluators"
         raise UserError(f"{message}, which has no autoscaler; lower {keys} or their gpus_per_, or add nodes")
     log.warning("%s now: the run waits or ends unless the autoscaler adds nodes", message)
 

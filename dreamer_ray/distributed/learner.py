@@ -16,12 +16,13 @@ import ray
 import torch
 import torch.distributed as dist
 from ray.exceptions import RayActorError, RayError
+from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 from dreamer_ray.distributed import ZERO_COPY_TENSORS, Actor
 from dreamer_ray.distributed.batches import stream
 from dreamer_ray.distributed.board import note_failure
 from dreamer_ray.distributed.direct_transport import WEIGHT_THREADS, WeightSource, weight_transport
-from dreamer_ray.distributed.replica_pool import ReplicaPool
+from dreamer_ray.distributed.replica_pool import OUTAGE_LIMIT, ReplicaPool
 from dreamer_ray.distributed.telemetry import exporter
 from dreamer_ray.distributed.weights import ObjectStoreTransport, Weights
 from dreamer_ray.errors import DreamerError
@@ -37,7 +38,7 @@ from dreamer_ray.types import Clip, LatentClip, Trajectory
 SHOWN = ("lag", "replicas", "lost_calls", "dropped_calls", "dreamed_return", "kl")
 """Figures that come first, and so stand in the progress line."""
 GROUP_SECONDS = 120.0
-"""How long a learner waits for the others to join or to answer."""
+"""How long a learner waits for the others to join or to answer, beyond what these may wait for dreams."""
 
 
 @ray.remote(num_cpus=1, runtime_env=ZERO_COPY_TENSORS, **WEIGHT_THREADS)
@@ -50,27 +51,37 @@ class Learner(WeightSource):
         torch.set_num_threads(self.recipe.cluster.threads if self.whole else 1)
         self.device = torch.device("cuda" if self.recipe.cluster.gpus_per_learner else "cpu")
 
-    def address(self) -> str:
-        """Where the others meet this one."""
-        host = ray.util.get_node_ip_address()
-        with socket.socket() as free:
-            free.bind((host, 0))
-            return f"tcp://{host}:{free.getsockname()[1]}"
+    def address(self) -> tuple[str, int]:
+        """Where the others meet this one; it listens there from now on, and on no other interface."""
+        self.listening = socket.socket()
+        self.listening.bind((ray.util.get_node_ip_address(), 0))
+        self.listening.listen()
+        return self.listening.getsockname()
 
-    def run(self, session: str, replicas: list[Actor], store: Actor, board: Actor, address: str | None) -> dict[str, int]:
+    def run(self, session: str, replicas: list[Actor], store: Actor, board: Actor, address: tuple[str, int] | None) -> dict[str, int]:
         """Fits to the end and returns counts of calls. Errors of ours go to the board; ``session`` names the life of the group."""
         ranks = self.recipe.cluster.learners
         try:
             if address is not None:
-                wait = timedelta(seconds=GROUP_SECONDS)
-                backend = "nccl" if self.device.type == "cuda" else "gloo"
-                dist.init_process_group(backend, init_method=address, rank=self.rank, world_size=ranks, timeout=wait)
+                self._join(address, ranks)
             return self._fit(session, replicas, store, board)
         except (DreamerError, RayError, OSError) as error:
             if isinstance(error, RayActorError):
                 raise
             note_failure(board, error)
             return {}
+
+    def _join(self, address: tuple[str, int], ranks: int) -> None:
+        """Makes the process group. Others may have to wait for this one's dreams for as long as it waits itself."""
+        wait = timedelta(seconds=GROUP_SECONDS + self._outage_seconds())
+        first = {"is_master": True, "master_listen_fd": self.listening.detach()} if self.rank == 0 else {"is_master": False}
+        store = TCPStore(*address, world_size=ranks, wait_for_workers=False, timeout=wait, **first)
+        backend = "nccl" if self.device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=store, rank=self.rank, world_size=ranks, timeout=wait)
+
+    def _outage_seconds(self) -> float:
+        cluster = self.recipe.cluster
+        return max(OUTAGE_LIMIT, 2 * cluster.call_seconds, cluster.wait_seconds)
 
     def _fit(self, session: str, replicas: list[Actor], store: Actor, board: Actor) -> dict[str, int]:
         config, cluster = self.recipe.imagination, self.recipe.cluster
@@ -101,6 +112,7 @@ class Learner(WeightSource):
             Schedule(config.contexts.batch_size // config.dreams_per_call, config.max_lag, share=(self.rank, cluster.learners)),
             session,
             call_seconds=cluster.call_seconds,
+            outage_seconds=self._outage_seconds(),
             publish_again=publish_again,
             look=_roster(board),
         )

@@ -10,9 +10,8 @@ from typing import TypeVar
 
 import ray
 from ray import ObjectRef
-from ray.exceptions import RayActorError
 
-from dreamer_ray.distributed import Actor
+from dreamer_ray.distributed import LOST, Actor
 from dreamer_ray.errors import RunError
 
 J = TypeVar("J")
@@ -43,7 +42,7 @@ def spread(actors: Sequence[Actor], jobs: Sequence[J], send: Callable[[Actor, J]
                 job, actor = flying.pop(reference)
                 try:
                     yield job, ray.get(reference)
-                except RayActorError as error:
+                except LOST as error:
                     losses[order[id(job)]] += 1
                     if losses[order[id(job)]] >= LOSSES_PER_JOB:
                         raise RunError(f"{job}: its worker died {LOSSES_PER_JOB} times ({error}); see the Ray dashboard") from error
@@ -60,6 +59,6 @@ def _welcome(away: dict[ObjectRef, Actor], reference: ObjectRef) -> None:
     actor = away.pop(reference)
     try:
         ray.get(reference)
-    except RayActorError:
+    except LOST:
         time.sleep(PAUSE)
         away[actor.__ray_ready__.remote()] = actor

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 
 import ray
 from ray import ObjectRef
-from ray.exceptions import ObjectLostError, RayActorError
+from ray.exceptions import ObjectLostError
 
-from dreamer_ray.distributed import Actor
+from dreamer_ray.distributed import LOST, Actor
 from dreamer_ray.distributed.weights import MissingWeightsError
 from dreamer_ray.errors import RunError
 from dreamer_ray.imagination.schedule import Schedule, Seat
@@ -61,6 +61,8 @@ class ReplicaPool:
     session: str
     call_seconds: float = 300.0
     """After so long a silent replica is taken for hung."""
+    outage_seconds: float | None = None
+    """After so long without any trajectory the run fails; None is ``OUTAGE_LIMIT``."""
     publish_again: Callable[[], None] | None = None
     """Called where a replica did not find the weights."""
     look: Callable[[], Sequence[Actor] | None] | None = None
@@ -70,7 +72,7 @@ class ReplicaPool:
 
     def __post_init__(self) -> None:
         self.clock = PoolClock()
-        self._looked = 0.0
+        self._looked = self._published = 0.0
         self._seat(self.replicas)
 
     def updates(self, start: int, steps: int) -> Iterator[Trajectory]:
@@ -82,8 +84,11 @@ class ReplicaPool:
                 self._submit(update)
                 if self._collect():
                     heard = time.monotonic()
-                elif time.monotonic() - heard > OUTAGE_LIMIT:
-                    raise RunError(f"imagination, update {update}: no replica answered for {OUTAGE_LIMIT:.0f} s; see the Ray dashboard")
+                elif time.monotonic() - heard > (limit := self.outage_seconds or OUTAGE_LIMIT):
+                    raise RunError(
+                        f"imagination, update {update}: no replica answered for {limit:.0f} s; the Ray dashboard shows what they wait for. "
+                        "Raise cluster.wait_seconds where nodes need longer to come, cluster.call_seconds where calls take longer"
+                    )
             self._submit(update)
             batch = join(self.schedule.use(update))
             self.clock.waited(time.monotonic() - asked, lag=update - batch.version)
@@ -114,7 +119,9 @@ class ReplicaPool:
             time.sleep(PAUSE)
             return False
         before = len(self.schedule.finished)
-        for reference in ray.wait(references, timeout=PAUSE)[0]:
+        # All that is there, before anybody is taken for hung: the learner may have been busy for longer than a call may take.
+        there = ray.wait(references, num_returns=len(references), timeout=0)[0] or ray.wait(references, timeout=PAUSE)[0]
+        for reference in there:
             if reference in greetings:
                 self._greeted(greetings[reference], reference)
             else:
@@ -130,12 +137,13 @@ class ReplicaPool:
     def _landed(self, reference: ObjectRef, flight: _Flight) -> None:
         try:
             trajectory = ray.get(reference)
-        except RayActorError:
+        except LOST:
             self._lost(flight)
             return
         except (MissingWeightsError, ObjectLostError) as error:
-            if isinstance(error, MissingWeightsError) and self.publish_again is not None:
+            if isinstance(error, MissingWeightsError) and self.publish_again is not None and time.monotonic() - self._published > PAUSE:
                 self.publish_again()
+                self._published = time.monotonic()
             self.schedule.again(flight.call, lost=isinstance(error, ObjectLostError))
         else:
             self.schedule.finished[flight.call] = trajectory
@@ -162,7 +170,7 @@ class ReplicaPool:
         seat.greeting = None
         try:
             ray.get(reference)
-        except (RayActorError, MissingWeightsError):
+        except (*LOST, MissingWeightsError):
             seat.greet_at = time.monotonic() + PAUSE
         else:
             seat.ready = True

@@ -14,10 +14,8 @@ from typing import Any
 
 from ray._private.runtime_env.packaging import _dir_travel, _get_excludes
 
-from dreamer_ray.distributed.batches import loader_cpus
 from dreamer_ray.distributed.jobs import Dashboard
 from dreamer_ray.errors import RunError, UserError
-from dreamer_ray.recipe import ClusterSection
 
 PACKAGE_LIMIT = 100 * 2**20
 """Bytes of a request that the dashboard takes; more is answered with status code 413 after the whole upload."""
@@ -92,15 +90,3 @@ def package_bytes(files: Mapping[str, int]) -> int:
         f"{PACKAGE_LIMIT / 2**20:.0f}; largest: {listed}; leave out what the run does not need with --exclude PATTERN, or choose "
         "--working-dir DIR"
     )
-
-
-def needs(config: ClusterSection) -> dict[str, float]:
-    """CPUs and GPUs that the largest stage of a recipe takes at once, with as few workers as it goes on with."""
-    workers = config.fewest_workers or config.workers
-    return {
-        "CPU": max(workers * (1 + loader_cpus(config)), config.dreaming_replicas + config.learners + config.evaluators),
-        "GPU": max(
-            workers * config.gpus_per_worker,
-            (config.replicas + config.evaluators) * config.gpus_per_replica + config.learners * config.gpus_per_learner,
-        ),
-    }

@@ -15,9 +15,9 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
 
 from dreamer_ray.distributed import Actor
-from dreamer_ray.distributed.batches import loader_cpus, stream
+from dreamer_ray.distributed.batches import stream
 from dreamer_ray.distributed.board import note_failure, raise_failure, watched
-from dreamer_ray.distributed.cluster import require_cpus
+from dreamer_ray.distributed.cluster import require
 from dreamer_ray.distributed.losses import newest_step
 from dreamer_ray.distributed.telemetry import GroupRestarts, export_peak, exporter
 from dreamer_ray.errors import DreamerError, RunError
@@ -36,9 +36,7 @@ WORKER_RESTARTS = 3
 
 def train(stage: str, recipe: Recipe, run: Path, progress: Progress) -> dict[str, Any]:
     """Fits the phase of ``stage``; returns figures for the stage's manifest."""
-    cluster = recipe.cluster
-    fewest = cluster.fewest_workers or cluster.workers
-    require_cpus(cluster, fewest * (1 + loader_cpus(cluster)), f"stage {stage} with cluster.workers = {fewest}")
+    require(recipe, stage, "CPU")
     feed(stage, recipe, run)  # what is wrong with the data is said here, before any worker starts
     with watched(progress, run / stage / "checkpoints") as board:
         _fit(stage, recipe, run, board)

@@ -29,6 +29,8 @@ KEPT_VERSIONS = 2
 EMPTY = "the weight store is empty"
 STORE_SECONDS = 60.0
 """How long a store may need to start again."""
+FROZEN_THREAD: dict[str, Any] = {"concurrency_groups": {"frozen": 1}}
+"""Reading a large agent must not hold up those who publish."""
 FROZEN_SECONDS = 600.0
 """How long it may take to read the agent and to bring it to a node."""
 
@@ -66,7 +68,7 @@ class Source:
     """Where others meet it for a process group."""
 
 
-@ray.remote(num_cpus=0, max_restarts=-1, runtime_env=ZERO_COPY_TENSORS)
+@ray.remote(num_cpus=0, max_restarts=-1, runtime_env=ZERO_COPY_TENSORS, **FROZEN_THREAD)
 class WeightStore:
     """Holds the agent of the run in folder ``run`` once, frozen, and the newest versions of the head weights."""
 
@@ -105,6 +107,7 @@ class WeightStore:
     def _add(self, *version: Any) -> None:
         self.versions = [*self.versions, version][-KEPT_VERSIONS:]
 
+    @ray.method(concurrency_group="frozen")
     def frozen(self) -> list[ObjectRef]:
         """The reference of the frozen weights, in a list."""
         if self.frozen_ref is None:

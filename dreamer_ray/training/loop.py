@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from pydantic import Field
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
@@ -75,6 +76,7 @@ def fit(
     optimizer = make_optimizer(phase, config.optimizer)
     average = {n: p.detach().clone() for n, p in phase.named_parameters() if p.requires_grad} if config.ema else {}
     checkpoint = latest_checkpoint(place.folder)
+    _refuse_different(0 if checkpoint is None else checkpoint.step, place)
     start = 0 if checkpoint is None else _restore(checkpoint, phase, optimizer, average, made_by)
     clock = _Clock(place.sink, config.log_every)
     for step, batch in _timed(batches, start, config.steps, clock):
@@ -95,6 +97,19 @@ def fit(
             checkpoint = _commit(place.folder, done, phase, optimizer, average, made_by)
     assert checkpoint is not None
     return checkpoint
+
+
+def _refuse_different(step: int, place: Place) -> None:
+    """Ranks that see different newest checkpoints, through a file system that shows old folders for a while, would train apart."""
+    if world_size() == 1:
+        return
+    ends = torch.tensor([step, -step], device=place.device)
+    dist.all_reduce(ends, op=dist.ReduceOp.MAX)
+    if int(ends.sum()):
+        raise RunError(
+            f"checkpoints {place.folder}: rank {place.rank} sees step {step} as the newest one, others another; run again to resume, and mount "
+            "the shared folder so that every node sees at once what is there (NFS: noac)"
+        )
 
 
 def _differentiate(call: nn.Module, batch: Any, count: int, place: Place, *, generator: torch.Generator, progress: float) -> Loss:

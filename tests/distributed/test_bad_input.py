@@ -98,7 +98,10 @@ def test_trainers_that_would_leave_their_loaders_no_cpu_are_refused_within_secon
     said = refused(
         "dynamics", "cluster.workers=3", "dynamics.batches.batch_size=15", "dynamics.batches.long_batch_size=6", "cluster.cpus=4"
     )
-    assert "stage dynamics with cluster.workers = 3 needs 4.5 CPUs, the cluster has 4; raise cluster.cpus or lower cluster.workers" in said
+    assert (
+        "stage dynamics needs 4.5 CPUs (cluster.workers = 3 with 1.5 each), the cluster has 4; raise cluster.cpus or lower these keys"
+        in said
+    )
     assert seconds_to_refuse(said) <= SECONDS_TO_REFUSE
 
 
@@ -106,23 +109,29 @@ def test_trainers_that_would_leave_their_loaders_no_cpu_are_refused_within_secon
 @pytest.mark.parametrize(
     ("stage", "keys", "needs"),
     [
-        ("record", ["replicas=5"], "recording needs 5 CPUs"),
-        ("encode", ["replicas=4"], "encoding needs 5 CPUs"),
-        ("imagination", ["replicas=4"], "imagination with cluster.replicas = 4 needs 5 CPUs"),
-        ("evaluate", ["replicas=5"], "evaluation needs 5 CPUs"),
+        ("record", ["replicas=5"], "needs 5 CPUs (cluster.replicas = 5 with 1 each)"),
+        ("encode", ["replicas=4"], "needs 5 CPUs (cluster.replicas = 4 with 1 each)"),
+        ("imagination", ["replicas=4"], "needs 5 CPUs (cluster.learners = 1 with 1 each and cluster.replicas = 4 with 1 each)"),
+        ("evaluate", ["replicas=5"], "needs 5 CPUs (cluster.replicas = 5 with 1 each)"),
     ],
 )
 def test_a_stage_with_too_few_cpus_is_refused_within_seconds(refused, stage, keys, needs):
     said = refused(stage, *(f"cluster.{key}" for key in keys), "cluster.cpus=4")
-    assert f"{needs}, the cluster has 4; raise cluster.cpus or lower" in said
+    assert f"stage {stage} {needs}, the cluster has 4; raise cluster.cpus or lower" in said
     assert seconds_to_refuse(said) <= SECONDS_TO_REFUSE
 
 
 def test_a_gpu_that_is_not_there(refused):
     said = refused("encode", "cluster.workers=2", "cluster.gpus_per_worker=100")
-    assert "cluster.gpus_per_worker = 100 need 200 GPUs" in said
+    assert "needs 200 GPUs (cluster.workers = 2 with 100 each), the cluster has 0; lower these keys or their gpus_per_" in said
     assert seconds_to_refuse(said) <= SECONDS_TO_REFUSE
-    assert "cluster.gpus_per_replica = 0.5 need 1 GPUs" in refused("encode", "cluster.gpus_per_replica=0.5")
+    assert "needs 1 GPUs (cluster.replicas = 2 with 0.5 each)" in refused("encode", "cluster.gpus_per_replica=0.5")
+
+
+def test_a_node_for_replicas_that_is_not_there(refused):
+    said = refused("imagination", "cluster.dedicated_replicas=true")
+    assert "needs 2 replicas (cluster.replicas = 2 with 1 each), the cluster has 0; start nodes with --resources" in said
+    assert seconds_to_refuse(said) <= SECONDS_TO_REFUSE
 
 
 @pytest.mark.parametrize("size", ["10", "99999999"])

@@ -98,6 +98,21 @@ def test_a_hung_replica_is_replaced_after_its_deadline(local_ray):
     assert time.monotonic() - begun < 120
 
 
+def test_who_has_answered_is_not_taken_for_hung_by_a_learner_that_was_busy(local_ray):
+    replicas = [CountingReplica.remote(0.01) for _ in range(2)]
+    ray.get([replica.ready.remote() for replica in replicas])
+    pool = ReplicaPool(replicas, Schedule(CALLS, 2), "s", call_seconds=0.5)
+    pids = ray.get([replica.pid.remote() for replica in replicas])
+    batches = []
+    for batch in pool.updates(0, STEPS):
+        batches.append(batch)
+        if len(batches) in (3, 6):
+            time.sleep(3)
+    assert_each_call_once(batches)
+    assert pool.schedule.lost == 0
+    assert ray.get([replica.pid.remote() for replica in replicas]) == pids
+
+
 @ray.remote(num_cpus=0.5, max_restarts=-1)
 class DyingReplica:
     """Never answers."""

@@ -215,7 +215,7 @@ def test_evaluators_count_where_cpus_are_too_few(imagination):
     _, process = imagination("cluster.evaluators=2", "cluster.cpus=4")
     said = process.communicate(timeout=LIMIT)[1]
     assert process.returncode == 2, said
-    assert "cluster.evaluators = 2 needs 5 CPUs, the cluster has 4; raise cluster.cpus or lower" in said
+    assert "cluster.evaluators = 2 with 1 each), the cluster has 4; raise cluster.cpus or lower" in said
 
 
 @pytest.mark.slow

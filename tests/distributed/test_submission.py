@@ -9,12 +9,15 @@ import pytest
 from ray._private.runtime_env.packaging import create_package
 from ray.dashboard.modules.job.pydantic_models import JobDetails
 
+from dreamer_ray.config_file import load_config
+from dreamer_ray.distributed.demand import demands, needs
 from dreamer_ray.distributed.jobs import exit_code, shortages
-from dreamer_ray.distributed.submission import EXCLUDES, PACKAGE_LIMIT, Submission, needs, package_bytes, packed_files
+from dreamer_ray.distributed.submission import EXCLUDES, PACKAGE_LIMIT, Submission, package_bytes, packed_files
 from dreamer_ray.errors import UserError
-from dreamer_ray.recipe import ClusterSection
+from dreamer_ray.recipe import Recipe
 
 ROOT = Path(__file__).parents[2]
+TOY = ROOT / "configs/crafter/toy.yaml"
 
 
 def write(folder: Path, *names: str) -> None:
@@ -74,14 +77,34 @@ def test_the_command_can_be_pasted():
     assert json.loads(given["--metadata-json"]) == {"recipe": "my recipe.yaml"}
 
 
-def test_a_recipe_needs_what_its_largest_stage_takes():
-    assert needs(ClusterSection(replicas=5)) == {"CPU": 6, "GPU": 0}
-    assert needs(ClusterSection(replicas=5, learners=2, evaluators=3, gpus_per_replica=0.5)) == {"CPU": 10, "GPU": 4}
-    assert needs(ClusterSection(workers=4, gpus_per_worker=1, replicas=2, gpus_per_replica=0.5)) == {"CPU": 6, "GPU": 4}
-    assert needs(ClusterSection(workers=8, fewest_workers=5, gpus_per_worker=1, replicas=2)) == {"CPU": 5, "GPU": 5}
-    mixed = {"gpus_per_replica": 0.5, "replicas": 4, "cpu_replicas": 3, "gpus_per_worker": 1}
-    assert needs(ClusterSection(**mixed)) == {"CPU": 8, "GPU": 2}
-    assert needs(ClusterSection(**mixed, gpus_per_learner=1, weight_transport="nccl")) == {"CPU": 8, "GPU": 3}
+@pytest.mark.parametrize(
+    ("keys", "wanted"),
+    [
+        ([], (3, 0, 0)),
+        (["replicas=5"], (6, 0, 0)),
+        (["replicas=5", "learners=2", "evaluators=3", "gpus_per_replica=0.5"], (10, 4, 0)),
+        (["workers=4", "gpus_per_worker=1", "replicas=2", "gpus_per_replica=0.5"], (6, 4, 0)),
+        (["workers=8", "fewest_workers=5", "gpus_per_worker=1"], (5, 5, 0)),
+        (["replicas=4", "gpus_per_replica=0.5", "cpu_replicas=3"], (8, 2, 0)),
+        (["replicas=4", "gpus_per_replica=0.5", "cpu_replicas=3", "gpus_per_learner=1", "weight_transport=nccl"], (8, 3, 0)),
+        (["replicas=4", "dedicated_replicas=true"], (5, 0, 4)),
+        (["replicas=4", "dedicated_replicas=true", "fewest_replicas=1"], (5, 0, 1)),
+    ],
+)
+def test_a_recipe_needs_what_its_largest_stage_takes(keys, wanted):
+    shared = [
+        "imagination.contexts.batch_size=32",
+        "imagination.dreams_per_call=4",
+        *(f"{stage}.batches.batch_size=40" for stage in ("tokenizer", "dynamics", "agent")),
+    ]
+    recipe = load_config(Recipe, TOY, [*shared, "dynamics.batches.long_batch_size=40", *(f"cluster.{key}" for key in keys)])
+    assert tuple(needs(recipe).values()) == wanted
+
+
+def test_clips_that_are_rehearsed_need_a_loader():
+    whole = load_config(Recipe, TOY, ["imagination.finetune=all", "cluster.learners=2", "cluster.replicas=2"])
+    assert demands(whole)["imagination"].total("CPU") == 2 * 1.5 + 2
+    assert "cluster.learners = 2 with 1.5 each and cluster.replicas = 2 with 1 each" in demands(whole)["imagination"].words("CPU")
 
 
 def test_what_is_lacking_is_named_with_numbers():

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 
+from dreamer_ray.errors import RunError
 from dreamer_ray.models.actions import previous_actions
 from dreamer_ray.models.agent import Agent, AgentConfig
 from dreamer_ray.models.dynamics import Conditioning, Dynamics, DynamicsConfig, Noising
@@ -206,6 +207,22 @@ def _fitted(folder: Path, rank: int, world: int, out: dict) -> None:
     out["records"] = torch.tensor(records, dtype=torch.long)
 
 
+def _apart(folder: Path, rank: int, world: int, out: dict) -> None:
+    """Ranks that look into different folders, of which only the first's has a checkpoint, refuse to go on."""
+    out["apart"] = torch.tensor(0)
+    for steps in (1, 2) if world > 1 else ():
+        try:
+            fit(
+                Mean(),
+                lambda start: iter([_clip()] * 2),
+                FitConfig(steps=steps, optimizer=OptimizerConfig(learning_rate=0.01)),
+                place=Place(folder / f"apart-{rank}", lambda *_: None, rank=rank),
+                made_by={},
+            )
+        except RunError as error:
+            out["apart"] += steps == 2 and f"rank {rank} sees step {1 - rank} as the newest one" in str(error)
+
+
 def main(folder: Path, rank: int, world: int) -> None:
     torch.set_num_threads(1)
     if world > 1:
@@ -226,6 +243,7 @@ def main(folder: Path, rank: int, world: int) -> None:
     for steps in (2, 3):
         predicting_fit(folder / f"sharded-{world}", steps, rank, world)
     _bootstrapped(folder, rank, world)
+    _apart(folder, rank, world, out)
     save_file(out, folder / f"{world}-{rank}.safetensors")
     if world > 1:
         dist.destroy_process_group()

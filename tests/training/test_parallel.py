@@ -98,6 +98,12 @@ def test_the_loop_ends_with_the_same_weights_and_only_the_first_rank_writes(resu
 
 
 @pytest.mark.timeout(200)
+def test_ranks_that_see_different_checkpoints_refuse_to_go_on(results):
+    _, ranks = results
+    assert [int(rank["apart"]) for rank in ranks] == [1, 1]
+
+
+@pytest.mark.timeout(200)
 def test_parts_on_two_ranks_have_the_gradient_of_one_process(results):
     one, ranks = results
     names = [name for name in one if name.startswith("accumulated|")]
