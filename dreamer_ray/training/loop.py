@@ -107,7 +107,7 @@ def _refuse_different(step: int, place: Place) -> None:
     dist.all_reduce(ends, op=dist.ReduceOp.MAX)
     if int(ends.sum()):
         raise RunError(
-            f"checkpoints {place.folder}: rank {place.rank} sees step {step} as the newest one, others another; run again to resume, and mount "
+            f"checkpoints {place.folder}: rank {place.rank} sees step {step} as the newest, others another; run again to resume, and mount "
             "the shared folder so that every node sees at once what is there (NFS: noac)"
         )
 

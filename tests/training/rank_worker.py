@@ -220,7 +220,7 @@ def _apart(folder: Path, rank: int, world: int, out: dict) -> None:
                 made_by={},
             )
         except RunError as error:
-            out["apart"] += steps == 2 and f"rank {rank} sees step {1 - rank} as the newest one" in str(error)
+            out["apart"] += steps == 2 and f"rank {rank} sees step {1 - rank} as the newest," in str(error)
 
 
 def main(folder: Path, rank: int, world: int) -> None:
