@@ -15,21 +15,21 @@ from dreamer_ray.errors import UserError
 C = TypeVar("C", bound=BaseModel)
 
 
-def load_config(model: type[C], path: str | Path, overrides: Sequence[str] = ()) -> C:
+def load_config(model: type[C], path: str | Path, overrides: Sequence[str] = (), *, kind: str = "recipe") -> C:
     """Reads the YAML file at ``path`` and applies overrides such as ``dynamics.fit.steps=100`` (values are YAML).
 
-    Raises ``UserError`` naming the file, the dotted path, the value and the nearest valid key.
+    ``kind`` is what an error calls the file. Raises ``UserError`` naming the file, the dotted path, the value and the nearest valid key.
     """
     path = Path(path)
     try:
         values = _read_yaml(path.read_text())
     except OSError as error:
         remedy = "give the path of a YAML file such as configs/crafter/tiny.yaml"
-        raise UserError(f"recipe {path}: cannot be read ({error.strerror}); {remedy}") from error
+        raise UserError(f"{kind} {path}: cannot be read ({error.strerror}); {remedy}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"recipe {path}: not valid YAML: {error}") from error
+        raise UserError(f"{kind} {path}: not valid YAML: {error}") from error
     if not isinstance(values, dict):
-        raise UserError(f"recipe {path}: holds {type(values).__name__}, expected a mapping of sections such as 'data:' and 'tokenizer:'")
+        raise UserError(f"{kind} {path}: holds {type(values).__name__}, expected a mapping of sections such as 'data:' and 'tokenizer:'")
     for override in overrides:
         _apply(values, override)
     return parse_config(model, values, str(path))

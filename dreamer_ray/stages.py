@@ -12,7 +12,6 @@ from torch import Tensor
 
 from dreamer_ray.data.batches import BatchPlan, load
 from dreamer_ray.data.latents import LatentSet, open_latents
-from dreamer_ray.data.rows import decode_frame
 from dreamer_ray.data.shards import ShardSet, open_shards
 from dreamer_ray.envs.crafter import ACTION_SPACE, LADDER, TASKS
 from dreamer_ray.errors import RunError, UserError
@@ -245,9 +244,8 @@ def mean_frame(shards: ShardSet, samples: int = MEAN_FRAME_SAMPLES) -> Tensor:
     total, count = torch.zeros(*shards.schema.frame_shape, 3, dtype=torch.float64), 0
     per_episode = -(-samples // len(shards.episodes))
     for index in range(len(shards.episodes)):
-        payload = shards.rows(index).payload
-        chosen = [decode_frame(frame, shards.schema) for frame in payload[:: max(1, len(payload) // per_episode)]]
-        total += torch.from_numpy(np.stack(chosen)).double().sum(0)
+        chosen = shards.frames(index, slice(None, None, max(1, int(shards.lengths[index]) // per_episode)))
+        total += torch.from_numpy(chosen).double().sum(0)
         count += len(chosen)
     return (total / (255 * count)).float()
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dreamer_ray.data.rows import Rows, decode_frame
+from dreamer_ray.data.rows import Rows
 from dreamer_ray.data.shards import ShardSet
 from dreamer_ray.types import Annotations, Clip, LatentClip
 
@@ -28,7 +28,7 @@ class ClipRef:
 def read_clip(source: ShardSet, refs: Sequence[ClipRef]) -> Clip | LatentClip:
     """The frames and annotations that ``refs``, all of one length, point to; latents where the set holds latents."""
     parts = [(source.rows(ref.episode), ref) for ref in refs]
-    frames = torch.from_numpy(np.stack([[decode_frame(frame, source.schema) for frame in rows.payload[_span(ref)]] for rows, ref in parts]))
+    frames = torch.from_numpy(np.stack([source.frames(ref.episode, _span(ref)) for ref in refs]))
     notes = Annotations(
         actions={name: _stack(_actions(rows, ref, name) for rows, ref in parts) for name in source.schema.action_space},
         labelled=_stack(_labelled(rows, ref) for rows, ref in parts),

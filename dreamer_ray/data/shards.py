@@ -97,11 +97,21 @@ class ShardSet:
             self._cached -= self._cache.popitem(last=False)[1].bytes
         return rows
 
+    def frames(self, index: int, which: slice = slice(None)) -> np.ndarray:
+        """Frames of episode number ``index``, decoded. Raises ``UserError`` with file, episode and frame where one is damaged."""
+        payload, frames = self.rows(index).payload, []
+        for number in range(len(payload))[which]:
+            try:
+                frames.append(decode_frame(payload[number], self.schema))
+            except UserError as error:
+                file = self.folder / self.files[self._places[index][0]].name
+                raise UserError(f"shard {file}, episode {self.episodes[index].name}, frame {number}: {error}") from error
+        return np.stack(frames)
+
     def read_episode(self, index: int) -> Episode:
         """Episode number ``index``, decoded."""
         rows, entry = self.rows(index), self.episodes[index]
-        frames = np.stack([decode_frame(frame, self.schema) for frame in rows.payload])
-        return Episode(entry.name, frames, rows.actions, rows.labelled, rows.events, rows.continues, dict(entry.info))
+        return Episode(entry.name, self.frames(index), rows.actions, rows.labelled, rows.events, rows.continues, dict(entry.info))
 
     def event_frames(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Episode, frame and task of every event in the set."""

@@ -78,6 +78,14 @@ class SegmentActions:
     """Where the cursor is, (x, y) in a window of 1280 x 720."""
     tick: Int[np.ndarray, "t"]
     """The game's clock, 20 a second; -1 where it is not known."""
+    milli: Int[np.ndarray, "t"]
+    """The computer's clock in ms; -1 where it is not known."""
+    server_ms: Float[np.ndarray, "t"]
+    """How long the server took for its tick; 0 where it is not known."""
+    idle: Bool[np.ndarray, "t"]
+    """Whether the player is known to have touched neither key nor mouse."""
+    stuck: int
+    """Lines whose attack was left out, since it was held from before the segment."""
 
     def actions(self) -> dict[str, np.ndarray]:
         """By component of ``VPT_ACTIONS``."""
@@ -85,6 +93,7 @@ class SegmentActions:
 
 
 Number = Annotated[float, Field(gt=-1e6, lt=1e6)]
+Clock = Annotated[int, Field(ge=-1, lt=2**53)]
 
 
 class _Mouse(BaseModel):
@@ -92,12 +101,14 @@ class _Mouse(BaseModel):
     y: Number = 0.0
     dx: Number
     dy: Number
+    wheel: Number = Field(default=0.0, alias="dwheel")
     buttons: list[int]
     pressed: list[int] = Field(default=[], alias="newButtons")
 
 
 class _Keyboard(BaseModel):
     keys: list[str]
+    pressed: list[str] = Field(default=[], alias="newKeys")
 
 
 class _Line(BaseModel):
@@ -107,10 +118,12 @@ class _Line(BaseModel):
     keyboard: _Keyboard
     in_gui: bool = Field(default=False, alias="isGuiOpen")
     hotbar: int | None = None
-    tick: Annotated[int, Field(ge=-1, lt=2**62)] = -1
+    tick: Clock = -1
+    milli: Clock = -1
+    server_ms: Annotated[float, Field(ge=0, lt=1e9)] = Field(default=0.0, alias="serverTickDurationMs")
 
 
-def read_segment(lines: Iterable[bytes], *, name: str, version: str = "") -> SegmentActions:
+def read_segment(lines: Iterable[bytes], *, name: str, version: str = "", degrees_per_unit: float = DEGREES_PER_UNIT) -> SegmentActions:
     """The actions in the ``lines`` of a segment's jsonl file; blank lines are left out, unreadable ones are not labelled.
 
     Read from the first line on, since two states of the recorder are carried along: an attack that was held before the segment began
@@ -120,20 +133,36 @@ def read_segment(lines: Iterable[bytes], *, name: str, version: str = "") -> Seg
     parsed = [_parse(line) for line in lines if line.strip()]
     if not any(parsed):
         raise UserError(f"{name}: none of its {len(parsed)} lines is an action of a VPT recording; is it the jsonl file of a segment?")
-    size, scale = len(parsed), GUI_MOUSE_SCALE.get(version, 1.0)
-    keys, camera, cursor = np.zeros((size, len(KEYS)), np.uint8), np.zeros((size, 2), np.float32), np.zeros((size, 2), np.float32)
-    gui, tick = np.zeros(size, bool), np.full(size, -1, np.int64)
-    stuck, slot = bool(parsed[0] and parsed[0].mouse.pressed == [0]), None
+    size, gui_scale = len(parsed), GUI_MOUSE_SCALE.get(version, 1.0)
+    held = SegmentActions(
+        keys=np.zeros((size, len(KEYS)), np.uint8),
+        camera=np.zeros((size, 2), np.float32),
+        labelled=np.array([line is not None for line in parsed]),
+        gui=np.array([line is not None and line.in_gui for line in parsed]),
+        cursor=np.array([(line.mouse.x, line.mouse.y) if line else (0, 0) for line in parsed], np.float32),
+        tick=np.array([line.tick if line else -1 for line in parsed], np.int64),
+        milli=np.array([line.milli if line else -1 for line in parsed], np.int64),
+        server_ms=np.array([line.server_ms if line else 0 for line in parsed], np.float32),
+        idle=np.zeros(size, bool),
+        stuck=_stuck(parsed),
+    )
+    slot = None
     for t, line in enumerate(parsed):
         if line is None:
             continue
-        stuck = stuck and (t == 0 or 0 not in line.mouse.pressed)
-        _press(keys[t], line, stuck=stuck, slot=slot)
+        _press(held.keys[t], line, stuck=t < held.stuck, slot=slot)
         slot = line.hotbar if line.hotbar is not None else slot
-        unit = DEGREES_PER_UNIT * (scale if line.in_gui else 1.0)
-        camera[t] = np.clip([line.mouse.dy * unit, line.mouse.dx * unit], -180, 180)
-        cursor[t], gui[t], tick[t] = (line.mouse.x, line.mouse.y), line.in_gui, line.tick
-    return SegmentActions(keys, camera, np.array([line is not None for line in parsed]), gui, cursor, tick)
+        unit = degrees_per_unit * (gui_scale if line.in_gui else 1.0)
+        held.camera[t] = np.clip([line.mouse.dy * unit, line.mouse.dx * unit], -180, 180)
+        held.idle[t] = not (held.keys[t].any() or line.mouse.dx or line.mouse.dy or line.mouse.wheel or line.keyboard.pressed)
+    return held
+
+
+def _stuck(lines: list[_Line | None]) -> int:
+    """How many of the first lines hold an attack that was pressed before they began."""
+    if not (lines[0] and lines[0].mouse.pressed == [0]):
+        return 0
+    return next((t for t, line in enumerate(lines) if t > 0 and line and 0 in line.mouse.pressed), len(lines))
 
 
 def _parse(line: bytes) -> _Line | None:

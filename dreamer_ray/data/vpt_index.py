@@ -3,15 +3,17 @@
 The format is that of OpenAI's snapshot files: ``{"basedir": URL, "relpaths": ["data/10.0/ALIAS-SESSION-DAY-TIME.mp4", ...]}``.
 """
 
+import gzip
 import hashlib
 import re
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from dreamer_ray.data.files import open_file
 from dreamer_ray.errors import UserError
 
 SEGMENT = re.compile(
@@ -55,16 +57,16 @@ class _File(BaseModel):
     relpaths: list[object] = Field(min_length=1)
 
 
-def read_index(path: Path) -> Index:
-    """The index in the JSON file ``path``, which may be compressed (.gz).
+def read_index(path: Path | str) -> Index:
+    """The index in the JSON file at the path or URL ``path``, which may be compressed (.gz).
 
     A path that is not one of a segment, or that stands there twice, is left out and counted. Raises ``UserError`` naming the file and
     the key where it is no index or holds no segment.
     """
     try:
-        with pa.input_stream(str(path), compression="detect") as stream:
-            file = _File.model_validate_json(stream.read())
-    except OSError as error:
+        with open_file(str(path)) as file, gzip.open(file) if str(path).endswith(".gz") else file as stream:
+            content = _File.model_validate_json(stream.read())
+    except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"index {path}: cannot be read ({error})") from error
     except ValidationError as error:
         first = error.errors()[0]
@@ -74,7 +76,7 @@ def read_index(path: Path) -> Index:
         ) from error
     segments: dict[str, Segment] = {}
     dropped: dict[str, int] = {}
-    for entry in file.relpaths:
+    for entry in content.relpaths:
         segment = _segment(entry)
         reason = "not the path of a segment" if segment is None else "listed twice" if segment.path in segments else None
         if segment is None or reason:
@@ -83,9 +85,9 @@ def read_index(path: Path) -> Index:
             segments[segment.path] = segment
     if not segments:
         raise UserError(
-            f"index {path}: none of its {len(file.relpaths)} relpaths is the path of a segment; the first is {file.relpaths[0]!r:.100}"
+            f"index {path}: none of its {len(content.relpaths)} relpaths is a segment's; it begins with {content.relpaths[0]!r:.100}"
         )
-    return Index(file.basedir, tuple(segments.values()), dropped)
+    return Index(content.basedir, tuple(segments.values()), dropped)
 
 
 def _segment(entry: object) -> Segment | None:

@@ -22,7 +22,7 @@ from safetensors.torch import load as unpack_tensors
 from safetensors.torch import save as pack_tensors
 from torch import Tensor
 
-from dreamer_ray.recipe import Recipe
+from dreamer_ray.recipe import ClusterSection, Recipe
 from dreamer_ray.stages import Feed, feed
 from dreamer_ray.types import Annotations, Clip, LatentClip
 
@@ -33,21 +33,28 @@ WINDOW_BYTES = 32 * 2**20
 MOST_STEPS = 256
 
 
+def loader_cpus(cluster: ClusterSection) -> float:
+    """What the loader of one worker asks for: nothing where the number of workers changes, since Ray Train then takes every CPU that it
+    finds for workers, and a loader that asked for one would wait for ever.
+    """
+    return LOADER_CPUS if cluster.fewest_workers in (None, cluster.workers) else 0.0
+
+
 def stream(stage: str, recipe: Recipe, run: Path, *, steps: int, rank: int, world: int) -> Callable[[int], Iterator[Clip | LatentClip]]:
     """The batches of ``rank`` from a given step on, loaded by Ray Data tasks."""
-    text = recipe.model_dump_json()
+    text, cpus = recipe.model_dump_json(), loader_cpus(recipe.cluster)
 
     def window(first: int, count: int) -> list[Any]:
         context = DataContext.get_current()
         context.execution_options.preserve_order, context.raise_original_map_exception = True, True
-        numbers = ray.data.range(count, override_num_blocks=-(-count // STEPS_PER_BLOCK))
+        numbers = ray.data.from_items(list(range(first, first + count)), override_num_blocks=-(-count // STEPS_PER_BLOCK))
 
         def read(rows: Any) -> Any:
             torch.set_num_threads(1)
             source = _feed(stage, text, str(run))
-            return {"batch": np.array([pack(source.load(first + int(i), rank=rank, world=world)) for i in rows["id"]], dtype=object)}
+            return {"batch": np.array([pack(source.load(int(step), rank=rank, world=world)) for step in rows["item"]], dtype=object)}
 
-        loaded = numbers.map_batches(read, batch_size=STEPS_PER_BLOCK, compute=TaskPoolStrategy(size=1), num_cpus=LOADER_CPUS)
+        loaded = numbers.map_batches(read, batch_size=STEPS_PER_BLOCK, compute=TaskPoolStrategy(size=1), num_cpus=cpus)
         return loaded.to_arrow_refs()
 
     def batches(start: int) -> Iterator[Clip | LatentClip]:

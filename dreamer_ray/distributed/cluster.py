@@ -6,7 +6,6 @@ driver --init--> [RAY_ADDRESS set: that cluster] | [else: a Ray of its own, ende
 import logging
 import math
 import os
-import socket
 import time
 import warnings
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ import ray
 from ray.autoscaler.sdk import request_resources
 from ray.data import DataContext
 
+from dreamer_ray.distributed.head import head_required, knock
 from dreamer_ray.errors import UserError
 from dreamer_ray.loopback import named_cluster
 from dreamer_ray.recipe import LEAST_OBJECT_STORE_MB, ClusterSection
@@ -24,7 +24,6 @@ log = logging.getLogger("dreamer_ray")
 
 LOCAL_ENVIRONMENT = {"RAY_prestart_worker_first_driver": "0", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 """No idle worker processes beforehand, and none that waits for the machine to be taken away: their imports slow the start of a stage."""
-KNOCK_SECONDS = 15
 SECONDS_BETWEEN_LOOKS = 5.0
 LEAST_CPUS = 4
 """Declared by a local Ray even where there are fewer: one each for the learner and two replicas, and one for what comes beside them."""
@@ -40,7 +39,8 @@ def cluster(config: ClusterSection) -> Iterator[None]:
         _start(config)
     try:
         require_gpus(config)
-        yield
+        with head_required():
+            yield
     finally:
         ray.shutdown()
 
@@ -55,7 +55,7 @@ def _quiet() -> None:
 
 def _join(address: str) -> None:
     try:
-        _knock(address)
+        knock(address)
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
     except (OSError, OverflowError, ValueError) as error:
         raise UserError(f"RAY_ADDRESS = {address}: no Ray cluster answers there; start one, or unset it to use this machine") from error
@@ -66,13 +66,6 @@ def _join(address: str) -> None:
             "least; start its nodes with a larger --object-store-memory"
         )
     log.info("joined the Ray cluster at %s: %s", address, _resources())
-
-
-def _knock(address: str) -> None:
-    """Raises ``OSError`` where nothing listens at HOST:PORT; Ray itself would try for a quarter of an hour."""
-    host, _, port = address.rpartition(":")
-    if host and port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_SECONDS).close()
 
 
 def _start(config: ClusterSection) -> None:

@@ -5,6 +5,7 @@ evaluators beside them play with the newest weights: rounds.py
 """
 
 import itertools
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from dreamer_ray.distributed.batches import LOADER_CPUS
 from dreamer_ray.distributed.board import raise_failure, watched
 from dreamer_ray.distributed.cluster import require_cpus
 from dreamer_ray.distributed.learner import Learner
+from dreamer_ray.distributed.losses import Losses, newest_step
 from dreamer_ray.distributed.replicas import device_of, start_replica
 from dreamer_ray.distributed.rounds import rounds_played, start_evaluator
 from dreamer_ray.distributed.telemetry import exporter
@@ -26,7 +28,6 @@ from dreamer_ray.progress import Progress
 from dreamer_ray.recipe import Recipe
 from dreamer_ray.stages import REHEARSAL, feed, trained
 
-LEARNER_RESTARTS = 10
 SECONDS_BETWEEN_LOOKS = 5.0
 
 
@@ -98,21 +99,28 @@ WAITS, IDLES = 0.2, 0.1
 
 
 def _supervise(recipe: Recipe, run: Path, pool: ElasticPool, store: Actor, board: Actor) -> dict[str, Any]:
-    text, ranks, gpus = recipe.model_dump_json(), range(recipe.cluster.learners), recipe.cluster.gpus_per_learner
-    for restarts in range(LEARNER_RESTARTS + 1):
+    text, ranks, checkpoints = recipe.model_dump_json(), range(recipe.cluster.learners), run / "imagination" / "checkpoints"
+    losses = Losses(newest_step(checkpoints))
+    while not losses.too_many:
         learners: list[Actor] = [
-            Learner.options(name=f"learner-{rank}-{restarts}", num_gpus=gpus).remote(text, str(run), rank) for rank in ranks
+            Learner.options(name=f"learner-{rank}-{losses.all}", num_gpus=recipe.cluster.gpus_per_learner).remote(text, str(run), rank)
+            for rank in ranks
         ]
         try:
-            address = ray.get(learners[0].address.remote()) if len(ranks) > 1 else None
-            found = _attend([learner.run.remote(pool.replicas, store, board, address) for learner in learners], recipe, pool, board)
-            return {name: sum(part.get(name, 0) for part in found) for name in found[0]} | {"learner_restarts": restarts}
+            address, session = ray.get(learners[0].address.remote()) if len(ranks) > 1 else None, uuid.uuid4().hex
+            found = _attend(
+                [learner.run.remote(session, pool.replicas, store, board, address) for learner in learners], recipe, pool, board
+            )
+            return {name: sum(part.get(name, 0) for part in found) for name in found[0]} | {"learner_restarts": losses.all}
         except RayActorError:
             exporter(recipe.name, "imagination").add("restarts", part="learner")
+            losses.count(newest_step(checkpoints))
         finally:
             for learner in learners:
                 ray.kill(learner)
-    raise RunError(f"imagination: the learner was lost {LEARNER_RESTARTS + 1} times; the run resumes from its last checkpoint")
+    raise RunError(
+        f"imagination: the learner was lost {losses.in_vain} times without a new checkpoint; run again to resume from the last one"
+    )
 
 
 def _attend(running: list[Any], recipe: Recipe, pool: ElasticPool, board: Actor) -> list[dict[str, int]]:

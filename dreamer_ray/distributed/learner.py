@@ -7,7 +7,6 @@ Several learners share every update and average their gradients; where one is lo
 """
 
 import socket
-import uuid
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -58,35 +57,36 @@ class Learner(WeightSource):
             free.bind((host, 0))
             return f"tcp://{host}:{free.getsockname()[1]}"
 
-    def run(self, replicas: list[Actor], store: Actor, board: Actor, address: str | None) -> dict[str, int]:
-        """Fits to the end and returns counts of calls. Errors of ours go to the board."""
+    def run(self, session: str, replicas: list[Actor], store: Actor, board: Actor, address: str | None) -> dict[str, int]:
+        """Fits to the end and returns counts of calls. Errors of ours go to the board; ``session`` names the life of the group."""
         ranks = self.recipe.cluster.learners
         try:
             if address is not None:
                 wait = timedelta(seconds=GROUP_SECONDS)
                 backend = "nccl" if self.device.type == "cuda" else "gloo"
                 dist.init_process_group(backend, init_method=address, rank=self.rank, world_size=ranks, timeout=wait)
-            return self._fit(replicas, store, board)
+            return self._fit(session, replicas, store, board)
         except (DreamerError, RayError, OSError) as error:
             if isinstance(error, RayActorError):
                 raise
             note_failure(board, error)
             return {}
 
-    def _fit(self, replicas: list[Actor], store: Actor, board: Actor) -> dict[str, int]:
+    def _fit(self, session: str, replicas: list[Actor], store: Actor, board: Actor) -> dict[str, int]:
         config, cluster = self.recipe.imagination, self.recipe.cluster
-        folder, session = self.run_folder / "imagination", uuid.uuid4().hex
-        source = self if self.rank == 0 else None
-        transport = weight_transport(cluster.weight_transport, store, device=self.device.type, source=source)
+        folder, first = self.run_folder / "imagination", self.rank == 0
+        transport = weight_transport(
+            cluster.weight_transport if first else "object_store", store, device=self.device.type, source=self if first else None
+        )
+        shelf = self.device if first and cluster.weight_transport == "nccl" else "cpu"
         export = exporter(self.recipe.name, "imagination", rank=str(self.rank))
         phase, made_by = imagination(self.recipe, self.run_folder)
         published: list[tuple[str, int, Weights]] = []
-        shelf = self.device if cluster.weight_transport == "nccl" else "cpu"
 
         def publish(version: int) -> None:
             weights = _copied(phase, shelf)
-            if self.rank == 0:
-                published[:] = [(session, version, weights)]
+            published[:] = [(session, version, weights)]  # by all: whose replicas find an emptied store must not wait for the others
+            if first:
                 with export.timed("publishes", "publish_seconds"):
                     publish_again()
             _wait_for_all()
@@ -109,7 +109,7 @@ class Learner(WeightSource):
             dreams = pool.updates(start, config.fit.steps)
             return _rehearsals(dreams, recorded(start)) if self.whole else dreams
 
-        files = FileSink(folder) if self.rank == 0 else None
+        files = FileSink(folder) if first else None
 
         def sink(done: int, figures: dict[str, float]) -> None:
             if files is not None:
@@ -123,7 +123,7 @@ class Learner(WeightSource):
         fit(phase, export.counted(batches), config.fit, place=place, made_by=made_by, after_step=publish)
         if cluster.evaluators:  # they play the last version when this process, and what only it holds, is gone
             last = _copied(phase, "cpu")
-            if self.rank == 0:
+            if first:
                 ObjectStoreTransport(store).publish(session, config.fit.steps, last)
         return {"lost_calls": pool.schedule.lost, "dropped_calls": pool.schedule.dropped}
 

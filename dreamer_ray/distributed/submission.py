@@ -14,7 +14,7 @@ from typing import Any
 
 from ray._private.runtime_env.packaging import _dir_travel, _get_excludes
 
-from dreamer_ray.distributed.batches import LOADER_CPUS
+from dreamer_ray.distributed.batches import loader_cpus
 from dreamer_ray.distributed.jobs import Dashboard
 from dreamer_ray.errors import RunError, UserError
 from dreamer_ray.recipe import ClusterSection
@@ -95,11 +95,12 @@ def package_bytes(files: Mapping[str, int]) -> int:
 
 
 def needs(config: ClusterSection) -> dict[str, float]:
-    """CPUs and GPUs that the largest stage of a recipe takes at once."""
+    """CPUs and GPUs that the largest stage of a recipe takes at once, with as few workers as it goes on with."""
+    workers = config.fewest_workers or config.workers
     return {
-        "CPU": max(config.workers * (1 + LOADER_CPUS), config.dreaming_replicas + config.learners + config.evaluators),
+        "CPU": max(workers * (1 + loader_cpus(config)), config.dreaming_replicas + config.learners + config.evaluators),
         "GPU": max(
-            config.workers * config.gpus_per_worker,
+            workers * config.gpus_per_worker,
             (config.replicas + config.evaluators) * config.gpus_per_replica + config.learners * config.gpus_per_learner,
         ),
     }

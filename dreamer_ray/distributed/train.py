@@ -14,9 +14,11 @@ from ray.exceptions import RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
 
-from dreamer_ray.distributed.batches import LOADER_CPUS, stream
+from dreamer_ray.distributed import Actor
+from dreamer_ray.distributed.batches import loader_cpus, stream
 from dreamer_ray.distributed.board import note_failure, raise_failure, watched
 from dreamer_ray.distributed.cluster import require_cpus
+from dreamer_ray.distributed.losses import newest_step
 from dreamer_ray.distributed.telemetry import GroupRestarts, export_peak, exporter
 from dreamer_ray.errors import DreamerError, RunError
 from dreamer_ray.estimate import operations_per_frame
@@ -26,41 +28,61 @@ from dreamer_ray.stages import feed, supervised, trained
 from dreamer_ray.training.loop import Place, fit
 from dreamer_ray.training.metrics import FileSink
 
+SECONDS_BETWEEN_RESIZES = 60.0
+"""Between two looks whether the cluster has room for more workers, for which all start anew."""
 WORKER_RESTARTS = 3
+"""Of one trainer, which is replaced where there is a new checkpoint by then."""
 
 
 def train(stage: str, recipe: Recipe, run: Path, progress: Progress) -> dict[str, Any]:
     """Fits the phase of ``stage``; returns figures for the stage's manifest."""
     cluster = recipe.cluster
     fewest = cluster.fewest_workers or cluster.workers
-    require_cpus(cluster, fewest * (1 + LOADER_CPUS), f"stage {stage} with cluster.workers = {fewest}")
+    require_cpus(cluster, fewest * (1 + loader_cpus(cluster)), f"stage {stage} with cluster.workers = {fewest}")
     feed(stage, recipe, run)  # what is wrong with the data is said here, before any worker starts
     with watched(progress, run / stage / "checkpoints") as board:
-        trainer = TorchTrainer(
-            _worker,
-            train_loop_config={"stage": stage, "recipe": recipe.model_dump_json(), "run": str(run), "board": board},
-            scaling_config=ScalingConfig(
-                num_workers=cluster.workers if fewest == cluster.workers else (fewest, cluster.workers),
-                use_gpu=cluster.gpus_per_worker > 0,
-                resources_per_worker={"CPU": 1} | ({"GPU": cluster.gpus_per_worker} if cluster.gpus_per_worker else {}),
-            ),
-            run_config=RunConfig(
-                name=stage,
-                storage_path=str((run / "ray_train").absolute()),
-                failure_config=FailureConfig(max_failures=WORKER_RESTARTS),
-                callbacks=[GroupRestarts(recipe.name, stage)],
-            ),
-        )
-        try:
-            trainer.fit()
-        except ray.train.TrainingFailedError as error:
-            raise_failure(board)
-            raise RunError(
-                f"stage {stage}: its workers failed {WORKER_RESTARTS + 1} times, last with: {error}; run again to resume"
-            ) from error
+        _fit(stage, recipe, run, board)
         raise_failure(board)
     checkpoint = trained(run, stage)
     return {"checkpoint": checkpoint.fingerprint, "steps": checkpoint.step}
+
+
+def _fit(stage: str, recipe: Recipe, run: Path, board: Actor) -> None:
+    """Trains to the end, with as many groups of workers as are lost while there are new checkpoints."""
+    checkpoints = run / stage / "checkpoints"
+    while True:
+        before = newest_step(checkpoints)
+        try:
+            _trainer(stage, recipe, run, board).fit()
+            return
+        except ray.train.TrainingFailedError as error:
+            raise_failure(board)
+            if newest_step(checkpoints) == before:
+                raise RunError(
+                    f"stage {stage}: its workers failed {WORKER_RESTARTS + 1} times without a new checkpoint, last with: {error}; "
+                    "run again to resume"
+                ) from error
+
+
+def _trainer(stage: str, recipe: Recipe, run: Path, board: Actor) -> TorchTrainer:
+    cluster = recipe.cluster
+    fewest = cluster.fewest_workers or cluster.workers
+    return TorchTrainer(
+        _worker,
+        train_loop_config={"stage": stage, "recipe": recipe.model_dump_json(), "run": str(run), "board": board},
+        scaling_config=ScalingConfig(
+            num_workers=cluster.workers if fewest == cluster.workers else (fewest, cluster.workers),
+            use_gpu=cluster.gpus_per_worker > 0,
+            elastic_resize_monitor_interval_s=SECONDS_BETWEEN_RESIZES,
+            resources_per_worker={"CPU": 1} | ({"GPU": cluster.gpus_per_worker} if cluster.gpus_per_worker else {}),
+        ),
+        run_config=RunConfig(
+            name=stage,
+            storage_path=str((run / "ray_train").absolute()),
+            failure_config=FailureConfig(max_failures=WORKER_RESTARTS),
+            callbacks=[GroupRestarts(recipe.name, stage)],
+        ),
+    )
 
 
 def _worker(config: dict[str, Any]) -> None:

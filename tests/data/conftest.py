@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -88,3 +89,47 @@ class Sets:
 @pytest.fixture(scope="session")
 def sets() -> Sets:
     return Sets(space=SPACE)
+
+
+def numbered(number: int, shape: tuple[int, int] = (48, 64)) -> np.ndarray:
+    """A picture with eight upright bars, white where the bit of ``number`` is set."""
+    bars = np.repeat((number >> np.arange(8)) & 1, shape[1] // 8) * 235 + 10
+    return np.broadcast_to(bars[None, :, None], (*shape, 3)).astype(np.uint8)
+
+
+def number_of(picture: np.ndarray) -> int:
+    """The number that ``numbered`` drew, after any compression."""
+    bars = picture.astype(float).mean((0, 2)).reshape(8, -1).mean(1)
+    assert (np.abs(bars - 127) > 40).all(), "bars are black or white"
+    return int(((bars > 127) << np.arange(8)).sum())
+
+
+def write_video(
+    path: Path, count: int, *, codec: str = "libx264", rate: int = 20, shape=(48, 64), front: bool = False, **options: str
+) -> Path:
+    """Pictures 0, 1, ... as a video; x264 with two frames coded from later ones, and a keyframe every 12.
+
+    ``front`` puts the index before the data, so that a file that is cut short can still be read.
+    """
+    with av.open(str(path), "w", options={"movflags": "faststart"} if front else {}) as container:
+        own = {"g": "12", "bf": "2", "x264-params": "scenecut=0"} | options if codec == "libx264" else options
+        stream = container.add_stream(codec, rate=rate, options=own)
+        stream.height, stream.width, stream.pix_fmt = *shape, "yuv420p"
+        for number in range(count):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(numbered(number, shape), format="rgb24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+@dataclass(frozen=True)
+class Videos:
+    """What the tests of videos build from."""
+
+    write: Callable[..., Path] = write_video
+    picture: Callable[..., np.ndarray] = numbered
+    number: Callable[[np.ndarray], int] = number_of
+
+
+@pytest.fixture(scope="session")
+def videos() -> Videos:
+    return Videos()

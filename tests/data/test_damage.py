@@ -194,6 +194,23 @@ def test_a_frame_that_is_none(sets):
             decode_frame(payload, latents)
 
 
+def test_a_frame_that_is_none_is_named_by_file_episode_and_number(folder):
+    """Its page is whole, so only the decoder can tell."""
+    path = folder / "part-000.parquet"
+    table = pq.read_table(path)
+    payload = table["payload"].to_pylist()
+    payload[5 + 4] = b"GIF89a"
+    changed = table.set_column(table.schema.get_field_index("payload"), "payload", pa.array(payload, pa.binary()))
+    with pq.ParquetWriter(path, changed.schema, write_page_checksum=True) as writer:
+        for start, length in ((0, 5), (5, 6)):
+            writer.write_table(changed.slice(start, length), row_group_size=length)
+    found = open_shards(folder)
+    assert len(found.read_episode(0).frames) == 5
+    assert len(found.frames(1, slice(0, 4))) == 4
+    with pytest.raises(UserError, match=r"part-000\.parquet, episode train-000001, frame 4: .* no png .*--from"):
+        found.frames(1, slice(3, 6))
+
+
 @pytest.mark.parametrize("column", ["payload", "events", "labelled", "action.mouse"])
 def test_a_value_that_is_missing(folder, column):
     path = folder / "part-001.parquet"

@@ -11,6 +11,9 @@ from dreamer_ray.training.checkpoint import latest_checkpoint
 
 pytestmark = pytest.mark.timeout(900)
 
+SECONDS_TO_REFUSE = 10
+"""It takes one or two, and Ray itself would wait for ever."""
+
 
 @pytest.fixture
 def copy(toy, tmp_path):
@@ -84,9 +87,41 @@ def test_missing_perceptual_weights(refused):
     assert "tokenizer.model.perceptual" in said
 
 
+def seconds_to_refuse(said: str) -> int:
+    """From the start of Ray to the error, by the times of the lines."""
+    begun, ended = (re.search(rf"^(\d+):(\d+):(\d+)  {words}", said, re.MULTILINE) for words in ("started a local Ray", "error: "))
+    begun, ended = (sum(int(part) * unit for part, unit in zip(time.groups(), (3600, 60, 1), strict=True)) for time in (begun, ended))
+    return (ended - begun) % 86400
+
+
+def test_trainers_that_would_leave_their_loaders_no_cpu_are_refused_within_seconds(refused):
+    said = refused(
+        "dynamics", "cluster.workers=3", "dynamics.batches.batch_size=15", "dynamics.batches.long_batch_size=6", "cluster.cpus=4"
+    )
+    assert "stage dynamics with cluster.workers = 3 needs 4.5 CPUs, the cluster has 4; raise cluster.cpus or lower cluster.workers" in said
+    assert seconds_to_refuse(said) <= SECONDS_TO_REFUSE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("stage", "keys", "needs"),
+    [
+        ("record", ["replicas=5"], "recording needs 5 CPUs"),
+        ("encode", ["replicas=4"], "encoding needs 5 CPUs"),
+        ("imagination", ["replicas=4"], "imagination with cluster.replicas = 4 needs 5 CPUs"),
+        ("evaluate", ["replicas=5"], "evaluation needs 5 CPUs"),
+    ],
+)
+def test_a_stage_with_too_few_cpus_is_refused_within_seconds(refused, stage, keys, needs):
+    said = refused(stage, *(f"cluster.{key}" for key in keys), "cluster.cpus=4")
+    assert f"{needs}, the cluster has 4; raise cluster.cpus or lower" in said
+    assert seconds_to_refuse(said) <= SECONDS_TO_REFUSE
+
+
 def test_a_gpu_that_is_not_there(refused):
     said = refused("encode", "cluster.workers=2", "cluster.gpus_per_worker=100")
     assert "cluster.gpus_per_worker = 100 need 200 GPUs" in said
+    assert seconds_to_refuse(said) <= SECONDS_TO_REFUSE
     assert "cluster.gpus_per_replica = 0.5 need 1 GPUs" in refused("encode", "cluster.gpus_per_replica=0.5")
 
 

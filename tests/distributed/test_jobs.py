@@ -23,6 +23,8 @@ from pathlib import Path
 
 import pytest
 
+from dreamer_ray.training.checkpoint import latest_checkpoint
+
 ROOT = Path(__file__).parents[2]
 TOY = ROOT / "configs/crafter/toy.yaml"
 TOKEN = "0123456789abcdef" * 4
@@ -402,3 +404,46 @@ def test_a_whole_run_of_this_repository_is_a_job_and_a_second_one_skips_it(head,
     wrong = head.command("submit", *words, "agent.fit.steps=3")
     assert wrong.returncode == 2
     assert "stage agent was made with other values" in wrong.stdout
+
+
+ACTORS = {"Learner", "WorldModelReplica", "WeightStore", "Board"}
+
+
+def actors_alive(head: Head) -> set[str]:
+    found = head.ask("/api/v0/actors?limit=1000")["data"]["result"]["result"]
+    return {actor["class_name"] for actor in found if actor["state"] != "DEAD"} & ACTORS
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_job_whose_driver_is_killed_leaves_no_actor_and_goes_on_when_submitted_again(head, toy, begin_stage, tmp_path):
+    longer = ("imagination.fit.steps=40", "imagination.fit.checkpoint_every=5")
+    wanted, _ = begin_stage("imagination", *longer).result()
+    folder = shutil.copytree(toy[0], tmp_path / "runs" / toy[0].name)
+    shutil.rmtree(folder / "imagination")
+    checkpoints = folder / "imagination" / "checkpoints"
+    words = [TOY, "--working-dir", ".", "--runs", folder.parent, "--only", "imagination", *longer]
+    running = head.popen("submit", *words, "--id", "killed", stderr=subprocess.STDOUT)
+    deadline = time.monotonic() + 2 * SECONDS
+    while not any(checkpoints.glob("step-*")):
+        assert running.poll() is None, running.stdout.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert actors_alive(head) == ACTORS
+    os.kill(int(head.ask("/api/jobs/killed")["driver_info"]["pid"]), signal.SIGKILL)
+    said, _ = running.communicate(timeout=60)
+    assert running.returncode == 137, said
+    deadline = time.monotonic() + 60
+    while left := actors_alive(head):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.5)
+    cut = latest_checkpoint(checkpoints)
+    assert cut is not None
+    assert cut.step < 40
+    again = head.command("submit", *words)
+    assert again.returncode == 0, again.stdout
+    assert "imagination   resume (was cut off)" in again.stdout
+    found = latest_checkpoint(checkpoints)
+    assert found is not None
+    assert found.checksums == wanted.checksums
+    assert actors_alive(head) == set()

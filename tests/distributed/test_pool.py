@@ -1,6 +1,7 @@
 """Jobs over actors: each result once, also where an actor dies."""
 
 import os
+import time
 
 import pytest
 import ray
@@ -34,6 +35,21 @@ def test_each_job_once(local_ray):
 def test_a_job_whose_actor_dies_is_done_again(local_ray, tmp_path):
     jobs = [(number, str(tmp_path / "died") if number == 4 else "") for number in range(9)]
     assert sorted(squares(jobs).values()) == [number * number for number in range(9)]
+    assert (tmp_path / "died").exists()
+
+
+@ray.remote(num_cpus=0.5, max_restarts=-1)
+class SlowSquarer(Squarer.__ray_actor_class__):
+    """Takes a while to start, as one does that imports and loads a model."""
+
+    def __init__(self):
+        time.sleep(3)
+
+
+def test_an_actor_that_starts_again_slowly_costs_no_job_its_tries(local_ray, tmp_path):
+    jobs = [(number, str(tmp_path / "died") if number == 1 else "") for number in range(4)]
+    found = dict(spread([SlowSquarer.remote()], jobs, lambda actor, job: actor.square.remote(job)))
+    assert found == {job: job[0] * job[0] for job in jobs}
     assert (tmp_path / "died").exists()
 
 

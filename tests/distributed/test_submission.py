@@ -78,6 +78,7 @@ def test_a_recipe_needs_what_its_largest_stage_takes():
     assert needs(ClusterSection(replicas=5)) == {"CPU": 6, "GPU": 0}
     assert needs(ClusterSection(replicas=5, learners=2, evaluators=3, gpus_per_replica=0.5)) == {"CPU": 10, "GPU": 4}
     assert needs(ClusterSection(workers=4, gpus_per_worker=1, replicas=2, gpus_per_replica=0.5)) == {"CPU": 6, "GPU": 4}
+    assert needs(ClusterSection(workers=8, fewest_workers=5, gpus_per_worker=1, replicas=2)) == {"CPU": 5, "GPU": 5}
     mixed = {"gpus_per_replica": 0.5, "replicas": 4, "cpu_replicas": 3, "gpus_per_worker": 1}
     assert needs(ClusterSection(**mixed)) == {"CPU": 8, "GPU": 2}
     assert needs(ClusterSection(**mixed, gpus_per_learner=1, weight_transport="nccl")) == {"CPU": 8, "GPU": 3}

@@ -75,7 +75,7 @@ def stop(process: subprocess.Popen, checkpoints: Path, number: int, descendants)
     orphans = descendants(process.pid)
     os.kill(process.pid, number)
     process.wait()
-    while any(Path(f"/proc/{pid}").exists() for pid in orphans):
+    while any(orphan.alive() for orphan in orphans):
         assert time.monotonic() < deadline, "its Ray ended with it"
         time.sleep(0.5)
 

@@ -1,0 +1,92 @@
+"""Where recordings come from: an adapter a format says what there is, and reads one recording at a time.
+
+Source.index() --> Recording --Source.read--> Reading: takes (what is known, frame by frame) and pictures (one by one)
+
+A recording is the smallest thing that is fetched, redone and reported: what is wrong in it costs it alone. Adapters stand in ``vpt.py``,
+``minerl.py``, ``lerobot.py``, ``minari_sets.py`` and ``videos.py``; what is read becomes shards in ``ingest``.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from dreamer_ray.types import ActionSpace
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One entry of a source's index."""
+
+    name: str
+    """Unique in the source; of letters, digits, ``.``, ``_`` and ``-``."""
+    group: str
+    """What must lie on one side of the split between training and held-out data."""
+    files: tuple[str, ...]
+    """Paths or URLs of what belongs to it."""
+
+
+@dataclass(frozen=True)
+class Take:
+    """Consecutive frames of a recording, with no jump in time between them, and what is known of each of the ``T``."""
+
+    first: int
+    """Number of its first picture in the recording."""
+    actions: dict[str, np.ndarray]
+    """``[T, ...]`` by component: ``a_t``, taken while ``o_t`` is seen; its effect shows in ``o_{t+1}``."""
+    labelled: np.ndarray
+    """bool ``[T]``: whether ``a_t`` is known."""
+    events: np.ndarray
+    """uint8 ``[T, m]``: the tasks' events arriving with ``o_t``."""
+    continues: np.ndarray
+    """float32 ``[T]``: 0 only where ``o_t`` is terminal."""
+    info: dict[str, float | int | str] = field(default_factory=dict)
+    """Provenance."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a recording holds."""
+
+    takes: tuple[Take, ...]
+    """In order, without overlap."""
+    pictures: Iterator[np.ndarray]
+    """All pictures of the recording in order, uint8 ``[y, x, 3]`` RGB, as recorded; reading them may raise ``BadRecordingError``."""
+    dropped: Counter[str]
+    """Frames or lines that were left out, by reason."""
+
+
+class BadRecordingError(Exception):
+    """A recording that cannot be used; the message names the file and the reason. It costs the recording, not the run."""
+
+
+class Source(Protocol):
+    """One data set in one format."""
+
+    @property
+    def action_space(self) -> ActionSpace:
+        """Empty where the source has no actions."""
+        ...
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of what ``Take.events`` counts."""
+        ...
+
+    @property
+    def fps(self) -> float:
+        """Frames a second."""
+        ...
+
+    def index(self) -> Sequence[Recording]:
+        """All recordings, in the order of the data set, without opening their videos.
+
+        Raises ``UserError`` where there is nothing to read.
+        """
+        ...
+
+    def read(self, recording: Recording) -> Reading:
+        """What ``recording`` holds. Raises ``BadRecordingError``."""
+        ...

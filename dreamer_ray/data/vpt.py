@@ -1,0 +1,189 @@
+"""The VPT contractor recordings as a source: index files or a folder of mp4 and jsonl pairs, segment by segment."""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import IO, Annotated, Literal
+
+from pydantic import Field
+
+from dreamer_ray.config import Config
+from dreamer_ray.data.files import fetch, join, list_files, scheme
+from dreamer_ray.data.layout import Picture, PictureLayout, picture_maker
+from dreamer_ray.data.sources import BadRecordingError, Reading, Recording
+from dreamer_ray.data.video import frames, video_info
+from dreamer_ray.data.vpt_actions import DEGREES_PER_UNIT, VPT_ACTIONS, SegmentActions, read_segment
+from dreamer_ray.data.vpt_cursor import draw_cursor
+from dreamer_ray.data.vpt_events import DIAMOND_LADDER, Rule, read_events
+from dreamer_ray.data.vpt_index import read_index
+from dreamer_ray.data.vpt_takes import TICKS_A_SECOND, CutRules, cut_takes
+from dreamer_ray.errors import UserError
+from dreamer_ray.types import ActionSpace
+
+INDEX = (".json", ".json.gz")
+SUFFIXES = (".mp4", ".jsonl")
+PLAYED = re.compile(r".+-(?P<session>[0-9a-f]{12})-(?P<day>\d{8})-\d{6}", re.ASCII)
+VERSION = re.compile(r"(?:^|/)(\d+\.\d+)/[^/]+$", re.ASCII)
+PAGE = b"<"
+"""What a server's error page begins with, sent in place of a file that it lacks."""
+
+
+class VptConfig(Config):
+    """Recordings of OpenAI's recorder, or others in its format."""
+
+    kind: Literal["vpt"] = "vpt"
+    path: str | tuple[str, ...]
+    """Path or URL of an index (.json, .json.gz), of several, or of a folder that holds pairs of mp4 and jsonl at any depth."""
+    base: str | None = None
+    """Where the segments of an index lie; as the index says where it is not given."""
+    degrees_per_unit: float = Field(default=DEGREES_PER_UNIT, gt=0, le=10)
+    """Turn of the camera by one unit of the mouse."""
+    max_server_ms: float = Field(default=200.0, gt=50)
+    """Frames at which the server's tick took longer are left out."""
+    max_idle_seconds: float = Field(default=60.0, gt=0)
+    """Spans at least as long without any input are left out."""
+    max_step_ms: float = Field(default=500.0, gt=50)
+    """A take ends where the next frame came later; the game makes up for 10 ticks at most, and loses what is more."""
+    tasks: Literal["diamond_ladder"] | dict[str, Rule | Annotated[tuple[Rule, ...], Field(min_length=1)]] = Field("diamond_ladder")
+    """Names of tasks, each with what counts as its event: ``dig_dirt: "mine_block:*dirt*"``, or a list of such."""
+
+    def rules(self) -> Mapping[str, tuple[str, ...]]:
+        """What counts as an event of each task."""
+        if isinstance(self.tasks, str):
+            return DIAMOND_LADDER
+        return {name: (rule,) if isinstance(rule, str) else rule for name, rule in self.tasks.items()}
+
+
+@dataclass(frozen=True)
+class VptSource:
+    """See ``sources.Source``."""
+
+    config: VptConfig
+
+    @property
+    def action_space(self) -> ActionSpace:
+        """23 keys, and the mouse's 11 x 11 grid."""
+        return VPT_ACTIONS
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of the tasks."""
+        return tuple(self.config.rules())
+
+    @property
+    def fps(self) -> float:
+        """The game's clock."""
+        return TICKS_A_SECOND
+
+    def index(self) -> Sequence[Recording]:
+        """The segments, in the order of the index files, or sorted by path; one that lacks a file is among them, and fails when read.
+
+        Raises ``UserError`` where there is none, naming the path.
+        """
+        return _recordings(self._listing()[0])
+
+    def left_out(self) -> Counter[str]:
+        """Entries of the index files that are no segments, by reason."""
+        return self._listing()[1]
+
+    def _listing(self) -> tuple[dict[str, tuple[str, ...]], Counter[str]]:
+        paths = (self.config.path,) if isinstance(self.config.path, str) else self.config.path
+        if not paths:
+            raise UserError("path: an empty list; wanted the index files of VPT recordings, or a folder that holds them")
+        found: dict[str, tuple[str, ...]] = {}
+        dropped: Counter[str] = Counter()
+        for path in paths:
+            entries, reasons = _indexed(path, self.config.base) if path.lower().endswith(INDEX) else (_paired(path), Counter())
+            dropped += reasons + Counter({"listed twice": len(found.keys() & entries.keys())})
+            found = found | {place: files for place, files in entries.items() if place not in found}
+        return found, dropped
+
+    def read(self, recording: Recording, layout: PictureLayout | None = None) -> Reading:
+        """What a segment holds, its pictures as large as recorded or in ``layout``. Raises ``BadRecordingError``."""
+        video, text = _both(recording)
+        with _checked(text) as file:
+            lines = file.read().split(b"\n")
+        version = (VERSION.search(video) or ("", ""))[1]
+        try:
+            segment = read_segment(lines, name=text, version=version, degrees_per_unit=self.config.degrees_per_unit)
+        except UserError as error:
+            raise BadRecordingError(str(error)) from error
+        file = _checked(video)
+        if not scheme(video):
+            file.close()  # it is opened again by whoever reads the pictures; a copy from elsewhere lasts until then
+        copy = None if file.closed else file
+        size = video_info(video, file=copy).frames
+        rules = CutRules(self.config.max_server_ms, self.config.max_idle_seconds, self.config.max_step_ms)
+        info = {"segment": recording.name, "recorder": version}
+        takes, dropped = cut_takes(segment, read_events(lines, self.config.rules()), rules, frames=size, info=info)
+        return Reading(takes, _pictures(video, copy, segment, min(size, len(segment.keys)), layout), dropped)
+
+
+def _pictures(video: str, file: IO[bytes] | None, segment: SegmentActions, count: int, layout: PictureLayout | None) -> Iterator[Picture]:
+    """The first ``count`` pictures, with the cursor, which the recorder left out, where a GUI is open."""
+    full, make = picture_maker(None), picture_maker(layout)
+    for number, frame in enumerate(frames(video, count=count, file=file)):
+        yield make(draw_cursor(full(frame), segment.cursor[number]) if segment.gui[number] else frame)
+
+
+def _both(recording: Recording) -> tuple[str, str]:
+    by_suffix = {suffix: path for path in recording.files for suffix in SUFFIXES if path.lower().endswith(suffix)}
+    for suffix in SUFFIXES:
+        if suffix not in by_suffix:
+            raise BadRecordingError(f"{recording.files[0]}: there is no {suffix} file of the same name beside it")
+    return by_suffix[".mp4"], by_suffix[".jsonl"]
+
+
+def _checked(path: str) -> IO[bytes]:
+    try:
+        file = fetch(path)
+        start = file.read(64)
+        file.seek(0)
+    except OSError as error:
+        raise BadRecordingError(f"{path}: cannot be read ({error})") from error
+    if start.strip() and not start.lstrip().startswith(PAGE):
+        return file
+    file.close()
+    raise BadRecordingError(f"{path}: is " + (f"a page, not a recording; it begins with {start[:40]!r}" if start.strip() else "empty"))
+
+
+def _indexed(path: str, base: str | None) -> tuple[dict[str, tuple[str, ...]], Counter[str]]:
+    """Files by path below the base folder."""
+    index = read_index(path)
+    folder = base or index.base
+    files = {segment.path: tuple(join(folder, segment.path + suffix) for suffix in SUFFIXES) for segment in index.segments}
+    return files, Counter(index.dropped)
+
+
+def _paired(folder: str) -> dict[str, tuple[str, ...]]:
+    """Files by path below ``folder``."""
+    try:
+        paths = list_files(folder, SUFFIXES)
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot be listed ({error}); wanted an index file ({', '.join(INDEX)}) or a folder of mp4 and jsonl pairs"
+        ) from error
+    files: defaultdict[str, list[str]] = defaultdict(list)
+    for path in paths:
+        files[path.rpartition(".")[0]].append(join(folder, path))
+    if not files:
+        raise UserError(f"{folder}: holds no mp4 or jsonl file; is it the folder of VPT recordings?")
+    return {stem: tuple(found) for stem, found in files.items()}
+
+
+def _recordings(files: Mapping[str, tuple[str, ...]]) -> tuple[Recording, ...]:
+    """Named after the last part of their path, with a fingerprint of the whole where that is shared."""
+    names = {path: re.sub(r"[^A-Za-z0-9._-]", "_", path.rpartition("/")[2]).lstrip(".") or "_" for path in files}
+    shared = Counter(name.lower() for name in names.values())
+    for path, name in names.items():
+        if shared[name.lower()] > 1:
+            names[path] = f"{name}-{blake2b(path.encode(), digest_size=6).hexdigest()}"
+    return tuple(Recording(names[path], _group(path, names[path]), found) for path, found in files.items())
+
+
+def _group(path: str, name: str) -> str:
+    """All that one session played on one day, whatever the alias."""
+    played = PLAYED.fullmatch(path.rpartition("/")[2])
+    return f"{played['session']}-{played['day']}" if played else name
