@@ -43,6 +43,7 @@ SCHEMA = ShardSchema(codec="png", frame_shape=(4, 6), action_space=ACTION_SPACE,
 SETTINGS = (
     f"tokenizer.batches={{batch_size: {BATCH}, length: 1}}",
     "tokenizer.fit={steps: 100, optimizer: {learning_rate: 0.001}, ema: 0, checkpoint_every: 5, log_every: 1}",
+    *("dynamics.batches.batch_size=12", "dynamics.batches.long_batch_size=6", "agent.batches.batch_size=12"),  # three workers share all
     "cluster.dashboard=false",
 )
 
@@ -68,7 +69,7 @@ class Counting(Phase):
     """Counts what it is shown; ``order`` says what is to come."""
 
     def __init__(self, order: torch.Tensor, log: Path):
-        super().__init__({"nothing": 1.0}, normalize=False)
+        super().__init__({"nothing": 1.0}, normalized=())
         self.log, self.still = log, nn.Parameter(torch.zeros(1))
         self.register_buffer("order", order)
         self.register_buffer("shown", torch.zeros(sum(LENGTHS), dtype=torch.long))

@@ -1,5 +1,7 @@
 """Batches through Ray Data: the very batches of the plan, in order, from any step on."""
 
+import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -37,6 +39,31 @@ def test_the_stream_is_the_plan_from_any_step(local_ray, toy, monkeypatch, stage
             assert same(batch, wanted.load(step, rank=rank, world=2))
             step += 1
         assert step == steps
+
+
+@pytest.mark.timeout(900)
+def test_loaders_that_are_killed_cost_no_batch_and_give_none_twice(local_ray, toy, monkeypatch, descendants):
+    monkeypatch.setattr(batches, "WINDOW_BYTES", 5_000_000)
+    folder, recipe, ended, killed = toy[0], load_config(Recipe, RECIPE), threading.Event(), set()
+
+    def kill() -> None:
+        while not ended.wait(0.05) and len(killed) < 3:
+            for each in descendants(os.getpid()):
+                if each not in killed and each.called("MapBatches(read)"):
+                    each.kill()
+                    killed.add(each)
+
+    killer, wanted, step = threading.Thread(target=kill), feed("tokenizer", recipe, folder), 0
+    killer.start()
+    try:
+        for batch in stream("tokenizer", recipe, folder, steps=60, rank=1, world=2)(0):
+            assert same(batch, wanted.load(step, rank=1, world=2))
+            step += 1
+    finally:
+        ended.set()
+        killer.join()
+    assert step == 60
+    assert len(killed) == 3
 
 
 def test_packing_keeps_every_tensor(tiny):

@@ -1,6 +1,7 @@
 """Jobs over actors: each result once, also where an actor dies."""
 
 import os
+import signal
 import time
 
 import pytest
@@ -19,7 +20,7 @@ class Squarer:
         if deadly == "always" or (deadly and not os.path.exists(deadly)):  # noqa: PTH110
             if deadly != "always":
                 open(deadly, "w").close()  # noqa: PTH123
-            os._exit(1)
+            os.kill(os.getpid(), signal.SIGKILL)
         return number * number
 
 
@@ -40,10 +41,10 @@ def test_a_job_whose_actor_dies_is_done_again(local_ray, tmp_path):
 
 @ray.remote(num_cpus=0.5, max_restarts=-1)
 class SlowSquarer(Squarer.__ray_actor_class__):
-    """Takes a while to start, as one does that imports and loads a model."""
+    """Takes a while to start again, as one does that imports and loads a model."""
 
     def __init__(self):
-        time.sleep(3)
+        time.sleep(8 * ray.get_runtime_context().was_current_actor_reconstructed)
 
 
 def test_an_actor_that_starts_again_slowly_costs_no_job_its_tries(local_ray, tmp_path):

@@ -89,6 +89,7 @@ def test_a_killed_replica_costs_its_call_only(local_ray):
 
 def test_a_hung_replica_is_replaced_after_its_deadline(local_ray):
     replicas = [CountingReplica.remote(0.05) for _ in range(2)]
+    ray.get([replica.ready.remote() for replica in replicas])
     pool = ReplicaPool(replicas, Schedule(CALLS, 2), "s", call_seconds=5.0)
     begun = time.monotonic()
     batches = consume(pool, disturb=replicas[1].hang.remote)

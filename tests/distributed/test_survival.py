@@ -4,7 +4,6 @@ import json
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -34,7 +33,7 @@ def test_imagination_loses_its_learner_a_replica_and_the_store(begin_stage):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1200)
 def test_imagination_over_links_ends_as_over_the_object_store_whatever_it_loses(begin_stage):
     wanted, _ = begin_stage("imagination", *LONGER).result()
     undisturbed, figures = begin_stage("imagination", *LONGER, "cluster.weight_transport=gloo").result()
@@ -108,9 +107,8 @@ def test_a_run_that_loses_the_head_ends_with_one_error_and_goes_on_with_another(
     disturbed = begin_stage("imagination", *LONGER, RAY_gcs_rpc_server_reconnect_timeout_s="30")
     disturbed.reach(10)
     disturbed.kill("gcs_server")
-    ended = time.monotonic() + 60
+    disturbed.process.wait(timeout=60)
     said = disturbed.end(code=1)
-    assert time.monotonic() < ended
     assert said.count("error: ") == 1
     assert re.search(r"the head of the Ray cluster at 127\.0\.0\.1:\d+ is lost: no answer for 24 s", said)
     assert "Traceback" not in said
