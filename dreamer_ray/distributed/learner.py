@@ -95,9 +95,8 @@ class Learner(WeightSource):
         published: list[tuple[str, int, Weights]] = []
 
         def publish(version: int) -> None:
-            published[:] = [
-                (session, version, _copied(phase, shelf))
-            ]  # by all: whose replicas find an emptied store must not wait for the others
+            weights = _copied(phase, shelf)
+            published[:] = [(session, version, weights)]  # by all: whose replicas find an emptied store must not wait for the others
             if first:
                 with export.timed("publishes", "publish_seconds"):
                     publish_again()

@@ -102,7 +102,7 @@ def test_versions_are_played_in_the_worlds_of_rounds_and_told_of(played, tmp_pat
     assert [one.version for one in rounds] == [0, 5]
     for one in rounds:
         assert list(one.worlds) == list(range(FIRST_ROUND_WORLD, FIRST_ROUND_WORLD + 6))
-    assert [message for message in said if "version" in message] == [f"imagination   {one.line()}" for one in rounds]
+    assert [message for message in said if "   version" in message] == [f"imagination   {one.line()}" for one in rounds]
     assert list((tmp_path / "imagination/tensorboard/played").glob("events*"))
 
 
