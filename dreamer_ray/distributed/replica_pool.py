@@ -6,6 +6,7 @@
 A call is pure given the heads: a lost one is simply sent again, so every context is dreamed and used once.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from dreamer_ray.types import Trajectory
 
 OUTAGE_LIMIT = 600.0
 """Seconds without any trajectory after which the run fails."""
+SECONDS_BETWEEN_PUBLISHES = 0.5
 PAUSE = 0.5
 """Seconds between two tries to reach a replica, and between two looks at who is in the pool."""
 
@@ -72,7 +74,7 @@ class ReplicaPool:
 
     def __post_init__(self) -> None:
         self.clock = PoolClock()
-        self._looked = self._published = 0.0
+        self._looked, self._published = 0.0, -math.inf
         self._seat(self.replicas)
 
     def updates(self, start: int, steps: int) -> Iterator[Trajectory]:
@@ -141,14 +143,19 @@ class ReplicaPool:
             self._lost(flight)
             return
         except (MissingWeightsError, ObjectLostError) as error:
-            if isinstance(error, MissingWeightsError) and self.publish_again is not None and time.monotonic() - self._published > PAUSE:
-                self.publish_again()
-                self._published = time.monotonic()
+            if isinstance(error, MissingWeightsError):
+                self._missed()
             self.schedule.again(flight.call, lost=isinstance(error, ObjectLostError))
         else:
             self.schedule.finished[flight.call] = trajectory
             flight.seat.took(trajectory.seconds if isinstance(trajectory, TimedTrajectory) else None)
         flight.seat.calls -= 1
+
+    def _missed(self) -> None:
+        """Weights were not found: for all calls of that moment they are published once."""
+        if self.publish_again is not None and time.monotonic() - self._published > SECONDS_BETWEEN_PUBLISHES:
+            self.publish_again()
+            self._published = time.monotonic()
 
     def _lost(self, flight: _Flight) -> None:
         flight.seat.calls -= 1

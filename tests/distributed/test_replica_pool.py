@@ -210,11 +210,13 @@ class ForgetfulReplica(CountingReplica.__ray_actor_class__):
         return super().dream(call, session, version)
 
 
-def test_missing_weights_are_published_again_and_the_call_is_sent_again(local_ray):
+@pytest.mark.parametrize(("pause", "times"), [(0.0, CALLS * STEPS // 3), (60.0, 1)])
+def test_missing_weights_are_published_again_now_and_then_and_the_call_is_sent_again(local_ray, monkeypatch, pause, times):
+    monkeypatch.setattr(module, "SECONDS_BETWEEN_PUBLISHES", pause)
     published = []
     pool = ReplicaPool([ForgetfulReplica.remote()], Schedule(CALLS, 0), "s", publish_again=lambda: published.append(1))
     assert_each_call_once(consume(pool))
-    assert len(published) >= CALLS * STEPS // 3
+    assert len(published) >= times if pause == 0 else len(published) == times
     assert pool.schedule.lost == 0
 
 
