@@ -21,7 +21,10 @@ from dreamer_ray.training.checkpoint import latest_checkpoint
 
 @ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
 class Board:
-    """The newest state of the running stage, on the node of the driver. One that was lost begins empty, which nobody minds."""
+    """The newest state of the running stage, on the node of the driver.
+
+    One that was lost starts again knowing nothing of it; what it is told may be told twice.
+    """
 
     def __init__(self, done: int) -> None:
         self.done, self.figures, self.failure = done, {}, None

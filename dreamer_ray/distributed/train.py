@@ -10,7 +10,7 @@ from typing import Any
 import ray
 import ray.train
 import torch
-from ray.exceptions import RayError
+from ray.exceptions import RayActorError, RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
 
@@ -46,18 +46,18 @@ def train(stage: str, recipe: Recipe, run: Path, progress: Progress) -> dict[str
 
 
 def _fit(stage: str, recipe: Recipe, run: Path, board: Actor) -> None:
-    """Trains to the end, with as many groups of workers as are lost while there are new checkpoints."""
+    """Trains to the end, with as many trainers and groups of workers as are lost while there are new checkpoints."""
     checkpoints = run / stage / "checkpoints"
     while True:
         before = newest_step(checkpoints)
         try:
             _trainer(stage, recipe, run, board).fit()
             return
-        except ray.train.TrainingFailedError as error:
+        except (ray.train.TrainingFailedError, RayActorError) as error:
             raise_failure(board)
             if newest_step(checkpoints) == before:
                 raise RunError(
-                    f"stage {stage}: its workers failed {WORKER_RESTARTS + 1} times without a new checkpoint, last with: {error}; "
+                    f"stage {stage}: its workers failed up to {WORKER_RESTARTS + 1} times without a new checkpoint, last with: {error}; "
                     "run again to resume"
                 ) from error
 

@@ -17,7 +17,7 @@ import pytest
 
 SECONDS = float(os.environ.get("SOAK_SECONDS", "1200"))
 BETWEEN = 20.0
-VICTIMS = ("Learner", "WorldModelReplica", "WeightStore", "Evaluator")
+VICTIMS = ("Learner", "WorldModelReplica", "WeightStore", "Board", "Evaluator")
 CALIBRATION = 40
 """Updates by which it is measured how many fill the time."""
 SHARE = 0.5

@@ -15,16 +15,16 @@ LONGER = ("imagination.fit.steps=40", "imagination.fit.checkpoint_every=5")
 
 
 def disturbed(begin_stage, *arguments: str) -> tuple[Checkpoint, dict]:
-    """The stage imagination, which loses its learner, a replica and the store one after the other."""
+    """The stage imagination, which loses its learner, a replica, the store and the board one after the other."""
     stage = begin_stage("imagination", *LONGER, *arguments)
-    for step, victim in ((5, "Learner"), (15, "WorldModelReplica"), (25, "WeightStore")):
+    for step, victim in ((5, "Learner"), (15, "WorldModelReplica"), (25, "WeightStore"), (30, "Board")):
         stage.reach(step)
         stage.kill(victim)
     return stage.result()
 
 
 @pytest.mark.timeout(600)
-def test_imagination_loses_its_learner_a_replica_and_the_store(begin_stage):
+def test_imagination_loses_its_learner_a_replica_the_store_and_the_board(begin_stage):
     wanted, _ = begin_stage("imagination", *LONGER).result()
     found, figures = disturbed(begin_stage)
     assert found.checksums == wanted.checksums
@@ -72,11 +72,12 @@ def test_imagination_loses_one_of_two_learners_and_the_store(begin_stage):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_training_loses_a_loader_and_a_worker(begin_stage, toy):
+def test_training_loses_a_loader_a_worker_and_its_trainer(begin_stage, toy):
     disturbed = begin_stage("dynamics", "dynamics.fit.checkpoint_every=5")
     disturbed.kill("MapBatches(read)")
-    disturbed.reach(10)
-    disturbed.kill("RayTrainWorker")
+    for step, victim in ((10, "RayTrainWorker"), (15, "TrainController")):
+        disturbed.reach(step)
+        disturbed.kill(victim)
     found, _ = disturbed.result()
     wanted = latest_checkpoint(toy[0] / "dynamics" / "checkpoints")
     assert wanted is not None
