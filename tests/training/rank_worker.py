@@ -3,6 +3,7 @@
 Writes gradients and statistics to FOLDER/WORLD-RANK.safetensors. python rank_worker.py FOLDER "go on" resumes what stands there.
 """
 
+import os
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -245,8 +246,6 @@ def main(folder: Path, rank: int, world: int) -> None:
     _bootstrapped(folder, rank, world)
     _apart(folder, rank, world, out)
     save_file(out, folder / f"{world}-{rank}.safetensors")
-    if world > 1:
-        dist.destroy_process_group()
 
 
 if __name__ == "__main__":
@@ -254,3 +253,5 @@ if __name__ == "__main__":
         predicting_fit(Path(sys.argv[1]), 4)
     else:
         main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    sys.stdout.flush()
+    os._exit(0)  # a device mesh keeps the group alive, and a thread of it that wants Python while Python ends would abort the process
