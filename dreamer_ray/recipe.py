@@ -149,7 +149,7 @@ class ClusterSection(Config):
     cpu_replicas: int = Field(default=0, ge=0)
     """Dreaming replicas on CPUs besides the ``replicas`` that have a share of a GPU."""
     fewest_replicas: int | None = Field(default=None, gt=0)
-    """Where fewer than ``replicas``: dreaming ones end while the learner is slower than they are, and start again when it waits.
+    """Where fewer than all that dream: they end while the learner is slower than they are, and start again when it waits.
 
     Those on CPUs are the first to end and the last to start.
     """
@@ -163,7 +163,9 @@ class ClusterSection(Config):
     evaluators: int = Field(default=0, ge=0)
     """Actors that play with the newest weights while imagination trains (``evaluation.round_worlds``); 0 is none."""
     call_seconds: float = Field(default=300, gt=0)
-    """After so long without an answer a dreaming replica or an evaluator is taken for hung and started again."""
+    """After so long without an answer a dreaming replica or one of ``evaluators`` is taken for hung and started again."""
+    job_seconds: float = Field(default=3600, gt=0)
+    """The same for an actor that records a file of episodes or plays a batch of worlds in the stage ``evaluate``."""
     gpus_per_replica: float = Field(default=0, ge=0)
     """Of those that encode, dream or evaluate, and of ``evaluators``; 0.5 lets two share a GPU."""
     dashboard: bool = True
@@ -185,9 +187,13 @@ class ClusterSection(Config):
 
     @model_validator(mode="after")
     def _fewest_of_all(self) -> "ClusterSection":
-        for few, all_ in (("fewest_replicas", "replicas"), ("fewest_workers", "workers")):
-            if (getattr(self, few) or 0) > getattr(self, all_):
-                raise ValueError(f"{few} = {getattr(self, few)} is more than {all_} = {getattr(self, all_)}")
+        if (self.fewest_workers or 0) > self.workers:
+            raise ValueError(f"fewest_workers = {self.fewest_workers} is more than workers = {self.workers}")
+        if (self.fewest_replicas or 0) > self.dreaming_replicas:
+            raise ValueError(f"fewest_replicas = {self.fewest_replicas} is more than replicas + cpu_replicas = {self.dreaming_replicas}")
+        if self.learners > self.least_replicas:
+            key = "replicas" if self.fewest_replicas is None else "fewest_replicas"
+            raise ValueError(f"learners = {self.learners}, each of which needs a replica of its own, but {key} = {self.least_replicas}")
         return self
 
     @model_validator(mode="after")

@@ -52,6 +52,8 @@ def test_shipped_recipes_are_valid_and_named_after_their_file(path):
         ("evaluation.round_worlds=1", ("evaluation.round_worlds = 1", "2")),
         ("cluster.evaluators=-1", ("cluster.evaluators = -1",)),
         ("dynamics.fit.optimizer.betas=[0.9, 1.5]", ("dynamics.fit.optimizer.betas",)),
+        ("cluster.learners=3", ("cluster", "learners = 3", "a replica of its own", "replicas = 2")),
+        ("cluster.fewest_replicas=3", ("fewest_replicas = 3", "replicas + cpu_replicas = 2")),
         ("cluster.dreaming.graph=true", ("cluster", "dreaming.graph = true", "gpus_per_replica")),
         ("cluster.cpu_replicas=2", ("cluster", "cpu_replicas = 2", "gpus_per_replica = 0", "raise replicas")),
         ("cluster.weight_transport=nccl", ("cluster", "weight_transport = nccl", "gpus_per_learner = 0", "gpus_per_replica = 0")),

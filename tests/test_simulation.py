@@ -49,3 +49,15 @@ def test_taking_in_many_small_calls_is_named():
 def test_fetching_heads_costs_the_replicas():
     slow, fast = (_simulate(1, fetch=fetch) for fetch in (1.0, 0.0))
     assert slow.updates_per_second == pytest.approx(fast.updates_per_second * 4 / 5, rel=0.05)
+
+
+def test_short_calls_that_run_out_while_the_learner_updates_are_named():
+    found = _simulate(4, dream=0.1, update=1.0, calls=30)
+    assert found.replica_idle > 0.2
+    assert found.bottleneck.startswith("calls at hand")
+
+
+def test_uneven_calls_are_as_old_as_when_they_began():
+    found = _simulate(200, update=1.0, calls=64, spread=0.3)
+    assert found.updates_per_second == pytest.approx(1.0, rel=0.05), "nothing was dropped as too old and dreamed again"
+    assert found.learner_idle < 0.05

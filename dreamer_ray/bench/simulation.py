@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pydantic import Field
 
 from dreamer_ray.config import Config
-from dreamer_ray.imagination.schedule import Schedule, Seat
+from dreamer_ray.imagination.schedule import IN_FLIGHT, Schedule, Seat
 
 
 class Service(Config):
@@ -47,6 +47,8 @@ class Throughput:
     """Share in which it submitted calls and took in trajectories."""
     replica_idle: float
     """Share of the replicas' time without a call."""
+    calls_an_update: float
+    """That a replica could do while the learner updates; it has ``IN_FLIGHT`` at hand then."""
 
     @property
     def bottleneck(self) -> str:
@@ -55,6 +57,8 @@ class Throughput:
             if self.learner_handling > 0.5:
                 return "taking in trajectories: larger imagination.dreams_per_call"
             return "the learner's update: more cluster.learners, or a GPU for it"
+        if self.replica_idle > 0.2 and self.calls_an_update > IN_FLIGHT:
+            return "calls at hand while the learner updates: larger imagination.dreams_per_call"
         if self.replica_idle > 0.2:
             return "calls: larger imagination.contexts.batch_size or max_lag, or smaller dreams_per_call"
         return "dreams: more cluster.replicas"
@@ -89,7 +93,8 @@ class _Run:
         self.replicas = [_Replica(ready=True) for _ in range(replicas)]
         self.now = 0.0
         self.published = [(0.0, 0)]
-        self.ends: list[tuple[float, int, _Replica]] = []
+        self.ends: list[tuple[float, int, float, _Replica]] = []
+        """When each call that is under way ends, its number, when it begins, and where."""
         self.reset()
 
     def reset(self) -> None:
@@ -100,12 +105,12 @@ class _Run:
     def update(self, update: int) -> None:
         while not self.schedule.complete(update):
             self._submit(update)
-            end, call, replica = heapq.heappop(self.ends)
+            end, call, begun, replica = heapq.heappop(self.ends)
             self.idle += max(0.0, end - self.now)
             self.now = max(self.now, end)
             self._handle(self.service.take)
             replica.calls -= 1
-            self.schedule.finished[call] = _Result(self._newest_before(end - self.service.dream))
+            self.schedule.finished[call] = _Result(self._newest_before(begun))
         self._submit(update)
         self.lags.append(update - min(result.version for result in self.schedule.use(update)))
         self.now += self.service.update + self.service.publish
@@ -121,6 +126,7 @@ class _Run:
             learner_idle=self.idle / elapsed,
             learner_handling=self.handling / elapsed,
             replica_idle=max(0.0, 1 - worked / elapsed),
+            calls_an_update=self.service.update / self.service.dream,
         )
 
     def _submit(self, version: int) -> None:
@@ -130,9 +136,10 @@ class _Run:
             seconds = max(0.1, self.draw.gauss(1.0, self.service.spread)) * self.service.dream
             if replica.version != version:
                 seconds, replica.version = seconds + self.service.fetch, version
-            replica.free_at = max(self.now, replica.free_at) + seconds
+            begun = max(self.now, replica.free_at)
+            replica.free_at = begun + seconds
             replica.worked += seconds
-            heapq.heappush(self.ends, (replica.free_at, call, replica))
+            heapq.heappush(self.ends, (replica.free_at, call, begun, replica))
 
     def _handle(self, seconds: float) -> None:
         self.now += seconds

@@ -13,7 +13,6 @@ for all, and where a transfer fails it kills sender and receiver for good, and a
 
 import logging
 import os
-import socket
 import threading
 import time
 import uuid
@@ -31,6 +30,7 @@ from torch import Tensor
 from torch.distributed import PrefixStore, TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 from dreamer_ray.distributed import Actor
+from dreamer_ray.distributed.group import host, listen
 from dreamer_ray.distributed.weights import ObjectStoreTransport, Source, Weights, WeightTransport
 from dreamer_ray.errors import RunError
 
@@ -99,12 +99,10 @@ class WeightSource:
 
     def listen(self, backend: str) -> Source:
         """Begins to take calls; returns where."""
-        host, listening = ray.util.get_node_ip_address(), socket.socket()
-        listening.bind((host, 0))
-        listening.listen()
-        self._backend, self._links, self._lock, port = backend, dict[str, Link](), threading.Lock(), listening.getsockname()[1]
-        self._meetings = TCPStore(host, port, is_master=True, wait_for_workers=False, master_listen_fd=listening.detach())
-        return Source(ray.get_runtime_context().current_actor, (host, port))
+        self._backend, self._links, self._lock = backend, dict[str, Link](), threading.Lock()
+        address = (listening := listen()).getsockname()
+        self._meetings = host(listening)
+        return Source(ray.get_runtime_context().current_actor, address)
 
     def keep(self, session: str, version: int, weights: Weights) -> None:
         """These are the newest weights now."""

@@ -56,7 +56,9 @@ def play_all(recipe: Recipe, run: Path, progress: Progress) -> dict[str, list[Ep
         Evaluator.options(name=f"evaluator-{i}", num_gpus=gpus).remote(recipe.model_dump_json(), str(run))
         for i in range(recipe.cluster.replicas)
     ]
-    for (variant, seeds), episodes in spread(actors, jobs, lambda actor, job: actor.play.remote(*job)):
+    for (variant, seeds), episodes in spread(
+        actors, jobs, lambda actor, job: actor.play.remote(*job), job_seconds=recipe.cluster.job_seconds
+    ):
         assert isinstance(episodes, list)
         write_json(_file(run, variant, seeds), {"episodes": [asdict(episode) for episode in episodes]})
         results[variant] += episodes

@@ -20,8 +20,8 @@ from dreamer_ray.distributed import LOST, Actor
 from dreamer_ray.distributed.board import raise_failure, watched
 from dreamer_ray.distributed.cluster import here, require
 from dreamer_ray.distributed.learner import Learner
-from dreamer_ray.distributed.losses import Losses, newest_step
 from dreamer_ray.distributed.replicas import device_of, start_replica
+from dreamer_ray.distributed.restarts import Restarts, newest_step
 from dreamer_ray.distributed.rounds import rounds_played, start_evaluator
 from dreamer_ray.distributed.telemetry import exporter
 from dreamer_ray.distributed.weights import STORE, WeightStore
@@ -118,11 +118,11 @@ def _places(recipe: Recipe) -> PlacementGroup:
 
 def _supervise(recipe: Recipe, run: Path, pool: ElasticPool, store: Actor, board: Actor, places: PlacementGroup) -> dict[str, Any]:
     text, ranks, checkpoints = recipe.model_dump_json(), range(recipe.cluster.learners), run / "imagination" / "checkpoints"
-    losses = Losses(newest_step(checkpoints))
-    while not losses.too_many:
+    restarts = Restarts(newest_step(checkpoints))
+    while not restarts.too_many:
         learners: list[Actor] = [
             Learner.options(
-                name=f"learner-{rank}-{losses.all}",
+                name=f"learner-{rank}-{restarts.all}",
                 num_gpus=recipe.cluster.gpus_per_learner,
                 scheduling_strategy=PlacementGroupSchedulingStrategy(places, rank),
             ).remote(text, str(run), rank)
@@ -133,15 +133,15 @@ def _supervise(recipe: Recipe, run: Path, pool: ElasticPool, store: Actor, board
             found = _attend(
                 [learner.run.remote(session, pool.replicas, store, board, address) for learner in learners], recipe, pool, board
             )
-            return {name: sum(part.get(name, 0) for part in found) for name in found[0]} | {"learner_restarts": losses.all}
+            return {name: sum(part.get(name, 0) for part in found) for name in found[0]} | {"learner_restarts": restarts.all}
         except (_LearnerLostError, *LOST):
             exporter(recipe.name, "imagination").add("restarts", part="learner")
-            losses.count(newest_step(checkpoints))
+            restarts.count(newest_step(checkpoints))
         finally:
             for learner in learners:
                 ray.kill(learner)
     raise RunError(
-        f"imagination: the learner was lost {losses.in_vain} times without a new checkpoint; run again to resume from the last one"
+        f"imagination: the learner was lost {restarts.in_vain} times without a new checkpoint; run again to resume from the last one"
     )
 
 

@@ -38,7 +38,7 @@ def record(recipe: Recipe, run: Path, progress: Progress) -> dict[str, Any]:
     progress.update(*_so_far(files))
     text = config.model_dump_json()
     recorders: list[Actor] = [Recorder.options(name=f"recorder-{i}").remote(text, str(folder)) for i in range(recipe.cluster.replicas)]
-    for (split, _, _), file in spread(recorders, jobs, lambda actor, job: actor.write.remote(*job)):
+    for (split, _, _), file in spread(recorders, jobs, lambda actor, job: actor.write.remote(*job), job_seconds=recipe.cluster.job_seconds):
         assert isinstance(file, ShardFile)
         files[split].append(file)
         progress.update(*_so_far(files))

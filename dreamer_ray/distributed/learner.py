@@ -14,19 +14,19 @@ from typing import Any
 
 import ray
 import torch
-import torch.distributed as dist
 from ray.exceptions import RayActorError, RayError
-from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 from dreamer_ray.distributed import ZERO_COPY_TENSORS, Actor
 from dreamer_ray.distributed.batches import stream
 from dreamer_ray.distributed.board import note_failure
 from dreamer_ray.distributed.direct_transport import WEIGHT_THREADS, WeightSource, weight_transport
+from dreamer_ray.distributed.group import join_group, listen
 from dreamer_ray.distributed.replica_pool import OUTAGE_LIMIT, ReplicaPool
 from dreamer_ray.distributed.telemetry import exporter
 from dreamer_ray.distributed.weights import ObjectStoreTransport, Weights
 from dreamer_ray.errors import DreamerError
 from dreamer_ray.imagination.schedule import Schedule
+from dreamer_ray.numerics import reduce_sum
 from dreamer_ray.phases.imagination_training import ImaginationTraining, Rehearsal, WholeImaginationTraining
 from dreamer_ray.recipe import Recipe
 from dreamer_ray.stages import REHEARSAL, imagination
@@ -49,35 +49,27 @@ class Learner(WeightSource):
         self.recipe, self.run_folder, self.rank = Recipe.model_validate_json(recipe), Path(run), rank
         self.whole = self.recipe.imagination.finetune == "all"
         torch.set_num_threads(self.recipe.cluster.threads if self.whole else 1)
+        self.listening: socket.socket | None = None
         self.device = torch.device("cuda" if self.recipe.cluster.gpus_per_learner else "cpu")
 
     def address(self) -> tuple[str, int]:
         """Where the others meet this one; it listens there from now on, and on no other interface."""
-        self.listening = socket.socket()
-        self.listening.bind((ray.util.get_node_ip_address(), 0))
-        self.listening.listen()
+        self.listening = listen()
         return self.listening.getsockname()
 
     def run(self, session: str, replicas: list[Actor], store: Actor, board: Actor, address: tuple[str, int] | None) -> dict[str, int]:
         """Fits to the end and returns counts of calls. Errors of ours go to the board; ``session`` names the life of the group."""
-        ranks = self.recipe.cluster.learners
         try:
-            if address is not None:
-                self._join(address, ranks)
+            if address is not None:  # others may have to wait for this one's dreams for as long as it waits itself
+                wait = timedelta(seconds=GROUP_SECONDS + self._outage_seconds())
+                ranks = self.recipe.cluster.learners
+                join_group(address, self.listening, rank=self.rank, ranks=ranks, device=self.device, wait=wait)
             return self._fit(session, replicas, store, board)
         except (DreamerError, RayError, OSError) as error:
             if isinstance(error, RayActorError):
                 raise
             note_failure(board, error)
             return {}
-
-    def _join(self, address: tuple[str, int], ranks: int) -> None:
-        """Makes the process group. Others may have to wait for this one's dreams for as long as it waits itself."""
-        wait = timedelta(seconds=GROUP_SECONDS + self._outage_seconds())
-        first = {"is_master": True, "master_listen_fd": self.listening.detach()} if self.rank == 0 else {"is_master": False}
-        store = TCPStore(*address, world_size=ranks, wait_for_workers=False, timeout=wait, **first)
-        backend = "nccl" if self.device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, store=store, rank=self.rank, world_size=ranks, timeout=wait)
 
     def _outage_seconds(self) -> float:
         cluster = self.recipe.cluster
@@ -93,6 +85,7 @@ class Learner(WeightSource):
         export = exporter(self.recipe.name, "imagination", rank=str(self.rank))
         phase, made_by = imagination(self.recipe, self.run_folder)
         published: list[tuple[str, int, Weights]] = []
+        counted: dict[str, float] = {}
 
         def publish(version: int) -> None:
             weights = _copied(phase, shelf)
@@ -100,7 +93,9 @@ class Learner(WeightSource):
             if first:
                 with export.timed("publishes", "publish_seconds"):
                     publish_again()
-            _wait_for_all()
+            counts = pool.counts()
+            totals = reduce_sum(*(torch.tensor(count, device=self.device) for count in counts.values()))  # they also wait for each other
+            counted.update(zip(counts, map(float, totals), strict=True))
 
         def publish_again() -> None:
             for newest in published:
@@ -125,7 +120,7 @@ class Learner(WeightSource):
 
         def sink(done: int, figures: dict[str, float]) -> None:
             if files is not None:
-                figures = figures | pool.figures()
+                figures = figures | counted | pool.clock.figures()
                 files(done, figures)
                 export(done, figures)
                 board.report.remote(done, {name: figures[name] for name in SHOWN} | figures)
@@ -152,11 +147,6 @@ def _rehearsals(dreams: Iterable[Trajectory], recorded: Iterable[Clip | LatentCl
 def _copied(phase: ImaginationTraining | WholeImaginationTraining, device: torch.device | str) -> Weights:
     """What ``phase`` publishes, as it is now; of sharded weights all learners take part in it."""
     return {name: whole(value).detach().to(device, copy=True) for name, value in phase.published().items()}
-
-
-def _wait_for_all() -> None:
-    if dist.is_initialized():
-        dist.barrier()
 
 
 def _roster(board: Actor) -> Callable[[], list[Actor] | None]:

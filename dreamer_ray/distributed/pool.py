@@ -1,12 +1,12 @@
 """Independent jobs over a few actors: each job is sent once, sent again where its actor was lost, and handed back as it ends.
 
 jobs --at most two an actor--> actors --results, in order of completion--> the caller
-                               an actor that was lost gets none until it answers again
+                               an actor that was lost gets none until it answers again, a silent one is ended and starts again
 """
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import ray
 from ray import ObjectRef
@@ -17,29 +17,27 @@ from dreamer_ray.errors import RunError
 J = TypeVar("J")
 IN_FLIGHT = 2
 LOSSES_PER_JOB = 3
+PATIENCE = 5.0
+"""Seconds between two looks for silent actors."""
 PAUSE = 0.5
 """Seconds between two tries to reach an actor that starts again."""
 
 
-def spread(actors: Sequence[Actor], jobs: Sequence[J], send: Callable[[Actor, J], ObjectRef]) -> Iterator[tuple[J, object]]:
-    """Yields ``(job, result)`` as they come. An exception of a job itself is raised; a job that loses its actor 3 times ends the run."""
-    waiting, losses = list(reversed(jobs)), [0] * len(jobs)
+def spread(
+    actors: Sequence[Actor], jobs: Sequence[J], send: Callable[[Actor, J], ObjectRef], *, job_seconds: float
+) -> Iterator[tuple[J, object]]:
+    """Yields ``(job, result)`` as they come. An exception of a job itself is raised; a job that loses its actor 3 times ends the run.
+
+    An actor that has started and then answers nothing for ``job_seconds`` is taken for hung.
+    """
+    waiting, losses, crew = list(reversed(jobs)), [0] * len(jobs), _Crew(actors, job_seconds)
     order = {id(job): i for i, job in enumerate(jobs)}
-    flying: dict[ObjectRef, tuple[J, Actor]] = {}
-    away: dict[ObjectRef, Actor] = {}
     try:
-        while waiting or flying:
-            for actor in actors:
-                busy = sum(carrier is actor for _, carrier in flying.values())
-                room = 0 if any(lost is actor for lost in away.values()) else IN_FLIGHT - busy
-                for _ in range(min(room, len(waiting))):
-                    job = waiting.pop()
-                    flying[send(actor, job)] = (job, actor)
-            for reference in ray.wait([*flying, *away], timeout=5.0)[0]:
-                if reference in away:
-                    _welcome(away, reference)
-                    continue
-                job, actor = flying.pop(reference)
+        while waiting or crew.flying:
+            for actor in crew.free()[: len(waiting)]:
+                job = waiting.pop()
+                crew.flying[send(actor, job)] = (job, actor)
+            for reference, job, actor in crew.answers():
                 try:
                     yield job, ray.get(reference)
                 except LOST as error:
@@ -47,18 +45,56 @@ def spread(actors: Sequence[Actor], jobs: Sequence[J], send: Callable[[Actor, J]
                     if losses[order[id(job)]] >= LOSSES_PER_JOB:
                         raise RunError(f"{job}: its worker died {LOSSES_PER_JOB} times ({error}); see the Ray dashboard") from error
                     waiting.append(job)
-                    if not any(lost is actor for lost in away.values()):
-                        away[actor.__ray_ready__.remote()] = actor
+                    crew.lost(actor)
     finally:
         for actor in actors:
             ray.kill(actor)
 
 
-def _welcome(away: dict[ObjectRef, Actor], reference: ObjectRef) -> None:
-    """Takes an actor that answers out of those that are away; asks again after a moment where it does not."""
-    actor = away.pop(reference)
-    try:
-        ray.get(reference)
-    except LOST:
-        time.sleep(PAUSE)
-        away[actor.__ray_ready__.remote()] = actor
+class _Crew:
+    """Who is there, who has which job and who has not been heard of for too long."""
+
+    def __init__(self, actors: Sequence[Actor], job_seconds: float):
+        self.actors, self.job_seconds = actors, job_seconds
+        self.flying: dict[ObjectRef, tuple[Any, Actor]] = {}
+        self.away: dict[ObjectRef, Actor] = {}
+        self.heard: dict[Actor, float] = {}
+        for actor in actors:
+            self.lost(actor)
+
+    def free(self) -> list[Actor]:
+        """Those that can take a job, each as often as it can take one."""
+        room = []
+        for actor in (actor for actor in self.actors if actor not in self.away.values()):
+            busy = sum(carrier == actor for _, carrier in self.flying.values())
+            if not busy:
+                self.heard[actor] = time.monotonic()
+            room += [actor] * (IN_FLIGHT - busy)
+        return room
+
+    def answers(self) -> Iterator[tuple[ObjectRef, Any, Actor]]:
+        """Waits a moment; gives the answers that came, with their jobs and actors, and ends silent actors."""
+        for reference in ray.wait([*self.flying, *self.away], timeout=PATIENCE)[0]:
+            if reference in self.away:
+                self._welcome(reference)
+            else:
+                job, actor = self.flying.pop(reference)
+                self.heard[actor] = time.monotonic()
+                yield reference, job, actor
+        for actor in {actor for _, actor in self.flying.values() if time.monotonic() - self.heard[actor] > self.job_seconds}:
+            if not ray.wait([reference for reference, (_, carrier) in self.flying.items() if carrier == actor], timeout=0)[0]:
+                ray.kill(actor, no_restart=False)
+                self.heard[actor] = time.monotonic()
+
+    def lost(self, actor: Actor) -> None:
+        """``actor`` gets nothing until it answers."""
+        if actor not in self.away.values():
+            self.away[actor.__ray_ready__.remote()] = actor
+
+    def _welcome(self, reference: ObjectRef) -> None:
+        actor = self.away.pop(reference)
+        try:
+            ray.get(reference)
+        except LOST:
+            time.sleep(PAUSE)
+            self.lost(actor)

@@ -42,9 +42,17 @@ class ReplicaSeat(Seat):
     """A replica in the pool."""
 
     actor: Actor = None
+    started: bool = False
+    """Its process runs; before that it may wait for a node for as long as it likes."""
     greeting: ObjectRef | None = None
-    """Asks whether it has started."""
+    """Asks whether it has started, then whether it has loaded what it needs."""
     greet_at: float = 0.0
+    answer_by: float = math.inf
+
+    def lose(self) -> None:
+        """Its process is gone."""
+        super().lose()
+        self.started = False
 
 
 @dataclass(frozen=True)
@@ -62,7 +70,7 @@ class ReplicaPool:
     schedule: Schedule[Trajectory]
     session: str
     call_seconds: float = 300.0
-    """After so long a silent replica is taken for hung."""
+    """After so long a replica that is silent, in a call or while it loads, is taken for hung."""
     outage_seconds: float | None = None
     """After so long without any trajectory the run fails; None is ``OUTAGE_LIMIT``."""
     publish_again: Callable[[], None] | None = None
@@ -96,15 +104,14 @@ class ReplicaPool:
             self.clock.waited(time.monotonic() - asked, lag=update - batch.version)
             yield batch
 
-    def figures(self) -> dict[str, float]:
-        """How the pool did since the last call of this."""
-        counts = {
+    def counts(self) -> dict[str, int]:
+        """Calls lost and dropped so far, calls under way, replicas that are ready; of several learners' pools these add up."""
+        return {
             "lost_calls": self.schedule.lost,
             "dropped_calls": self.schedule.dropped,
             "calls_in_flight": len(self.flying),
             "replicas": sum(seat.ready for seat in self.seats),
         }
-        return {name: float(value) for name, value in counts.items()} | self.clock.figures()
 
     def _submit(self, version: int) -> None:
         while (given := self.schedule.take(version, self.seats)) is not None:
@@ -134,6 +141,10 @@ class ReplicaPool:
                 ray.kill(flight.seat.actor, no_restart=False)
                 del self.flying[reference]
                 self._lost(flight)
+        for seat in self.seats:
+            if seat.greeting is not None and now > seat.answer_by:
+                ray.kill(seat.actor, no_restart=False)
+                self._silent(seat)
         return len(self.schedule.finished) > before
 
     def _landed(self, reference: ObjectRef, flight: _Flight) -> None:
@@ -171,21 +182,27 @@ class ReplicaPool:
                 self._seat(replicas)
         for seat in self.seats:
             if not seat.ready and seat.greeting is None and now >= seat.greet_at:
-                seat.greeting = seat.actor.ready.remote()
+                seat.greeting = seat.actor.ready.remote() if seat.started else seat.actor.__ray_ready__.remote()
+                seat.answer_by = now + self.call_seconds if seat.started else math.inf
 
     def _greeted(self, seat: ReplicaSeat, reference: ObjectRef) -> None:
-        seat.greeting = None
         try:
             ray.get(reference)
-        except (*LOST, MissingWeightsError):
-            seat.greet_at = time.monotonic() + PAUSE
+        except LOST:
+            self._silent(seat)
+        except MissingWeightsError:
+            seat.greeting, seat.greet_at = None, time.monotonic() + PAUSE
         else:
-            seat.ready = True
+            seat.greeting, seat.ready, seat.started = None, seat.started, True
+
+    def _silent(self, seat: ReplicaSeat) -> None:
+        """One that has not got ready is gone; it is asked again after a moment."""
+        seat.lose()
+        seat.greeting, seat.greet_at = None, time.monotonic() + PAUSE
 
     def _seat(self, replicas: Sequence[Actor]) -> None:
         (rank, ranks), seated = self.schedule.share, {seat.actor: seat for seat in self.seats}
-        mine = replicas[rank % max(1, len(replicas)) :: ranks]
-        self.seats = [seated.get(actor) or ReplicaSeat(actor=actor) for actor in mine]
+        self.seats = [seated.get(actor) or ReplicaSeat(actor=actor) for actor in replicas[rank::ranks]]
 
 
 class PoolClock:

@@ -4,6 +4,7 @@ TorchTrainer --starts--> worker ranks: Ray Data stream -> fit -> (rank 0) checkp
                                        each rank counts its frames for Prometheus
 """
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,16 @@ import ray.train
 import torch
 from ray.exceptions import RayActorError, RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer, get_device
+from ray.train.backend import Backend
+from ray.train.collective import broadcast_from_rank_zero
+from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from dreamer_ray.distributed import Actor
 from dreamer_ray.distributed.batches import stream
 from dreamer_ray.distributed.board import note_failure, raise_failure, watched
 from dreamer_ray.distributed.cluster import require
-from dreamer_ray.distributed.losses import newest_step
+from dreamer_ray.distributed.group import join_group, listen
+from dreamer_ray.distributed.restarts import newest_step
 from dreamer_ray.distributed.telemetry import GroupRestarts, export_peak, exporter
 from dreamer_ray.errors import DreamerError, RunError
 from dreamer_ray.estimate import operations_per_frame
@@ -30,6 +34,8 @@ from dreamer_ray.training.metrics import FileSink
 
 SECONDS_BETWEEN_RESIZES = 60.0
 """Between two looks whether the cluster has room for more workers, for which all start anew."""
+GROUP_WAIT = timedelta(minutes=30)
+"""How long workers wait for one of them that does not answer; one that is gone they notice at once."""
 WORKER_RESTARTS = 3
 """Of one trainer, which is replaced where there is a new checkpoint by then."""
 
@@ -68,6 +74,7 @@ def _trainer(stage: str, recipe: Recipe, run: Path, board: Actor) -> TorchTraine
     return TorchTrainer(
         _worker,
         train_loop_config={"stage": stage, "recipe": recipe.model_dump_json(), "run": str(run), "board": board},
+        torch_config=_OwnGroup(),
         scaling_config=ScalingConfig(
             num_workers=cluster.workers if fewest == cluster.workers else (fewest, cluster.workers),
             use_gpu=cluster.gpus_per_worker > 0,
@@ -83,6 +90,26 @@ def _trainer(stage: str, recipe: Recipe, run: Path, board: Actor) -> TorchTraine
     )
 
 
+class _SharedDevices(Backend):
+    share_cuda_visible_devices = True  # as Ray's own for torch; without its process group
+
+
+class _OwnGroup(TorchConfig):
+    """Workers make their process group themselves: the one that Ray Train makes listens on every interface of a machine."""
+
+    @property
+    def backend_cls(self) -> type[Backend]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """What Ray Train calls when workers start and end."""
+        return _SharedDevices
+
+
+def _join(rank: int, world: int) -> None:
+    listening = listen() if rank == 0 else None
+    address = broadcast_from_rank_zero(None if listening is None else listening.getsockname())
+    assert address is not None
+    join_group(address, listening, rank=rank, ranks=world, device=get_device(), wait=GROUP_WAIT)
+
+
 def _worker(config: dict[str, Any]) -> None:
     board = config["board"]
     if ray.get(board.failed.remote()) is not None:
@@ -91,6 +118,8 @@ def _worker(config: dict[str, Any]) -> None:
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(recipe.cluster.threads)
+    if world > 1:
+        _join(rank, world)
     try:
         job, export = supervised(stage, recipe, run), exporter(recipe.name, stage, rank=str(rank))
         export_peak(export, get_device(), recipe.cluster.tuning)

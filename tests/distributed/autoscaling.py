@@ -118,7 +118,7 @@ def main() -> None:
                 shrunk = True
             if (shrunk and counts[-1] == 1) or time.monotonic() - begun > 150:
                 break
-        json.dump({"seen": seen, "nodes": counts, "replicas": pool.figures()["replicas"]}, sys.stdout)
+        json.dump({"seen": seen, "nodes": counts, "replicas": pool.counts()["replicas"]}, sys.stdout)
         sys.stdout.flush()
         ray.shutdown()
 

@@ -44,12 +44,12 @@ def main() -> None:
             if update == 4:
                 cluster.remove_node(two, allow_graceful=False)
             if update == 9:
-                replicas["without the node"] = pool.figures()["replicas"]
+                replicas["without the node"] = pool.counts()["replicas"]
                 cluster.add_node(num_cpus=2, resources={REPLICA_RESOURCE: 3}, **small)
         given_up = time.monotonic() + 60
         while sum(seat.ready for seat in pool.seats) < 4 and time.monotonic() < given_up:
             pool._collect()
-        replicas["with another"] = pool.figures()["replicas"]
+        replicas["with another"] = pool.counts()["replicas"]
     finally:
         ray.shutdown()
         cluster.shutdown()

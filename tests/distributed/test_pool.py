@@ -24,8 +24,8 @@ class Squarer:
         return number * number
 
 
-def squares(jobs):
-    return dict(spread([Squarer.remote() for _ in range(2)], jobs, lambda actor, job: actor.square.remote(job)))
+def squares(jobs, kind=Squarer, actors=2, job_seconds=300.0):
+    return dict(spread([kind.remote() for _ in range(actors)], jobs, lambda actor, job: actor.square.remote(job), job_seconds=job_seconds))
 
 
 def test_each_job_once(local_ray):
@@ -49,9 +49,27 @@ class SlowSquarer(Squarer.__ray_actor_class__):
 
 def test_an_actor_that_starts_again_slowly_costs_no_job_its_tries(local_ray, tmp_path):
     jobs = [(number, str(tmp_path / "died") if number == 1 else "") for number in range(4)]
-    found = dict(spread([SlowSquarer.remote()], jobs, lambda actor, job: actor.square.remote(job)))
+    found = squares(jobs, SlowSquarer, actors=1, job_seconds=4.0)  # the time in which it starts is not counted
     assert found == {job: job[0] * job[0] for job in jobs}
     assert (tmp_path / "died").exists()
+
+
+@ray.remote(num_cpus=0.5, max_restarts=-1)
+class HangingSquarer(Squarer.__ray_actor_class__):
+    """Hangs once where others die."""
+
+    def square(self, job: tuple[int, str]) -> int:
+        number, deadly = job
+        if deadly and not os.path.exists(deadly):  # noqa: PTH110
+            open(deadly, "w").close()  # noqa: PTH123
+            time.sleep(1e6)
+        return number * number
+
+
+def test_a_job_whose_actor_hangs_is_done_again(local_ray, tmp_path):
+    jobs = [(number, str(tmp_path / "hung") if number == 4 else "") for number in range(9)]
+    assert squares(jobs, HangingSquarer, job_seconds=3.0) == {job: job[0] * job[0] for job in jobs}
+    assert (tmp_path / "hung").exists()
 
 
 def test_a_job_that_kills_every_actor_ends_the_run(local_ray):

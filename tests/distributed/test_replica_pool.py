@@ -98,6 +98,21 @@ def test_a_hung_replica_is_replaced_after_its_deadline(local_ray):
     assert time.monotonic() - begun < 120
 
 
+@ray.remote(num_cpus=0.5, max_restarts=-1)
+class HangingLoader(CountingReplica.__ray_actor_class__):
+    """Hangs while it loads, but for its second life."""
+
+    def ready(self) -> None:
+        if not ray.get_runtime_context().was_current_actor_reconstructed:
+            time.sleep(1e6)
+
+
+def test_a_replica_that_hangs_while_it_loads_is_replaced_after_its_deadline(local_ray):
+    pool = ReplicaPool([HangingLoader.remote(0.01)], Schedule(CALLS, 2), "s", call_seconds=3.0)
+    assert_each_call_once(consume(pool))
+    assert pool.schedule.lost == 0, "it had no calls yet"
+
+
 def test_who_has_answered_is_not_taken_for_hung_by_a_learner_that_was_busy(local_ray):
     replicas = [CountingReplica.remote(0.01) for _ in range(2)]
     ray.get([replica.ready.remote() for replica in replicas])
@@ -159,7 +174,7 @@ def test_a_replica_that_never_starts_is_waited_for_by_nobody(local_ray):
     pending = CountingReplica.options(resources={"nowhere": 1}).remote(0.0)
     pool = ReplicaPool([pending, CountingReplica.remote(0.01)], Schedule(CALLS, 1), "s")
     assert_each_call_once(consume(pool))
-    assert (pool.schedule.lost, pool.figures()["replicas"]) == (0, 1.0)
+    assert (pool.schedule.lost, pool.counts()["replicas"]) == (0, 1.0)
     ray.kill(pending)
 
 

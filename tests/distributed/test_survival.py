@@ -56,10 +56,13 @@ def test_imagination_of_all_weights_ends_as_undisturbed_whatever_it_loses(begin_
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_imagination_loses_one_of_two_learners_and_the_store(begin_stage):
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    "arguments", [(), ("cluster.weight_transport=gloo",), ("imagination.finetune=all", "cluster.tuning.sharded=true")], ids=" ".join
+)
+def test_imagination_loses_one_of_two_learners_and_the_store(begin_stage, arguments):
     """The store three times: a learner whose replicas find it empty must not wait for the other, which may wait for it."""
-    two = (*LONGER, "cluster.learners=2", "cluster.cpus=6")
+    two = (*LONGER, "cluster.learners=2", "cluster.cpus=6", *arguments)
     wanted, _ = begin_stage("imagination", *two).result()
     disturbed = begin_stage("imagination", *two)
     for step, victim in ((5, "Learner"), (15, "WeightStore"), (20, "WeightStore"), (25, "WeightStore")):

@@ -8,12 +8,12 @@ from pathlib import Path
 from dreamer_ray.training.checkpoint import latest_checkpoint
 
 MOST_IN_VAIN = 10
-"""Losses without a new checkpoint that a stage stands."""
+"""Restarts without a new checkpoint between them that a stage stands."""
 
 
 @dataclass
-class Losses:
-    """Counts the losses of a stage, whose newest checkpoint is of ``step``."""
+class Restarts:
+    """Counts how often a stage, whose newest checkpoint is of ``step``, had to start its processes again."""
 
     step: int
     all: int = 0
