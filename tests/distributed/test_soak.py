@@ -84,7 +84,7 @@ def disturb(run, seed: int) -> tuple[Counter, list[int], list[int]]:
 @pytest.mark.slow
 @pytest.mark.timeout(6 * SECONDS + 600)
 def test_a_soak(begin_stage):
-    calibration = begin_stage("imagination", *settings(CALIBRATION))
+    calibration = begin_stage("imagination", *settings(CALIBRATION), limit=SECONDS / 2 + 240)
     calibration.end()
     lines = (calibration.folder / "imagination" / "metrics.jsonl").read_text().splitlines()
     updates = round(SHARE * SECONDS * median(json.loads(line)["steps_per_second"] for line in lines))
