@@ -34,7 +34,12 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         help="values of the source as in a recipe, such as camera=observation.images.top or fps=20",
     )
     parser.add_argument("--kind", choices=KINDS, help="what PATH is (default: by what lies there)")
-    parser.add_argument("--recordings", metavar="N", type=_count, default=20, help="read so many, spread evenly (default: 20)")
+    parser.add_argument(
+        "--recordings",
+        metavar="N",
+        type=_number,
+        help="read so many, spread evenly (default: 20; 2 of those that must be fetched from elsewhere)",
+    )
     parser.add_argument("--decode", action="store_true", help="decode all of their pictures, not only the first of each: finds damage")
     parser.add_argument("--json", action="store_true", help="for machines")
     parser.add_argument("--sheet", metavar="FILE.png", type=Path, help="write pictures of several recordings")

@@ -39,14 +39,17 @@ def _recordings(report: Report, *, decoded: bool) -> Lines:
     whole, tried = report.whole, report.read + len(report.bad)
     word = "episodes" if report.set else "recordings"
     groups = "" if whole.groups == whole.recordings else f" in {whole.groups:,} groups that a split keeps together"
-    some = "" if tried == whole.recordings else f"; what follows is of {tried:,} of them, spread evenly (--recordings N for more)"
+    some = f"; what follows is of {tried:,} of them, spread evenly (--recordings N for more)" if tried else "; none was read"
+    some = "" if tried == whole.recordings else some
     yield word, f"{whole.recordings:,}{groups}{some}"
     if report.bad:
         yield "bad", f"{len(report.bad):,} of {tried:,}"
         yield from (("bad", f"  {bad.name}: {bad.reason}") for bad in report.bad[:SHOWN])
         if len(report.bad) > SHOWN:
             yield "bad", f"  and {len(report.bad) - SHOWN:,} more (--json names all)"
-    elif not report.set:
+        if not report.read and tried < whole.recordings:
+            yield "bad", "  so no others were tried"
+    elif report.shapes and not report.set:
         yield "bad", f"none of {tried:,}, of which {'all pictures were' if decoded else 'the first picture was'} decoded"
     if whole.hours is not None:
         about = "" if whole.hours_known else "about "
@@ -162,7 +165,8 @@ def _wrapped(words: Iterable[str]) -> Iterator[str]:
 
 
 def _tasks(report: Report) -> Lines:
-    takes = len(report.takes)
+    if not (takes := len(report.takes)):
+        return
     for name, task in sorted(report.tasks.items(), key=lambda item: -item[1].takes):
         if task.events:
             yield "tasks", f"{name}: {task.events:,} events in {task.takes:,} of {takes:,} {_unit(report)}"
@@ -185,7 +189,7 @@ def _left_out(report: Report) -> Lines:
 
 def _provenance(report: Report) -> Lines:
     for name, number in report.numbers.items():
-        span = f"{number.low:.5g}" if number.low == number.high else f"{number.low:.5g} .. {number.high:.5g}, mean {number.mean:.5g}"
+        span = f"{number.low:.10g}" if number.low == number.high else f"{number.low:.10g} .. {number.high:.10g}, mean {number.mean:.6g}"
         yield "noted", f"{name}: {span}"
     for name, counts in report.words.items():
         if any(counts) and (len(counts) < len(report.takes) or len(counts) == 1):

@@ -97,5 +97,6 @@ def _axes(source: LeRobotSource) -> EntryNames:
     if isinstance(names, dict):
         names = [name for part in names.values() for name in (part if isinstance(part, list) else [part])]
     size = source.action_space["action"].size
-    fits = isinstance(names, list) and len(names) == size and all(isinstance(name, str) for name in names)
-    return _named(names) if fits else EntryNames()
+    if not isinstance(names, list) or len(names) != size or not all(isinstance(name, str) for name in names):
+        return EntryNames()
+    return _named(names)

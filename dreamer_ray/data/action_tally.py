@@ -130,7 +130,7 @@ class _Axes:
         self.low, self.high = np.minimum(self.low, own.min(axis=0)), np.maximum(self.high, own.max(axis=0))
         places = np.clip(np.floor((rows + 1) / 2 * BINS), 0, BINS - 1).astype(np.int64)
         np.add.at(self.bins, (np.broadcast_to(np.arange(rows.shape[1]), places.shape), places), 1)
-        return (np.abs(own) <= ZERO * np.abs(scaling.half_range)).all(axis=1)
+        return np.all(np.abs(own) <= ZERO * np.abs(scaling.half_range), axis=1)
 
     def figures(self) -> list[AxisFigures]:
         means = (self.total / self.count).tolist()

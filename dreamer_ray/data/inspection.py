@@ -23,6 +23,8 @@ from dreamer_ray.data.vpt import VptSource
 from dreamer_ray.errors import UserError
 from dreamer_ray.progress import Progress
 
+HERE, ELSEWHERE = 20, 2
+"""How many recordings are read where nothing else is said: those that lie elsewhere are fetched whole."""
 PATIENCE = 5
 """So many bad recordings at the start of a source that lies elsewhere, and no others are tried: nothing can be reached there."""
 SECONDS_AN_HOUR = 3600
@@ -128,10 +130,10 @@ def spread(recordings: Sequence[Recording], count: int) -> list[Recording]:
     return [recordings[i * len(recordings) // count] for i in range(count)]
 
 
-def report(found: Found, *, recordings: int, decode: bool) -> Report:
+def report(found: Found, *, recordings: int | None = None, decode: bool = False) -> Report:
     """Reads up to ``recordings`` of what was found, of their pictures the first, or with ``decode`` all. Raises ``UserError``."""
     index = recordings_of(found)
-    chosen = spread(index, recordings)
+    chosen = spread(index, recordings if recordings is not None else ELSEWHERE if scheme(index[0].files[0]) else HERE)
     fps = found.source.fps if chosen else 0.0
     seen, bad = _Seen(ActionTally(found.source.action_space, action_names(found.source)), found.source.tasks), []
     shared = Counter(file for recording in index for file in recording.files)

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 from dreamer_ray.config import Config
 from dreamer_ray.config_file import parse_config
@@ -198,5 +198,5 @@ def _opened(config: Config) -> Source:
         case MinariConfig():
             return MinariSource(config)
         case VideosConfig():
-            return VideosSource(config)
+            return cast("Source", VideosSource(config))  # whose rate is found once, which a protocol cannot say
     raise TypeError(type(config).__name__)

@@ -116,7 +116,8 @@ class _Moments:
         row = number - take.first
         known = {name: np.asarray(values[row]) for name, values in take.actions.items()} if take.labelled[row] else None
         recent = take.events[max(0, row - int(EVENT_SECONDS * min(self.fps, 1e4))) : row + 1].sum(axis=0, dtype=np.int64)
-        events = [f"{self.tasks[task]} x{recent[task]}" if recent[task] > 1 else self.tasks[task] for task in np.flatnonzero(recent)]
+        counts = zip(self.tasks, recent.tolist(), strict=True)
+        events = [f"{task} x{count}" if count > 1 else task for task, count in counts if count]
         return Moment(title + ", terminal" * bool(take.continues[row] == 0), known, events)
 
 
