@@ -100,6 +100,8 @@ def _set(facts: SetFacts) -> Lines:
         yield "deviation", f"{facts.std[0]:.3g} .. {facts.std[1]:.3g} of a number of a latent"
     if facts.layout:
         yield "layout", ", ".join(f"{name} {_value(value)}" for name, value in facts.layout.items())
+    yield from (("from", source) for source in facts.sources)
+    yield from (("note", note) for note in facts.notes)
     if facts.parents:
         yield "made of", ", ".join(f"{name} {fingerprint}" for name, fingerprint in facts.parents.items())
 
@@ -181,10 +183,6 @@ def _left_out(report: Report) -> Lines:
         yield "dropped", f"{count:,} {reason}"
     if report.set:
         yield from (("dropped", f"{count:,} {reason} (when the set was made)") for reason, count in report.set.dropped.items())
-        bad = list(report.set.bad.items())
-        yield from (("bad sources", f"{name}: {reason}") for name, reason in bad[:SHOWN])
-        if len(bad) > SHOWN:
-            yield "bad sources", f"and {len(bad) - SHOWN:,} more (--json names all)"
 
 
 def _provenance(report: Report) -> Lines:

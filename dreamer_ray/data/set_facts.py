@@ -1,5 +1,6 @@
 """What the manifest of shards or latents says besides their episodes: how they were made, of what, and what was left out."""
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,45 +21,37 @@ class SetFacts:
     parents: dict[str, str]
     layout: dict[str, Any] | None
     """How pictures were brought to their size; None where they were made at it."""
+    sources: tuple[str, ...]
+    """Kind and place of what it was made from, where that were recordings of others."""
+    notes: tuple[str, ...]
+    """What a reader of results ought to know of it."""
     dropped: dict[str, int]
     """What was left out when it was made, by reason."""
-    bad: dict[str, str]
-    """Recordings that could not be used when it was made, with the reason."""
     std: tuple[float, float] | None
     """Of latents: the least and largest deviation of their numbers."""
 
 
 def set_facts(shards: ShardSet) -> SetFacts:
-    """The facts of ``shards``; what its manifest does not say, or says in another form, is None or empty."""
-    made_by, schema = shards.manifest.made_by, shards.schema
-    dropped = {reason: count for reason, count in _section(made_by, "dropped").items() if isinstance(count, int)}
-    bad = {name: reason for name, reason in _section(made_by, "bad").items() if isinstance(reason, str)}
+    """The facts of ``shards``; what its manifest does not say is None or empty."""
+    manifest, schema = shards.manifest, shards.schema
+    origin = manifest.model_dump(mode="json").get("origin") or {}
+    statistics = manifest.made_by.get("statistics")
     return SetFacts(
         split=shards.folder.resolve().name,
         fingerprint=shards.fingerprint,
         codec=schema.codec,
         shape=schema.frame_shape,
         files=len(shards.files),
-        parents=dict(shards.manifest.parents),
-        layout=_section(made_by, "layout") or None,
-        dropped=dropped,
-        bad=bad,
-        std=_deviations(_section(made_by, "statistics").get("std")),
+        parents=dict(manifest.parents),
+        layout=origin.get("layout"),
+        sources=tuple(f"{source['kind']} {source['place']}" for source in origin.get("sources", ())),
+        notes=tuple(origin.get("notes", ())),
+        dropped=dict(Counter(origin.get("dropped", {})).most_common()),
+        std=_deviations(statistics.get("std") if isinstance(statistics, dict) else None),
     )
 
 
-def _section(made_by: dict[str, Any], name: str) -> dict[str, Any]:
-    """The section ``name`` of ``made_by``, or of a section of it."""
-    for values in (made_by, *(part for part in made_by.values() if isinstance(part, dict))):
-        if isinstance(section := values.get(name), dict):
-            return section
-    return {}
-
-
 def _deviations(rows: Any) -> tuple[float, float] | None:
-    numbers = [value for row in rows for value in row if isinstance(value, float)] if _is_table(rows) else []
+    parts = [row for row in rows if isinstance(row, list)] if isinstance(rows, list) else []
+    numbers = [value for row in parts for value in row if isinstance(value, float)]
     return (min(numbers), max(numbers)) if numbers else None
-
-
-def _is_table(rows: Any) -> bool:
-    return isinstance(rows, list) and all(isinstance(row, list) for row in rows)

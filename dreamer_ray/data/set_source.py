@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from dreamer_ray.data.layout import PictureLayout, picture_maker
 from dreamer_ray.data.shards import ShardSet
 from dreamer_ray.data.sources import BadRecordingError, Reading, Recording, Take
 from dreamer_ray.errors import UserError
@@ -45,8 +46,8 @@ class SetSource:
         listed = [(file.name, episode.name) for file in self.shards.files for episode in file.episodes]
         return [Recording(name, name, (str(self.shards.folder / file),)) for file, name in listed]
 
-    def read(self, recording: Recording) -> Reading:
-        """One take, the whole episode."""
+    def read(self, recording: Recording, layout: PictureLayout | None = None) -> Reading:
+        """One take, the whole episode, its pictures as they were kept or in ``layout``."""
         number = self._numbers[recording.name]
         try:
             rows = self.shards.rows(number)
@@ -54,7 +55,8 @@ class SetSource:
             raise BadRecordingError(str(error)) from error
         info = dict(self.shards.episodes[number].info)
         take = Take(0, rows.actions, rows.labelled, rows.events, rows.continues, info)
-        return Reading((take,), self._pictures(number) if self.shards.schema.codec != "float16" else iter(()), Counter())
+        pictures = self._pictures(number) if self.shards.schema.codec != "float16" else iter(())
+        return Reading((take,), map(picture_maker(layout), pictures), Counter())
 
     def _pictures(self, number: int) -> Iterator[np.ndarray]:
         for first in range(0, self.shards.episodes[number].length, FRAMES_AT_ONCE):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dreamer_ray.data.foreign import plain_name, read_bytes
+from dreamer_ray.data.layout import PictureLayout
 from dreamer_ray.data.sources import BadRecordingError, Reading, Recording
 from dreamer_ray.data.vpt import VptConfig
 from dreamer_ray.data.vpt_actions import VPT_ACTIONS, read_segment
@@ -41,7 +42,7 @@ class VptLines:
         name = plain_name(self.path.stem)
         return [Recording(name, name, (str(self.path),))]
 
-    def read(self, recording: Recording) -> Reading:
+    def read(self, recording: Recording, layout: PictureLayout | None = None) -> Reading:
         """Its takes, as if there were a frame for every line."""
         lines = read_bytes(self.path).split(b"\n")
         try:
