@@ -183,6 +183,11 @@ def _left_out(report: Report) -> Lines:
         yield "dropped", f"{count:,} {reason}"
     if report.set:
         yield from (("dropped", f"{count:,} {reason} (when the set was made)") for reason, count in report.set.dropped.items())
+        yield from (("left out", f"{count:,} entries of an index: {reason}") for reason, count in report.set.left_out.items())
+        bad = list(report.set.bad.items())
+        yield from (("unusable", f"{name}: {reason}") for name, reason in bad[:SHOWN])
+        if len(bad) > SHOWN:
+            yield "unusable", f"and {len(bad) - SHOWN:,} more (--json names all)"
 
 
 def _provenance(report: Report) -> Lines:

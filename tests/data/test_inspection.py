@@ -231,6 +231,17 @@ def test_shards_are_counted_whole_from_some_episodes(tmp_path, sets):
     assert (some.whole.hours, some.whole.hours_known) == (100 / 20 / 3600, True)
 
 
+def test_the_account_of_an_ingest_is_shown_with_its_sets(tmp_path, sets):
+    sets.make(tmp_path / "train", [5])
+    account = {"bad": [{"source": 0, "recording": "b.mp4", "reason": "is empty"}], "left_out_of_index": {"listed twice": 3}, "hours": 1.0}
+    (tmp_path / "report.json").write_text(json.dumps(account))
+    facts = inspected(tmp_path / "train").set
+    assert (facts.bad, facts.left_out) == ({"b.mp4": "is empty"}, {"listed twice": 3})
+    (tmp_path / "report.json").write_text(json.dumps(account | {"bad": [7]}))
+    with pytest.raises(UserError, match=r"report.json: bad\.0"):
+        inspected(tmp_path / "train")
+
+
 def make_latents(folder: Path, sets) -> None:
     schema = latent_schema(sets.schema, 2, 3)
     pictures = sets.episode("train-000000", 9)
