@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from dreamer_ray.data.foreign import Foreign, checked, read_bytes
 from dreamer_ray.data.rows import REMEDY
 from dreamer_ray.data.shards import ShardSet
@@ -50,8 +52,8 @@ class _Bad(Foreign):
 class _Account(Foreign):
     """``report.json`` beside the folders of an ingest."""
 
-    bad: list[_Bad] = []
-    left_out_of_index: dict[str, int] = {}
+    bad: tuple[_Bad, ...] = ()
+    left_out_of_index: dict[str, int] = Field(default_factory=dict)
 
 
 def set_facts(shards: ShardSet) -> SetFacts:

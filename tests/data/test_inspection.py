@@ -3,6 +3,10 @@
 import json
 import os
 import shutil
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import av
@@ -320,10 +324,10 @@ def test_whatever_a_manifest_holds_is_reported_or_refused(tmp_path_factory, sets
     (folder / "manifest.json").write_text(json.dumps(values))
     try:
         shown = described(inspected(folder), "", decoded=False)
+        assert shown.replace("\n", "").isprintable()
     except UserError as error:
         shown = str(error)
     assert str(folder) in shown
-    assert shown.replace("\n", "").isprintable()
 
 
 @pytest.mark.parametrize("count", [1, 3, 10, 99])
@@ -357,3 +361,48 @@ def test_the_recorded_pair_of_the_samples():
     found = inspected(Path(SAMPLES) / "luanti_vpt_format", tasks=tasks)
     assert found.frames + sum(found.dropped.values()) == 900
     assert (found.tasks["dig_dirt"].events, found.tasks["dig_stone"].events) == (7, 1)
+
+
+@pytest.fixture
+def elsewhere(tmp_path) -> Iterator[tuple[Path, str]]:
+    """A folder, and the address at which its files can be fetched."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield tmp_path, f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *arguments):
+        pass
+
+
+def put_segments(folder: Path, base: str, count: int) -> Path:
+    """An index of ``count`` segments in ``folder``, of which none has files yet."""
+    (folder / "data" / "10.0").mkdir(parents=True)
+    paths = [f"data/10.0/player-{i:012x}-20220401-120000.mp4" for i in range(count)]
+    (folder / "index.json").write_text(json.dumps({"basedir": base, "relpaths": [*paths, paths[0], "readme.txt"]}))
+    return folder / "index.json"
+
+
+def test_of_what_lies_elsewhere_little_is_fetched(elsewhere):
+    folder, address = elsewhere
+    index = put_segments(folder, address, 9)
+    for i in range(9):
+        for suffix in (".mp4", ".jsonl"):
+            shutil.copy(LUANTI.with_suffix(suffix), folder / "data" / "10.0" / f"player-{i:012x}-20220401-120000{suffix}")
+    found = inspected(index)
+    assert (found.whole.recordings, found.read, found.frames) == (9, 2, 2 * 199)
+    assert found.whole.left_out == {"listed twice": 1, "not the path of a segment": 1}
+    assert (found.whole.hours, found.whole.hours_known) == (pytest.approx(9 * 199 / 20 / 3600), False)
+    assert found.whole.bytes is None
+    assert found.bytes_per_hour == inspected(HERE / "luanti").bytes_per_hour
+    assert found.codecs == {"h264, 20 frames/s": 2}
+
+
+def test_where_nothing_can_be_fetched_no_more_is_tried(elsewhere):
+    folder, address = elsewhere
+    found = inspected(put_segments(folder, address, 30), recordings=20)
+    assert (found.read, len(found.bad)) == (0, 5)
+    assert "so no others were tried" in described(found, "", decoded=False)
