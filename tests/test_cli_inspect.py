@@ -8,10 +8,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from dreamer_ray.cli import inspect
+from dreamer_ray.data.recognition import Kind
 from dreamer_ray.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -116,3 +118,7 @@ def test_ctrl_c_leaves_no_part_of_a_clip(tmp_path):
     assert process.returncode == 130, errors
     assert "stopped; nothing was changed" in errors
     assert list(tmp_path.iterdir()) == []
+
+
+def test_every_kind_can_be_forced():
+    assert get_args(Kind) == inspect.KINDS
