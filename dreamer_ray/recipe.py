@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from dreamer_ray.config import Config
 from dreamer_ray.data.batches import BatchConfig
 from dreamer_ray.data.crafter import HELDOUT_SEEDS, SEEDS_A_SET, RecordConfig
+from dreamer_ray.data.recordings import RecordingsConfig
 from dreamer_ray.imagination.tuning import DreamTuning
 from dreamer_ray.models.agent import AgentConfig
 from dreamer_ray.models.dynamics import DynamicsConfig
@@ -27,9 +28,32 @@ REPLICA_RESOURCE = "replica"
 
 
 class DataSection(Config):
-    """Where the episodes come from."""
+    """Where the episodes come from: played in Crafter by a script, or recordings of others."""
 
-    crafter: RecordConfig
+    crafter: RecordConfig | None = None
+    recordings: RecordingsConfig | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> "DataSection":
+        if (self.crafter is None) == (self.recordings is None):
+            raise ValueError("wanted one of crafter and recordings")
+        return self
+
+    @property
+    def frame_shape(self) -> tuple[int, int]:
+        """Rows and columns of a picture."""
+        if self.crafter is not None:
+            return self.crafter.size, self.crafter.size
+        assert self.recordings is not None
+        return self.recordings.layout.shape
+
+    @property
+    def longest_episode(self) -> int:
+        """Frames."""
+        if self.crafter is not None:
+            return self.crafter.length + 1
+        assert self.recordings is not None
+        return self.recordings.episode_frames
 
 
 class TokenizerSection(Config):
@@ -250,8 +274,9 @@ class Recipe(Config):
         longest = {name: max(config.length, config.long_length or 0) for name, config in clips.items()}
         longest["evaluation.dream_frames (and the context before them)"] = dynamics.transformer.context - 1 + self.evaluation.dream_frames
         for name, frames in longest.items():
-            if frames > (episode := self.data.crafter.length + 1):
-                raise ValueError(f"{name}: clips of {frames} frames, but data.crafter.length allows episodes of {episode} at most")
+            if frames > (episode := self.data.longest_episode):
+                key = "data.crafter.length" if self.data.crafter else "data.recordings.episode_frames"
+                raise ValueError(f"{name}: clips of {frames} frames, but {key} allows episodes of {episode} at most")
         return self
 
     @model_validator(mode="after")

@@ -1,0 +1,74 @@
+"""What of a recipe says how recordings become shards: sources, pictures, splits, labels, limits."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from dreamer_ray.config import Config
+from dreamer_ray.data.codecs import H264, Jpeg
+from dreamer_ray.data.layout import PictureLayout
+from dreamer_ray.data.lerobot import LeRobotConfig
+from dreamer_ray.data.minari_sets import MinariConfig
+from dreamer_ray.data.minerl import MinerlConfig
+from dreamer_ray.data.videos import VideosConfig
+from dreamer_ray.data.vpt import VptConfig
+
+SourceConfig = Annotated[VptConfig | MinerlConfig | LeRobotConfig | MinariConfig | VideosConfig, Field(discriminator="kind")]
+
+
+class SourceCodec(Config):
+    """The source's own H.264, cut at its keyframes and not decoded: no loss, no work. Size and rate stay those of the source."""
+
+    kind: Literal["source"] = "source"
+
+
+class Png(Config):
+    """Every frame alone, without loss."""
+
+    kind: Literal["png"] = "png"
+
+
+Codec = Annotated[H264 | Jpeg | Png | SourceCodec, Field(discriminator="kind")]
+
+
+class SourceEntry(Config):
+    """A source and what is taken of it."""
+
+    source: SourceConfig
+    share: float | None = Field(default=None, gt=0, le=1)
+    """Of the clips of every batch that come from here; sources without one share the rest by their hours."""
+    labelled_fraction: float = Field(default=1.0, ge=0, le=1)
+    """The first so much of the training recordings, in the order of the data set, keep their actions, tasks and rewards (paper's
+    experiment on unlabelled video); the others lose them."""
+    labelled_hours: float | None = Field(default=None, ge=0)
+    """The same as a budget of hours; the smaller of the two holds."""
+
+
+class RecordingsConfig(Config):
+    """Recordings of others, brought into shards by the stage ``record``."""
+
+    sources: tuple[SourceEntry, ...] = Field(min_length=1)
+    path: str | None = None
+    """Takes the place of the first source's path, so that a recipe can be tried on a folder by ``data.recordings.path=...``."""
+    layout: PictureLayout
+    fps: float | None = Field(default=None, gt=0, le=1000)
+    """Frames a second of the shards; that of the first source where it is not given. Every source is brought to it."""
+    codec: Codec = H264()
+    episode_frames: int = Field(default=1200, gt=1)
+    """Longer takes are cut into episodes of so many frames: what is read to decode a clip lies in one of them."""
+    heldout: float = Field(default=0.05, gt=0, lt=1)
+    """Share of the groups of recordings (of the frames at the end, where there is a single recording) that is held out."""
+    heldout_gap: int = Field(default=0, ge=0)
+    """Frames left out before the held-out end of a single recording: one window of training."""
+    seed: int = 0
+    """Of the split."""
+    max_bad_fraction: float = Field(default=0.1, ge=0, le=1)
+    """Share of bad recordings from which the stage stops: the source is rotten, or read in the wrong way."""
+    ladder: tuple[str, ...] = ()
+    """Tasks in the order in which an agent is to achieve them, which make clips task-relevant; all tasks of the sources where empty."""
+
+    @model_validator(mode="after")
+    def _source_codec_keeps_pictures(self) -> "RecordingsConfig":
+        if self.codec.kind == "source" and self.fps is not None:
+            raise ValueError("codec.kind = source keeps the rate of the source: leave fps out, or choose another codec")
+        return self
