@@ -1,17 +1,20 @@
 """What of a recipe says how recordings become shards: sources, pictures, splits, labels, limits."""
 
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from dreamer_ray.config import Config
 from dreamer_ray.data.codecs import H264, Jpeg
+from dreamer_ray.data.files import scheme
 from dreamer_ray.data.layout import PictureLayout
-from dreamer_ray.data.lerobot import LeRobotConfig
-from dreamer_ray.data.minari_sets import MinariConfig
-from dreamer_ray.data.minerl import MinerlConfig
-from dreamer_ray.data.videos import VideosConfig
-from dreamer_ray.data.vpt import VptConfig
+from dreamer_ray.data.lerobot import LeRobotConfig, LeRobotSource
+from dreamer_ray.data.minari_sets import MinariConfig, MinariSource
+from dreamer_ray.data.minerl import MinerlConfig, MinerlSource
+from dreamer_ray.data.sources import Source
+from dreamer_ray.data.videos import VideosConfig, VideosSource
+from dreamer_ray.data.vpt import VptConfig, VptSource
 
 SourceConfig = Annotated[VptConfig | MinerlConfig | LeRobotConfig | MinariConfig | VideosConfig, Field(discriminator="kind")]
 
@@ -44,6 +47,21 @@ class SourceEntry(Config):
     """The same as a budget of hours; the smaller of the two holds."""
 
 
+def open_source(config: SourceConfig) -> Source:
+    """The adapter of ``config``; nothing is read yet."""
+    match config:
+        case VptConfig():
+            return VptSource(config)
+        case MinerlConfig():
+            return MinerlSource(config)
+        case LeRobotConfig():
+            return LeRobotSource(config)
+        case MinariConfig():
+            return MinariSource(config)
+        case VideosConfig():
+            return VideosSource(config)
+
+
 class RecordingsConfig(Config):
     """Recordings of others, brought into shards by the stage ``record``."""
 
@@ -72,3 +90,38 @@ class RecordingsConfig(Config):
         if self.codec.kind == "source" and self.fps is not None:
             raise ValueError("codec.kind = source keeps the rate of the source: leave fps out, or choose another codec")
         return self
+
+    @model_validator(mode="after")
+    def _shares_fit(self) -> "RecordingsConfig":
+        given = [entry.share for entry in self.sources if entry.share is not None]
+        total = sum(given)
+        if total > 1 + 1e-9 or (len(given) == len(self.sources) and abs(total - 1) > 1e-9):
+            raise ValueError(f"sources: their shares sum to {total:g}; wanted 1, or less where some sources have no share and get the rest")
+        if len(given) < len(self.sources) and given and abs(total - 1) < 1e-9:
+            raise ValueError("sources: their shares sum to 1, and nothing is left for those without a share")
+        return self
+
+    @model_validator(mode="after")
+    def _first_path_can_be_replaced(self) -> "RecordingsConfig":
+        if self.path is not None and self.sources[0].source.kind == "minari":
+            raise ValueError("path: the first source is of kind minari, which has root and dataset instead")
+        return self
+
+    def entries(self) -> tuple[SourceEntry, ...]:
+        """``sources``, with ``path`` in its place and local paths made absolute, as other processes need them."""
+        first = self.sources[0].source
+        replaced = first if self.path is None else first.model_copy(update={"path": self.path})
+        sources = [replaced, *(entry.source for entry in self.sources[1:])]
+        return tuple(
+            entry.model_copy(update={"source": source.model_copy(update=_absolute_paths(source))})
+            for entry, source in zip(self.sources, sources, strict=True)
+        )
+
+
+def _absolute_paths(source: SourceConfig) -> dict[str, Any]:
+    def absolute(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(map(absolute, value))
+        return value if value is None or scheme(value) else str(Path(value).absolute())
+
+    return {key: absolute(getattr(source, key)) for key in ("path", "base", "root") if hasattr(source, key)}

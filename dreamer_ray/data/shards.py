@@ -156,7 +156,8 @@ class ShardSet:
     def event_frames(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Episode, frame and task of every event in the set."""
         if not self.schema.tasks:
-            return (np.zeros(0, np.int64),) * 3
+            none = np.zeros(0, np.int64)
+            return none, none, none
         tables = [self._table(file, list(range(len(file.episodes))), ["events"]) for file in self.files if file.episodes]
         known = np.repeat([episode.labelled for episode in self.episodes], self.lengths)
         row, task = np.nonzero(np.concatenate([events_of(table, self.schema) for table in tables]) * known[:, None])

@@ -14,7 +14,7 @@ from dreamer_ray.distributed.encode import encode
 from dreamer_ray.distributed.evaluate import play_all, variants
 from dreamer_ray.distributed.failures import plain
 from dreamer_ray.distributed.imagine import imagine_and_learn
-from dreamer_ray.distributed.ingest import record
+from dreamer_ray.distributed.ingest import ingest, record
 from dreamer_ray.distributed.learner import SHOWN
 from dreamer_ray.distributed.train import train
 from dreamer_ray.measure import Measurements, measure, refuse_poor_data
@@ -46,7 +46,10 @@ def _with_plain_errors(executor: Executor) -> Executor:
 
 
 def _record(context: StageContext) -> dict[str, Any]:
+    if context.recipe.data.recordings is not None:
+        return ingest(context.recipe, context.run)
     config = context.recipe.data.crafter
+    assert config is not None
     figures = record(context.recipe, context.run, Progress("record", config.episodes + config.holdout_episodes, "episodes"))
     refuse_poor_data(context.recipe, context.run)
     return figures
