@@ -14,6 +14,7 @@ from dreamer_ray.errors import UserError
 
 SHOWN = 3
 """Bad recordings that an error names."""
+REASONS = "see record/report.json in the run folder for the reasons, and mend or add recordings"
 SURE = 3.0
 """Standard deviations by which a part of the recordings must be worse than allowed for the rest not to be tried."""
 
@@ -63,15 +64,14 @@ class Tally:
         found = []
         for source, entry in enumerate(config.sources):
             files = [file for job, file in self._done() if job.source == source and job.split == split and file.episodes]
+            if split == "train" and entry.share and not files:
+                raise UserError(f"sources[{source}]: share = {entry.share:g}, but none of its recordings is left to train on; {REASONS}")
             if split == "train":
                 files = keep_labels(files, fraction=entry.labelled_fraction, hours=entry.labelled_hours, fps=self.plan.schema.fps)
             found += files
         if not found:
             side = "train on" if split == "train" else "be held out"
-            raise UserError(
-                f"no recording is left to {side}: {len(self.bad)} are bad, the others hold nothing usable; see record/report.json in the "
-                "run folder for the reasons, and mend or add recordings"
-            )
+            raise UserError(f"no recording is left to {side}: {len(self.bad)} are bad, the others hold nothing usable; {REASONS}")
         return found
 
     def origin(self, split: Split, config: RecordingsConfig) -> Origin:
