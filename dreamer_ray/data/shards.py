@@ -150,8 +150,12 @@ class ShardSet:
 
     def read_episode(self, index: int) -> Episode:
         """Episode number ``index``, decoded."""
+        return self.with_frames(index, self.frames(index))
+
+    def with_frames(self, index: int, frames: np.ndarray) -> Episode:
+        """Episode number ``index`` with ``frames`` in place of its own."""
         rows, entry = self.rows(index), self.episodes[index]
-        return Episode(entry.name, self.frames(index), rows.actions, rows.labelled, rows.events, rows.continues, dict(entry.info))
+        return Episode(entry.name, frames, rows.actions, rows.labelled, rows.events, rows.continues, dict(entry.info))
 
     def event_frames(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Episode, frame and task of every event in the set."""
