@@ -25,15 +25,6 @@ from dreamer_ray.training.restore import (
     restore_dynamics,
     restore_tokenizer,
 )
-    begin_agent,
-    build_agent,
-    describe_agent,
-    describe_dynamics,
-    describe_tokenizer,
-    load_heads,
-    restore_agent,
-    restore_tokenizer,
-)
 
 TASKS = ["a", "b", "c", "d", "e"]
 
