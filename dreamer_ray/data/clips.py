@@ -44,14 +44,14 @@ def _span(ref: ClipRef) -> slice:
     return slice(ref.start, ref.start + ref.length)
 
 
+def _labelled(rows: Rows, ref: ClipRef) -> np.ndarray:
+    return rows.labelled[_span(ref)] & ref.label
+
+
 def _rewards(rows: Rows, ref: ClipRef) -> np.ndarray:
     if not rows.events.shape[1]:
         return np.zeros(ref.length, np.float32)
     return (rows.events[_span(ref), ref.task] > 0).astype(np.float32)
-
-
-def _labelled(rows: Rows, ref: ClipRef) -> np.ndarray:
-    return rows.labelled[_span(ref)] & ref.label
 
 
 def _actions(rows: Rows, ref: ClipRef, name: str) -> np.ndarray:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
 
 from dreamer_ray.config import fingerprint
 from dreamer_ray.data.codecs import H264, Jpeg
@@ -18,8 +17,9 @@ from dreamer_ray.data.coding import Coded, code_pictures, coded_packets
 from dreamer_ray.data.frame_rate import pick
 from dreamer_ray.data.gops import packet_episodes
 from dreamer_ray.data.layout import picture_maker
+from dreamer_ray.data.open_source import open_sources, shared_actions, shared_tasks
 from dreamer_ray.data.packets import source_packets
-from dreamer_ray.data.recordings import RecordingsConfig, SourceCodec, SourceEntry, open_source
+from dreamer_ray.data.recordings import RecordingsConfig, SourceCodec, SourceEntry
 from dreamer_ray.data.rows import CodedEpisode, Rows, ShardSchema
 from dreamer_ray.data.shards import ShardFile, existing_shard, write_shard
 from dreamer_ray.data.sources import BadRecordingError, Reading, Recording, Source
@@ -28,9 +28,7 @@ from dreamer_ray.data.stretches import SAME_RATE, Stretch, at_rate, chosen, even
 from dreamer_ray.data.video import video_info
 from dreamer_ray.data.vpt import VptSource
 from dreamer_ray.errors import UserError
-from dreamer_ray.types import ActionSpace
 
-T = TypeVar("T", ActionSpace, tuple[str, ...])
 LONGEST_STEM = 150
 ALONE = "frames that stand alone, with no other before or after them"
 
@@ -73,7 +71,7 @@ class IngestPlan:
 
 def ingest_plan(config: RecordingsConfig) -> IngestPlan:
     """Reads the indexes of all sources. Raises ``UserError`` where one is damaged, they do not fit together, or none can be held out."""
-    sources = [open_source(entry.source) for entry in config.entries()]
+    sources = open_sources(config)
     schema = _schema(config, sources)
     indexes = [source.index() for source in sources]
     parts = {number for number, index in enumerate(indexes) if len(index) == 1}
@@ -103,27 +101,16 @@ def ingest_plan(config: RecordingsConfig) -> IngestPlan:
 
 
 def _schema(config: RecordingsConfig, sources: Sequence[Source]) -> ShardSchema:
-    spaces = _agreed([source.action_space for source in sources], "action spaces")
-    tasks = _agreed([source.tasks for source in sources], "tasks")
     fps = config.fps or sources[0].fps
     if isinstance(config.codec, SourceCodec):
         _check_source_codec(config, sources, fps)
-    codec = "h264" if isinstance(config.codec, SourceCodec) else config.codec.kind
-    if unknown := set(config.ladder) - set(tasks):
-        raise UserError(f"data.recordings.ladder: no task {min(unknown)!r}; the sources have {', '.join(tasks) or 'none'}")
-    return ShardSchema(codec=codec, frame_shape=config.layout.shape, action_space=spaces, tasks=tasks, fps=fps)
-
-
-def _agreed(values: list[T], what: str) -> T:
-    """The value of all sources that have one. Raises ``UserError`` where there are two."""
-    first = next((i for i, value in enumerate(values) if value), 0)
-    for number, value in enumerate(values):
-        if value and value != values[first]:
-            raise UserError(
-                f"sources[{first}] and sources[{number}] have different {what}: {values[first]} and {value}; mix sources of equal ones, "
-                "and those that have none"
-            )
-    return values[first]
+    return ShardSchema(
+        codec="h264" if isinstance(config.codec, SourceCodec) else config.codec.kind,
+        frame_shape=config.layout.shape,
+        action_space=shared_actions(config, sources),
+        tasks=shared_tasks(config, sources),
+        fps=fps,
+    )
 
 
 def _check_source_codec(config: RecordingsConfig, sources: Sequence[Source], fps: float) -> None:
@@ -169,7 +156,7 @@ def ingest_recording(config: RecordingsConfig, source: Source, schema: ShardSche
     stretches = chosen(stretches, in_time(size, job.part, heldout=config.heldout, gap=config.heldout_gap, name=name))
     if alone := sum(len(stretch) for stretch in stretches if len(stretch) < 2):
         dropped[ALONE] += alone
-    stretches = [filled(stretch, schema.action_space, schema.tasks) for stretch in stretches if len(stretch) > 1]
+    stretches = [filled(stretch, source.action_space, source.tasks, schema) for stretch in stretches if len(stretch) > 1]
     if isinstance(config.codec, SourceCodec):
         coded = _cut(config, schema, job, stretches, dropped)
     else:

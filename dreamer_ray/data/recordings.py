@@ -9,12 +9,11 @@ from dreamer_ray.config import Config
 from dreamer_ray.data.codecs import H264, Jpeg
 from dreamer_ray.data.files import scheme
 from dreamer_ray.data.layout import PictureLayout
-from dreamer_ray.data.lerobot import LeRobotConfig, LeRobotSource
-from dreamer_ray.data.minari_sets import MinariConfig, MinariSource
-from dreamer_ray.data.minerl import MinerlConfig, MinerlSource
-from dreamer_ray.data.sources import Source
-from dreamer_ray.data.videos import VideosConfig, VideosSource
-from dreamer_ray.data.vpt import VptConfig, VptSource
+from dreamer_ray.data.lerobot import LeRobotConfig
+from dreamer_ray.data.minari_sets import MinariConfig
+from dreamer_ray.data.minerl import MinerlConfig
+from dreamer_ray.data.videos import VideosConfig
+from dreamer_ray.data.vpt import VptConfig
 
 SourceConfig = Annotated[VptConfig | MinerlConfig | LeRobotConfig | MinariConfig | VideosConfig, Field(discriminator="kind")]
 
@@ -47,27 +46,13 @@ class SourceEntry(Config):
     """The same as a budget of hours; the smaller of the two holds."""
 
 
-def open_source(config: SourceConfig) -> Source:
-    """The adapter of ``config``; nothing is read yet."""
-    match config:
-        case VptConfig():
-            return VptSource(config)
-        case MinerlConfig():
-            return MinerlSource(config)
-        case LeRobotConfig():
-            return LeRobotSource(config)
-        case MinariConfig():
-            return MinariSource(config)
-        case VideosConfig():
-            return VideosSource(config)
-
-
 class RecordingsConfig(Config):
     """Recordings of others, brought into shards by the stage ``record``."""
 
     sources: tuple[SourceEntry, ...] = Field(min_length=1)
     path: str | None = None
-    """Takes the place of the first source's path, so that a recipe can be tried on a folder by ``data.recordings.path=...``."""
+    """Takes the place of the first source's path (of kind minari: root), so that a recipe can be tried on a folder by
+    ``data.recordings.path=...``."""
     layout: PictureLayout
     fps: float | None = Field(default=None, gt=0, le=1000)
     """Frames a second of the shards; that of the first source where it is not given. Every source is brought to it."""
@@ -101,16 +86,11 @@ class RecordingsConfig(Config):
             raise ValueError("sources: their shares sum to 1, and nothing is left for those without a share")
         return self
 
-    @model_validator(mode="after")
-    def _first_path_can_be_replaced(self) -> "RecordingsConfig":
-        if self.path is not None and self.sources[0].source.kind == "minari":
-            raise ValueError("path: the first source is of kind minari, which has root and dataset instead")
-        return self
-
     def entries(self) -> tuple[SourceEntry, ...]:
         """``sources``, with ``path`` in its place and local paths made absolute, as other processes need them."""
         first = self.sources[0].source
-        replaced = first if self.path is None else first.model_copy(update={"path": self.path})
+        key = "root" if first.kind == "minari" else "path"
+        replaced = first if self.path is None else first.model_copy(update={key: self.path})
         sources = [replaced, *(entry.source for entry in self.sources[1:])]
         return tuple(
             entry.model_copy(update={"source": source.model_copy(update=_absolute_paths(source))})

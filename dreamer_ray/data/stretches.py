@@ -1,5 +1,6 @@
 """Takes at the rate of the shards, cut into episodes: which picture each frame shows, and what is known of it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -7,6 +8,7 @@ import numpy as np
 from jaxtyping import Int
 
 from dreamer_ray.data.frame_rate import seen_frames
+from dreamer_ray.data.rows import ShardSchema
 from dreamer_ray.data.sources import Take
 from dreamer_ray.types import ActionSpace, Binary
 
@@ -81,13 +83,15 @@ def evenly(stretch: Stretch, most: int) -> list[Stretch]:
     return [stretch.part(slice(first, stop)) for first, stop in pairwise(bounds)]
 
 
-def filled(stretch: Stretch, space: ActionSpace, tasks: tuple[str, ...]) -> Stretch:
-    """With zeros, unlabelled, for the actions and events that its source does not have and the set does."""
-    size, actions = len(stretch), {}
-    for key, component in space.items():
+def filled(stretch: Stretch, space: ActionSpace, tasks: Sequence[str], schema: ShardSchema) -> Stretch:
+    """``stretch``, of a source with ``space`` and ``tasks``, as ``schema`` has it: zeros, unlabelled, where its actions are others."""
+    size, actions, known = len(stretch), {}, space == schema.action_space
+    for key, component in schema.action_space.items():
         shape = (size,) if component.kind == "categorical" else (size, component.size)
         kind = np.float32 if component.kind == "continuous" else np.int64
-        actions[key] = stretch.actions[key].astype(kind) if stretch.actions else np.zeros(shape, kind)
-    events = stretch.events if stretch.events.shape[1] == len(tasks) else np.zeros((size, len(tasks)), np.uint8)
-    labelled = stretch.labelled & bool(stretch.actions) if space else stretch.labelled
-    return replace(stretch, actions=actions, events=events, labelled=labelled)
+        actions[key] = stretch.actions[key].astype(kind) if known else np.zeros(shape, kind)
+    events = np.zeros((size, len(schema.tasks)), np.uint8)
+    for column, task in enumerate(tasks):
+        if task in schema.tasks:
+            events[:, schema.tasks.index(task)] = stretch.events[:, column]
+    return replace(stretch, actions=actions, events=events, labelled=stretch.labelled & known)

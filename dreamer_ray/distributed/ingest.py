@@ -14,7 +14,8 @@ import ray
 from dreamer_ray.data.crafter import EpisodePlan, RecordConfig, episode_plan, record_episode, shard_schema
 from dreamer_ray.data.ingest import Job, ingest_plan, make_file
 from dreamer_ray.data.ingest_report import Tally, summary
-from dreamer_ray.data.recordings import RecordingsConfig, open_source
+from dreamer_ray.data.open_source import open_sources
+from dreamer_ray.data.recordings import RecordingsConfig
 from dreamer_ray.data.rows import ShardSchema
 from dreamer_ray.data.shards import ShardFile, commit_manifest, existing_shard, write_shard
 from dreamer_ray.data.sources import Source
@@ -125,9 +126,9 @@ class Ingester:
         self.folder = Path(folder)
 
     @cached_property
-    def sources(self) -> list[Source]:
+    def sources(self) -> tuple[Source, ...]:
         """The recipe's sources."""
-        return [open_source(entry.source) for entry in self.config.entries()]
+        return open_sources(self.config)
 
     def write(self, job: Job) -> ShardFile | str:
         """The file of ``job``, or why its recording is bad."""

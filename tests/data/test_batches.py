@@ -245,6 +245,7 @@ def test_no_episode_is_long_enough(source):
 # ---- mixtures of sources
 
 
+@settings(deadline=None)
 @given(shares=st.lists(st.floats(0.01, 1), min_size=1, max_size=5), rows=st.integers(1, 300), first=st.integers(0, 10**6))
 def test_every_row_is_somebodys_turn_and_shares_are_kept(shares, rows, first):
     shares = [share / sum(shares) for share in shares]

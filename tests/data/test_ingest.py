@@ -12,7 +12,8 @@ from pydantic import ValidationError
 from dreamer_ray.data import ingest
 from dreamer_ray.data.ingest import IngestPlan, Job, ingest_plan, make_file
 from dreamer_ray.data.ingest_report import Tally, summary
-from dreamer_ray.data.recordings import RecordingsConfig, open_source
+from dreamer_ray.data.open_source import open_source
+from dreamer_ray.data.recordings import RecordingsConfig
 from dreamer_ray.data.shards import ShardSet, commit_manifest, open_shards
 from dreamer_ray.data.sources import Recording
 from dreamer_ray.data.splits import Split
@@ -265,14 +266,19 @@ def refused(values: RecordingsConfig, reason: str):
 
 def test_sources_of_different_actions_are_refused(tmp_path, videos):
     one = films(tmp_path / "one", videos, {"a.mp4": 12, "b.mp4": 12}, labelled=True)
-    refused(config(luanti(), folder_of(one)), r"sources\[0\] and sources\[1\] have different action spaces: .*mix sources of equal ones")
-    other = films(tmp_path / "other", videos, {"a.mp4": 12, "b.mp4": 12}, labelled=True)
+    refused(config(luanti(), folder_of(one)), r"recordings\.sources\.1: its actions are keys \(binary 2\), .*take its pictures alone")
+    found = made(config(luanti(), folder_of(one, labelled_fraction=0.0)), tmp_path / "out")["train"]
+    assert all(found.rows(i).labelled.any() == (e.info["source"] == 0) for i, e in enumerate(found.episodes))
+
+
+def test_tasks_of_several_sources_stand_side_by_side(tmp_path, videos):
+    one = films(tmp_path / "one", videos, {"a.mp4": 40, "b.mp4": 40}, labelled=True)
+    other = films(tmp_path / "other", videos, {"a.mp4": 40, "b.mp4": 40}, labelled=True)
     (other / "actions.yaml").write_text(COLUMNS.replace("coin:", "gem:"))
-    refused(config(folder_of(one), folder_of(other)), r"different tasks: \('coin',\) and \('gem',\)")
-
-
-def test_a_ladder_names_tasks_that_there_are():
-    refused(config(luanti(), ladder=["dig_stone"]), r"ladder: no task 'dig_stone'; the sources have dig_dirt")
+    found = made(config(folder_of(one), folder_of(other)), tmp_path / "out")["train"]
+    assert found.schema.tasks == ("coin", "gem")
+    for index, episode in enumerate(found.episodes):
+        assert found.rows(index).events.any(0).tolist() == [episode.info["source"] == 0, episode.info["source"] == 1]
 
 
 def test_recordings_of_one_group_cannot_be_split(tmp_path, videos):
@@ -309,8 +315,8 @@ def test_path_takes_the_place_of_the_first_source(tmp_path, videos, monkeypatch)
     monkeypatch.chdir(tmp_path)
     values = config(folder_of(Path("nowhere")), luanti(), path="in")
     assert [entry.source.path for entry in values.entries()] == [str(tmp_path / "in"), str(LUANTI)]
-    with pytest.raises(ValidationError, match="of kind minari, which has root and dataset"):
-        config({"source": {"kind": "minari", "dataset": "a/b-v0", "fps": 10.0}}, path="in")
+    minari = config({"source": {"kind": "minari", "dataset": "a/b-v0", "fps": 10.0}}, path="in")
+    assert minari.entries()[0].source.root == str(tmp_path / "in")
 
 
 # ---- size

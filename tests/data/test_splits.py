@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dreamer_ray.data.shards import EpisodeEntry, ShardFile
@@ -13,6 +13,7 @@ GROUPS = st.lists(st.text(min_size=1, max_size=8), min_size=2, max_size=30, uniq
 LENGTHS = st.lists(st.lists(st.integers(1, 400), min_size=1, max_size=5), min_size=1, max_size=12)
 
 
+@settings(deadline=None)
 @given(groups=GROUPS, heldout=st.floats(0.01, 0.99), seed=st.integers(0, 99), data=st.data())
 def test_a_split_is_a_function_of_names_and_seed_with_both_sides_taken(groups, heldout, seed, data):
     found = sides(groups, heldout=heldout, seed=seed)
@@ -33,6 +34,7 @@ def test_the_only_group_is_trained_on_unless_its_place_says_otherwise():
     assert set(sides(["a"], heldout=1e-9, seed=0).values()) == {"train"}
 
 
+@settings(deadline=None)
 @given(frames=st.integers(4, 10_000), heldout=st.floats(0.01, 0.9), gap=st.integers(0, 300))
 def test_the_end_of_a_recording_is_held_out_behind_a_gap(frames, heldout, gap):
     try:
@@ -62,6 +64,7 @@ def files_of(lengths: list[list[int]]) -> list[ShardFile]:
     ]
 
 
+@settings(deadline=None)
 @given(lengths=LENGTHS, fraction=st.floats(0, 1), hours=st.none() | st.floats(0, 2))
 def test_labels_are_those_of_the_first_recordings_within_both_budgets(lengths, fraction, hours):
     files = files_of(lengths)

@@ -4,11 +4,12 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dreamer_ray.data.gops import BEFORE_KEYFRAME, packet_episodes, runs
 from dreamer_ray.data.packets import CodedPacket
+from dreamer_ray.data.rows import ShardSchema
 from dreamer_ray.data.sources import Take
 from dreamer_ray.data.stretches import Stretch, at_rate, chosen, evenly, filled
 from dreamer_ray.types import ActionSpace, Binary, Categorical, Continuous
@@ -33,6 +34,7 @@ def at(fps: float, **options) -> Stretch:
     return at_rate(take(**options), SPACE, source_fps=20.0, fps=fps, name="x")
 
 
+@settings(deadline=None)
 @given(length=st.integers(1, 90), fps=st.sampled_from([5.0, 7.0, 10.0, 13.3, 20.0, 20.1, 30.0, 60.0]), seed=st.integers(0, 50))
 def test_at_any_rate_events_and_ends_are_kept_and_numbers_do_not_fall(length, fps, seed):
     known, found = take(length, seed), at(fps, length=length, seed=seed)
@@ -66,6 +68,7 @@ def test_an_almost_equal_rate_is_kept():
     assert at(19.98, length=50).numbers.tolist() == list(range(5, 55))
 
 
+@settings(deadline=None)
 @given(
     lengths=st.lists(st.integers(1, 60), min_size=1, max_size=4), most=st.integers(2, 25), start=st.integers(0, 80), size=st.integers(0, 80)
 )
@@ -87,7 +90,8 @@ def test_parts_and_episodes_hold_each_frame_once(lengths, most, start, size):
 
 def test_what_a_source_does_not_know_is_zero_and_unlabelled():
     plain = Stretch(np.arange(3), {}, np.ones(3, bool), np.zeros((3, 0), np.uint8), np.ones(3, np.float32), {})
-    found = filled(plain, SPACE, ("dig",))
+    schema = ShardSchema(codec="png", frame_shape=(4, 6), action_space=SPACE, tasks=("dig",), fps=20.0)
+    found = filled(plain, {}, (), schema)
     assert {name: (values.shape, values.any()) for name, values in found.actions.items()} == {
         "keys": ((3, 2), False),
         "mouse": ((3,), False),
@@ -101,6 +105,7 @@ def packets_of(keyframes: list[int], count: int) -> list[CodedPacket]:
     return [CodedPacket(bytes([i % 251]), i, i in keyframes) for i in range(count)]
 
 
+@settings(deadline=None)
 @given(
     keyframes=st.lists(st.integers(0, 99), max_size=20, unique=True),
     bounds=st.lists(st.integers(0, 100), min_size=2, max_size=8, unique=True).map(sorted),
@@ -139,3 +144,11 @@ def test_a_video_that_begins_within_a_run_waits_for_its_keyframe():
 def test_a_rate_that_is_none():
     with pytest.raises(ValueError, match="fps -1"):
         at(-1.0, length=3)
+
+
+def test_events_of_a_source_go_to_the_columns_of_its_tasks():
+    schema = ShardSchema(codec="png", frame_shape=(4, 6), action_space=SPACE, tasks=("dig", "swim", "chop"), fps=20.0)
+    stretch = at(20.0, length=9)
+    found = filled(stretch, SPACE, ("chop", "sing", "dig"), schema)
+    np.testing.assert_array_equal(found.events, np.stack([stretch.events[:, 2], 0 * stretch.events[:, 0], stretch.events[:, 0]], 1))
+    np.testing.assert_array_equal(found.labelled, stretch.labelled)
