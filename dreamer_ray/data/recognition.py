@@ -5,26 +5,26 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, get_args
 
-from dreamer_ray.config import Config
 from dreamer_ray.config_file import parse_config
 from dreamer_ray.data.files import scheme
-from dreamer_ray.data.lerobot import LeRobotConfig, LeRobotSource
-from dreamer_ray.data.minari_sets import MinariConfig, MinariSource
+from dreamer_ray.data.lerobot import LeRobotConfig
+from dreamer_ray.data.minari_sets import MinariConfig
 from dreamer_ray.data.minerl import FILES as MINERL_FILES
-from dreamer_ray.data.minerl import MinerlConfig, MinerlSource
+from dreamer_ray.data.minerl import MinerlConfig
+from dreamer_ray.data.open_source import open_source
 from dreamer_ray.data.set_source import SetSource
 from dreamer_ray.data.shards import open_shards
 from dreamer_ray.data.sources import BadRecordingError, Source
 from dreamer_ray.data.video_times import picture_times
-from dreamer_ray.data.videos import ACTION_FILE, VIDEOS, VideosConfig, VideosSource, rate
-from dreamer_ray.data.vpt import INDEX, VptConfig, VptSource
+from dreamer_ray.data.videos import ACTION_FILE, VIDEOS, VideosConfig, rate
+from dreamer_ray.data.vpt import INDEX, VptConfig
 from dreamer_ray.data.vpt_lines import VptLines
 from dreamer_ray.errors import UserError
 
 Kind = Literal["vpt", "minerl", "lerobot", "minari", "videos", "shards", "latents", "run"]
-CONFIGS: dict[Kind, type[Config]] = {
+CONFIGS: dict[Kind, type[VptConfig | MinerlConfig | LeRobotConfig | MinariConfig | VideosConfig]] = {
     "vpt": VptConfig,
     "minerl": MinerlConfig,
     "lerobot": LeRobotConfig,
@@ -173,7 +173,7 @@ def _foreign(path: str, kind: Kind, values: dict[str, Any]) -> Found:
     config = parse_config(CONFIGS[kind], {"kind": kind} | where | values, f"{path} as {kind}")
     if isinstance(config, VptConfig) and file and Path(file).suffix.lower() == ".jsonl" and not _beside(file, ".mp4"):
         return Found(kind, path, VptLines(config, Path(file)))
-    return Found(kind, path, _opened(config), file)
+    return Found(kind, path, open_source(config), file)
 
 
 def _beside(file: str, suffix: str) -> bool:
@@ -185,18 +185,3 @@ def _rate(video: str) -> float:
         return rate(picture_times(video), video)
     except BadRecordingError as error:
         raise UserError(str(error)) from error
-
-
-def _opened(config: Config) -> Source:
-    match config:
-        case VptConfig():
-            return VptSource(config)
-        case MinerlConfig():
-            return MinerlSource(config)
-        case LeRobotConfig():
-            return LeRobotSource(config)
-        case MinariConfig():
-            return MinariSource(config)
-        case VideosConfig():
-            return cast("Source", VideosSource(config))  # whose rate is found once, which a protocol cannot say
-    raise TypeError(type(config).__name__)
