@@ -11,12 +11,13 @@ from torch import nn
 from torch.utils.benchmark import Timer
 
 from dreamer_ray.data.batches import BatchConfig
+from dreamer_ray.domain import domain_of
 from dreamer_ray.models.agent import Agent
 from dreamer_ray.models.tokenizer import Tokenizer
 from dreamer_ray.nn.transformer import TransformerConfig
 from dreamer_ray.phases.forcing import ForcingConfig
-from dreamer_ray.recipe import Recipe
-from dreamer_ray.stages import new_models
+from dreamer_ray.recipe import ImaginationSection, Recipe
+from dreamer_ray.stages import agent_of, new_models
 
 SHARE_OF_PEAK = 0.35
 """Share of the speed of a big matrix product that the small networks of the shipped recipes reach on two cores."""
@@ -46,6 +47,19 @@ class Need:
     memory_mb: float
     """Of all processes of the stage together with Ray and its object store."""
     seconds: float
+    """On this machine; 0 where it goes with the amount of recordings, which nobody knows before they are read."""
+
+
+@dataclass(frozen=True)
+class GpuNeed:
+    """What a stage takes that is trained on GPUs."""
+
+    operations: float
+    """Floating point operations of the whole stage, once."""
+    memory_mb: float
+    """Of each GPU."""
+    seconds: float
+    """On all GPUs of the stage together."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +75,7 @@ def estimate(recipe: Recipe, operations_per_second: float | None = None) -> dict
     """Needs by stage name; the speed of this machine is measured where it is not given."""
     sizes = _sizes(recipe, operations_per_second or matrix_product_speed())
     needs = _data_needs(recipe, sizes) | _training_needs(recipe, sizes) | _acting_needs(recipe, sizes)
-    return {stage: replace(need, seconds=need.seconds + START_SECONDS) for stage, need in needs.items()}
+    return {stage: replace(need, seconds=need.seconds + START_SECONDS) if need.seconds else need for stage, need in needs.items()}
 
 
 def matrix_product_speed(
@@ -85,11 +99,13 @@ def _sizes(recipe: Recipe, speed: float) -> _Sizes:
 
 
 def _data_needs(recipe: Recipe, sizes: _Sizes) -> dict[str, Need]:
-    config, actors = recipe.data.crafter, recipe.cluster.replicas
-    frames = (config.episodes + config.holdout_episodes) * config.length
-    tokenizer = sizes.tokenizer
+    config, actors, tokenizer = recipe.data.crafter, recipe.cluster.replicas, sizes.tokenizer
     encoding = 2 * _parameters(tokenizer.encoder) * tokenizer.layout.total
     latents = f"{tokenizer.config.latents} x {tokenizer.config.channels} numbers a frame"
+    if config is None:
+        recorded = Need("as many frames as the sources have", 0, _memory_mb(recipe, actors), 0.0)
+        return {"record": recorded, "encode": replace(recorded, size=f"{latents}, {encoding / 1e9:,.1f} GFLOP each")}
+    frames = (config.episodes + config.holdout_episodes) * config.length
     return {
         "record": Need(
             f"{config.episodes} + {config.holdout_episodes} episodes, up to {frames:,} frames",
@@ -119,9 +135,10 @@ def _operations_per_frame(recipe: Recipe, sizes: _Sizes) -> dict[str, float]:
     found = {
         "tokenizer": 6.0 * weights,
         "dynamics": _passes(recipe.dynamics.forcing) * _parameters(dynamics) * dynamics.world_tokens,
-        "agent": _passes(recipe.agent.finetuning) * agent,
     }
-    return found | {"agent_scratch": found["agent"]}
+    if recipe.agent is not None:
+        found["agent"] = found["agent_scratch"] = _passes(recipe.agent.finetuning) * agent
+    return found
 
 
 def _passes(forcing: ForcingConfig) -> float:
@@ -133,13 +150,14 @@ def _training_needs(recipe: Recipe, sizes: _Sizes) -> dict[str, Need]:
     tokenizer, dynamics = sizes.tokenizer, sizes.agent.dynamics
     encoder, decoder = recipe.tokenizer.model.encoder, recipe.tokenizer.model.decoder
     transformer, operations = recipe.dynamics.model.transformer, _operations_per_frame(recipe, sizes)
-    jobs = {
-        "tokenizer": (recipe.tokenizer, tokenizer, tokenizer.layout.total, (encoder, decoder)),
-        "dynamics": (recipe.dynamics, dynamics, dynamics.world_tokens, (transformer,)),
-        "agent": (recipe.agent, sizes.agent, dynamics.layout.total, (transformer,)),
+    jobs: dict[str, tuple[nn.Module, int, tuple[TransformerConfig, ...]]] = {
+        "tokenizer": (tokenizer, tokenizer.layout.total, (encoder, decoder)),
+        "dynamics": (dynamics, dynamics.world_tokens, (transformer,)),
+        "agent": (sizes.agent, dynamics.layout.total, (transformer,)),
     }
     needs = {}
-    for stage, (section, model, tokens, transformers) in jobs.items():
+    for stage, section in recipe.supervised.items():
+        model, tokens, transformers = jobs[stage]
         frames, largest = _frames(section.batches, section.fit.steps)
         needs[stage] = Need(
             f"{section.fit.steps:,} steps, {largest:,} frames x {tokens} tokens at most a step",
@@ -149,44 +167,57 @@ def _training_needs(recipe: Recipe, sizes: _Sizes) -> dict[str, Need]:
             + recipe.cluster.workers * (_training_mb(_parameters(model)) + _kept_mb(largest, tokens, transformers)),
             operations[stage] * frames / sizes.operations_per_second,
         )
-    if recipe.agent.scratch:
+    if recipe.agent is not None and recipe.agent.scratch:
         needs["agent_scratch"] = needs["agent"]
     return needs
 
 
 def _acting_needs(recipe: Recipe, sizes: _Sizes) -> dict[str, Need]:
-    agent, tokenizer, dream, played = sizes.agent, sizes.tokenizer, recipe.imagination, recipe.evaluation
+    dreaming = {} if recipe.imagination is None else {"imagination": _imagination(recipe, recipe.imagination, sizes)}
+    return dreaming | {"evaluate": _evaluation(recipe, sizes)}
+
+
+def _imagination(recipe: Recipe, dream: ImaginationSection, sizes: _Sizes) -> Need:
+    agent = sizes.agent
     dynamics = 2 * _parameters(agent.dynamics) * agent.dynamics.layout.total
     dreamed = dream.contexts.length + dream.horizon * (dream.sampling_steps + 1)
     rollouts = dream.fit.steps * dream.contexts.batch_size
     heads = _parameters(agent.policy) + _parameters(agent.value)
     learner_mb, trained, operations = PROCESS_MB + _training_mb(heads), heads, rollouts * 6 * heads * dream.horizon
     if dream.finetune == "all":
-        frames, largest = _frames(recipe.agent.batches, dream.fit.steps)
+        frames, largest = _frames(agent_of(recipe).batches, dream.fit.steps)
         again = dream.contexts.length + dream.horizon
         kept = _kept_mb(largest + dream.contexts.batch_size * again, agent.dynamics.layout.total, [recipe.dynamics.model.transformer])
         learner_mb, trained = FEED_MB + PROCESS_MB + _training_mb(_parameters(agent)) + kept, _parameters(agent)
         operations = 3 * dynamics * rollouts * again + _operations_per_frame(recipe, sizes)["agent"] * frames
-    worlds = 2 * played.worlds + played.baseline_worlds * (2 if recipe.agent.scratch else 1)
-    a_frame = (2 * _parameters(tokenizer.encoder) * tokenizer.layout.total + 2 * dynamics) / sizes.operations_per_second
-    replicas, dreaming = (
-        _memory_mb(recipe, count) + count * _parameters(agent) * 4 / 2**20
-        for count in (recipe.cluster.replicas, recipe.cluster.dreaming_replicas)
+    players = recipe.cluster.evaluators * (PROCESS_MB + _parameters(agent) * 4 / 2**20)
+    return Need(
+        f"{dream.fit.steps:,} updates, {dream.contexts.batch_size} dreams of {dream.horizon} actions each",
+        trained,
+        _replicas_mb(recipe, sizes, recipe.cluster.dreaming_replicas) + learner_mb + players,
+        (rollouts * dreamed * dynamics + operations) / sizes.operations_per_second,
     )
-    return {
-        "imagination": Need(
-            f"{dream.fit.steps:,} updates, {dream.contexts.batch_size} dreams of {dream.horizon} actions each",
-            trained,
-            dreaming + learner_mb + recipe.cluster.evaluators * (PROCESS_MB + _parameters(agent) * 4 / 2**20),
-            (rollouts * dreamed * dynamics + operations) / sizes.operations_per_second,
-        ),
-        "evaluate": Need(
-            f"{worlds} worlds of up to {played.length} steps, {played.windows} dreams, {played.pictures} pictures",
-            0,
-            replicas + PROCESS_MB,
-            worlds * played.length * (a_frame + 1 / FRAMES_PLAYED_PER_SECOND / recipe.cluster.replicas),
-        ),
-    }
+
+
+def _evaluation(recipe: Recipe, sizes: _Sizes) -> Need:
+    played, tokenizer, dynamics = recipe.evaluation, sizes.tokenizer, sizes.agent.dynamics
+    pass_, replicas = 2 * _parameters(dynamics) * dynamics.layout.total, recipe.cluster.replicas
+    encoding = 2 * _parameters(tokenizer.encoder) * tokenizer.layout.total
+    worlds, measured = 0, f"{played.windows} dreams, {played.pictures} pictures"
+    if recipe.agent is not None and domain_of(recipe).worlds is not None:
+        worlds = played.worlds * (2 if recipe.imagination else 1) + played.baseline_worlds * (2 if recipe.agent.scratch else 1)
+        measured = f"{worlds} worlds of up to {played.length} steps, {measured}"
+    a_frame = (encoding + 2 * pass_) / sizes.operations_per_second
+    return Need(
+        measured,
+        0,
+        _replicas_mb(recipe, sizes, replicas) + PROCESS_MB,
+        worlds * played.length * (a_frame + 1 / FRAMES_PLAYED_PER_SECOND / replicas),
+    )
+
+
+def _replicas_mb(recipe: Recipe, sizes: _Sizes, count: int) -> float:
+    return _memory_mb(recipe, count) + count * _parameters(sizes.agent) * 4 / 2**20
 
 
 def _parameters(module: nn.Module) -> int:

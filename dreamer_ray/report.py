@@ -6,7 +6,7 @@ import os
 import platform
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,12 @@ import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from dreamer_ray.envs.crafter import ACTIONS, LADDER, TASKS
+from dreamer_ray.data.shards import Manifest, open_shards
+from dreamer_ray.domain import Domain, domain_of
 from dreamer_ray.errors import RunError
 from dreamer_ray.evaluation.episodes import EpisodeResult
 from dreamer_ray.evaluation.intervals import Interval, mean, paired_difference, success_rate
+from dreamer_ray.evaluation.quality import quality_rows
 from dreamer_ray.evaluation.report import ActionShares, Comparison, Dream, Quality, Report, Score, StageTime, text_table, write_report
 from dreamer_ray.evaluation.rounds import Round, read_rounds
 from dreamer_ray.measure import SHOWN_CONTEXT, Measurements
@@ -73,6 +75,8 @@ def build_report(recipe: Recipe, run: Path, measured: Measurements, episodes: Ep
         stage: {name: points for name, points in found.items() if name not in RATES} for stage, found in names.items() if found
     }
     arrays, rounds = {name: array.numpy() for name, array in measured.arrays.items()}, read_rounds(run / "imagination")
+    manifest = open_shards(run / "record" / "heldout").manifest
+    domain = domain_of(recipe, manifest.shard_schema)
     return Report(
         title=recipe.name,
         recipe=yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False),
@@ -82,75 +86,34 @@ def build_report(recipe: Recipe, run: Path, measured: Measurements, episodes: Ep
         originals=arrays["originals"],
         reconstructions=arrays["reconstructions"],
         dreams=_dreams(arrays, recipe.dynamics.model.transformer.context - 1),
-        quality=quality_rows(measured.figures, scratch=recipe.agent.scratch) + closed_loop_rows(episodes),
-        actions=_actions(arrays),
-        success=[_task(task, episodes) for task in LADDER] + [_task(task, episodes) for task in TASKS if task not in LADDER],
-        scores=_scores(episodes),
-        comparisons=_comparisons(episodes) + _first_and_last(rounds),
-        rounds=_round_curves(rounds),
-        notes=_notes(recipe),
+        quality=held_out_rows(measured.figures, domain) + (closed_loop_rows(episodes, domain) if episodes else []),
+        actions=_actions(arrays, domain),
+        success=[_task(task, episodes, domain) for task in dict.fromkeys([*domain.ladder, *domain.tasks])] if episodes else [],
+        scores=_scores(episodes, domain),
+        comparisons=_comparisons(episodes, domain) + _first_and_last(rounds),
+        rounds=_round_curves(rounds, domain),
+        notes=_played_notes(recipe) if episodes else _unplayed_notes(recipe, domain, manifest),
     )
 
 
-def quality_rows(figures: dict[str, float], *, scratch: bool) -> list[Quality]:
-    """Each held-out figure beside its trivial baseline, with the targets of the tiny recipe."""
-    last = max(int(name.rsplit("_", 1)[1]) for name in figures if name.startswith("dream_psnr_at_"))
-
-    def row(metric: str, model: str, baseline: str, value: float, target: str | None = None, *, met: bool | None = None) -> Quality:
-        return Quality(metric, figures[model], baseline, value, target, met)
-
-    psnr, entropy = figures["reconstruction_psnr"], figures["base_rate_cross_entropy_agent"]
-    mean_frame, blocks = figures["mean_frame_psnr"], figures["block_average_psnr"]
-    reconstruction = "reconstruction, PSNR in dB"
-    rows = [
-        row(reconstruction, "reconstruction_psnr", "mean frame", mean_frame, "6 dB above", met=psnr >= mean_frame + 6),
-        row(reconstruction, "reconstruction_psnr", "block averages, as many numbers", blocks, "3.5 dB above", met=psnr >= blocks + 3.5),
-        row("share of saturated latents", "saturated", "none", 0.0, "below 0.3", met=figures["saturated"] < 0.3),
-    ]
-    for at in sorted({1, last}):
-        target = ("at most 0.95", figures[f"error_over_copy_at_{at}"] <= 0.95) if at == 8 else (None, None)
-        name = f"{at} frame{'s' if at > 1 else ''} ahead"
-        rows += [
-            row(f"dream, {name}, PSNR in dB", f"dream_psnr_at_{at}", "copy of the last frame", figures[f"copy_psnr_at_{at}"]),
-            row(f"dream, {name}, error over copying", f"error_over_copy_at_{at}", "copy of the last frame", 1.0, target[0], met=target[1]),
-            row(f"the same against reconstructions, {name}", f"error_over_copy_in_reconstruction_at_{at}", "copied reconstruction", 1.0),
-            row(f"error over copying on changed tiles, {name}", f"error_over_copy_on_changed_tiles_at_{at}", "copy of the last frame", 1.0),
-            row(
-                f"the same against reconstructions, on changed tiles, {name}",
-                f"error_over_copy_in_reconstruction_on_changed_tiles_at_{at}",
-                "copied reconstruction",
-                1.0,
-            ),
-        ]
-        following = figures[f"action_following_at_{at}"]
-        goal = ("at least 1.08", following >= 1.08) if at == 1 else (None, None)
-        rows.append(
-            row(f"error under other actions over error, {name}", f"action_following_at_{at}", "actions ignored", 1.0, goal[0], met=goal[1])
-        )
-    gain, reward = figures["action_log_prob_agent"] - figures["marginal_log_prob_agent"], figures["reward_cross_entropy_agent"]
-    marginal = figures["marginal_log_prob_agent"]
-    rows.append(
-        row("log-probability of recorded actions, nats", "action_log_prob_agent", "marginal", marginal, "0.4 above", met=gain >= 0.4)
-    )
-    if scratch:
-        rows.append(row("the same without pretrained dynamics", "action_log_prob_agent_scratch", "marginal", marginal))
-    rows.append(row("the same after imagination", "action_log_prob_imagination", "marginal", marginal))
-    rows.append(
-        row("reward, cross-entropy in nats", "reward_cross_entropy_agent", "base rate", entropy, "at most half", met=reward <= entropy / 2)
-    )
-    return rows
+def held_out_rows(figures: dict[str, float], domain: Domain) -> list[Quality]:
+    """Each held-out figure beside its trivial baseline, with the targets of the tiny recipe where the domain is held to any."""
+    rows = quality_rows(figures)
+    return rows if domain.targets else [replace(row, target=None, met=None) for row in rows]
 
 
-def closed_loop_rows(episodes: Episodes) -> list[Quality]:
-    """What the agent reaches in the environment, with the targets of the tiny recipe."""
+def closed_loop_rows(episodes: Episodes, domain: Domain) -> list[Quality]:
+    """What the agent reaches in the environment, with the domain's targets."""
     rows = []
-    for task, target in (("collect_wood", 0.6), ("place_table", 0.2)):
-        shares = {v: _task(task, episodes).variants[VARIANTS[v]].value for v in ("random", "agent")}
+    for task, target in domain.targets.items():
+        shares = {v: _task(task, episodes, domain).variants[VARIANTS[v]].value for v in ("random", "agent")}
         name = f"behaviour cloning, share of episodes with {task}"
         rows.append(Quality(name, shares["agent"], "random play", shares["random"], f"at least {target:g}", shares["agent"] >= target))
-    gain = _paired(episodes, ("collect_wood",))
-    name = "wood an episode, after imagination minus behaviour cloning"
-    return [*rows, Quality(name, gain.value, "no gain", 0.0, "not below beyond the interval", gain.high >= 0)]
+    if "imagination" not in episodes:
+        return rows
+    gain, target = _paired(episodes, domain.ladder[:1], domain), "not below beyond the interval" if domain.targets else None
+    name = f"{_first_rung(domain)} an episode, after imagination minus behaviour cloning"
+    return [*rows, Quality(name, gain.value, "no gain", 0.0, target, gain.high >= 0 if target else None)]
 
 
 def _stages(run: Path) -> list[StageTime]:
@@ -171,13 +134,21 @@ def _dreams(arrays: dict[str, np.ndarray], context: int) -> list[Dream]:
     return [Dream(caption, truth, dreamed, context=min(SHOWN_CONTEXT, context)) for truth, dreamed in pairs]
 
 
-def _actions(arrays: dict[str, np.ndarray]) -> ActionShares:
+def _actions(arrays: dict[str, np.ndarray], domain: Domain) -> ActionShares | None:
+    if "policy_data" not in arrays:
+        return None
     series = {"recorded": "policy_data"} | {VARIANTS[variant]: f"policy_{variant}" for variant in VARIANTS if f"policy_{variant}" in arrays}
-    return ActionShares(list(ACTIONS), {name: arrays[key].tolist() for name, key in series.items()})
+    names = [name for words in domain.countable.values() for name in words]
+    return ActionShares(names, {name: arrays[key].tolist() for name, key in series.items()})
 
 
-def _task(task: str, episodes: Episodes) -> Score:
-    index = TASKS.index(task)
+def _first_rung(domain: Domain) -> str:
+    """What the first task of the ladder gives."""
+    return domain.ladder[0].removeprefix("collect_")
+
+
+def _task(task: str, episodes: Episodes, domain: Domain) -> Score:
+    index = domain.tasks.index(task)
     return Score(
         task,
         {
@@ -187,12 +158,14 @@ def _task(task: str, episodes: Episodes) -> Score:
     )
 
 
-def _scores(episodes: Episodes) -> list[Score]:
-    wood = TASKS.index("collect_wood")
+def _scores(episodes: Episodes, domain: Domain) -> list[Score]:
+    if not episodes:
+        return []
+    places = [*domain.rungs.values()]
     per_episode = {
-        "ladder tasks an episode": lambda played: sum(played.counts[TASKS.index(task)] > 0 for task in LADDER),
+        "ladder tasks an episode": lambda played: sum(played.counts[place] > 0 for place in places),
         "achievements an episode": lambda played: sum(count > 0 for count in played.counts),
-        "wood an episode": lambda played: played.counts[wood],
+        f"{_first_rung(domain)} an episode": lambda played: played.counts[places[0]],
         "steps an episode": lambda played: played.steps,
     }
     return [
@@ -201,10 +174,14 @@ def _scores(episodes: Episodes) -> list[Score]:
     ]
 
 
-def _comparisons(episodes: Episodes) -> list[Comparison]:
+def _comparisons(episodes: Episodes, domain: Domain) -> list[Comparison]:
+    if "imagination" not in episodes:
+        return []
     return [
-        Comparison(f"{name} an episode: after imagination - behaviour cloning", _paired(episodes, tasks), "paired t, the same worlds")
-        for name, tasks in (("wood", ("collect_wood",)), ("ladder events", LADDER))
+        Comparison(
+            f"{name} an episode: after imagination - behaviour cloning", _paired(episodes, tasks, domain), "paired t, the same worlds"
+        )
+        for name, tasks in ((_first_rung(domain), domain.ladder[:1]), ("ladder events", domain.ladder))
     ]
 
 
@@ -217,25 +194,42 @@ def _first_and_last(rounds: Sequence[Round]) -> list[Comparison]:
     return [Comparison(name, paired_difference(last, first), "paired t, the same worlds")]
 
 
-def _round_curves(rounds: Sequence[Round]) -> Mapping[str, Sequence[tuple[int, Interval]]]:
-    achieved = [task for task in LADDER if any(played.success[task].value for played in rounds)]
+def _round_curves(rounds: Sequence[Round], domain: Domain) -> Mapping[str, Sequence[tuple[int, Interval]]]:
+    achieved = [task for task in domain.ladder if any(played.success[task].value for played in rounds)]
     curves = {task: [(played.version, played.success[task]) for played in rounds] for task in achieved}
     return ({"ladder events an episode": [(played.version, played.ladder_events) for played in rounds]} if rounds else {}) | curves
 
 
-def _paired(episodes: Episodes, tasks: tuple[str, ...]) -> Interval:
-    counts = {v: [float(sum(played.counts[TASKS.index(t)] for t in tasks)) for played in episodes[v]] for v in ("imagination", "agent")}
+def _paired(episodes: Episodes, tasks: tuple[str, ...], domain: Domain) -> Interval:
+    places = [domain.rungs[task] for task in tasks]
+    counts = {v: [float(sum(played.counts[place] for place in places)) for played in episodes[v]] for v in ("imagination", "agent")}
     return paired_difference(counts["imagination"], counts["agent"])
 
 
-def _notes(recipe: Recipe) -> list[str]:
-    return [
+def _played_notes(recipe: Recipe) -> list[str]:
+    notes = [
         (
             f"Episodes of {recipe.evaluation.length} steps in fresh worlds, the same for all variants; actions are sampled; "
             "the prompt is the lowest task of the ladder that the episode has not achieved yet."
-        ),
-        "wake_up and place_plant come by themselves in random play; they say nothing about skill.",
+        )
     ]
+    by_themselves = "wake_up and place_plant come by themselves in random play; they say nothing about skill."
+    return [*notes, by_themselves] if recipe.data.crafter else notes
+
+
+def _unplayed_notes(recipe: Recipe, domain: Domain, heldout: Manifest) -> list[str]:
+    """Why nobody played, and on what the figures stand instead."""
+    why = "the recipe has no agent" if recipe.agent is None else "the data are recordings, and there is no world to play in"
+    notes = [f"Nothing was played: {why}. All figures are of held-out recordings, and dreams go on from them."]
+    if not domain.action_space:
+        notes.append("No action was recorded: what is dreamed is the video, which nobody can steer.")
+    return notes + _split_notes(heldout)
+
+
+def _split_notes(heldout: Manifest) -> list[str]:
+    """What was said, where the shards were made, of the split."""
+    said = heldout.made_by.get("notes", ())
+    return [said] if isinstance(said, str) else [str(note) for note in said]
 
 
 def _environment() -> dict[str, str]:

@@ -40,12 +40,14 @@ def recipe_stages(recipe: Recipe) -> tuple[Stage, ...]:
         Stage("record", (), ("data",)),
         Stage("tokenizer", ("record",), ("tokenizer",)),
         Stage("encode", ("record", "tokenizer")),
-        Stage("dynamics", ("encode",), ("dynamics", "agent.model")),
-        Stage("agent", ("encode", "dynamics"), agent),
-        Stage("imagination", ("encode", "agent"), ("imagination",)),
+        Stage("dynamics", ("encode",), ("dynamics",)),
     ]
-    if recipe.agent.scratch:
-        stages.insert(-1, Stage("agent_scratch", ("encode",), ("dynamics.model", *agent)))
+    if recipe.agent is not None:
+        stages.append(Stage("agent", ("encode", "dynamics"), agent))
+        if recipe.agent.scratch:
+            stages.append(Stage("agent_scratch", ("encode",), ("dynamics.model", *agent)))
+    if recipe.imagination is not None:
+        stages.append(Stage("imagination", ("encode", "agent"), ("imagination",)))
     stages.append(Stage("evaluate", tuple(stage.name for stage in stages), ("evaluation",)))
     stages.append(Stage("report", tuple(stage.name for stage in stages)))
     return tuple(stages)
@@ -160,7 +162,8 @@ def _decide(stage: Stage, recipe: Config, record: Record | None, redone: str | N
         return Decision(stage, "run", redone)
     if record.damage:
         raise UserError(f"stage {stage.name}: {record.damage}; do it again with --from {stage.name}")
-    changes = _differences(_completed(record.sections, recipe), sections(stage, recipe))
+    recorded = {path: values for path, values in record.sections.items() if path in stage.sections}
+    changes = _differences(_completed(recorded, recipe), sections(stage, recipe))
     if changes and changeable:
         return Decision(stage, "run", "; ".join(changes))
     if changes:

@@ -10,16 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dreamer_ray.data.batches import BatchPlan, load
+from dreamer_ray.data.batches import BatchConfig, BatchPlan, load
 from dreamer_ray.data.latents import LatentSet, open_latents
 from dreamer_ray.data.shards import ShardSet, open_shards
-from dreamer_ray.envs.crafter import ACTION_SPACE, LADDER, TASKS
+from dreamer_ray.domain import domain_of
 from dreamer_ray.errors import RunError, UserError
 from dreamer_ray.imagination.engine import DreamEngine
 from dreamer_ray.imagination.rollout import imagine
 from dreamer_ray.imagination.sampler import Sampling
 from dreamer_ray.imagination.tuning import tune_dreams
-from dreamer_ray.models.agent import Agent
+from dreamer_ray.models.agent import Agent, AgentConfig
 from dreamer_ray.models.dynamics import Dynamics
 from dreamer_ray.models.tokenizer import Tokenizer
 from dreamer_ray.phases.agent_finetuning import AgentFinetuning
@@ -27,11 +27,11 @@ from dreamer_ray.phases.dynamics_pretraining import DynamicsPretraining
 from dreamer_ray.phases.imagination_training import ImaginationTraining, WholeImaginationTraining
 from dreamer_ray.phases.phase import Phase
 from dreamer_ray.phases.tokenizer_pretraining import TokenizerPretraining
-from dreamer_ray.recipe import Recipe
+from dreamer_ray.recipe import AgentSection, DynamicsSection, ImaginationSection, Recipe, TokenizerSection
 from dreamer_ray.run_folder import read_record
 from dreamer_ray.training.checkpoint import Checkpoint, latest_checkpoint
 from dreamer_ray.training.loop import FitConfig
-from dreamer_ray.training.restore import describe_agent, describe_tokenizer, load_heads, restore_agent
+from dreamer_ray.training.restore import begin_agent, describe_agent, describe_dynamics, describe_tokenizer, load_heads, restore_agent
 from dreamer_ray.types import Clip, LatentClip, Trajectory
 
 MEAN_FRAME_SAMPLES = 2048
@@ -63,15 +63,35 @@ class Feed:
 
 def feed(stage: str, recipe: Recipe, run: Path) -> Feed:
     """The clips and the plan of a supervised stage, of the contexts of imagination or of its rehearsal: clips like those of the agent."""
-    section = {"tokenizer": recipe.tokenizer, "dynamics": recipe.dynamics}.get(stage, recipe.agent)
     source = open_shards(run / "record" / "train") if stage == "tokenizer" else latents(run, "train")
-    dreams = recipe.imagination
-    if stage == "imagination":
-        return Feed(source, BatchPlan(source, dreams.contexts, steps=dreams.fit.steps, tasks=LADDER))
-    if stage == REHEARSAL:
-        clips = recipe.agent.batches.model_copy(update={"seed": dreams.contexts.seed})
-        return Feed(source, BatchPlan(source, clips, steps=dreams.fit.steps, tasks=LADDER))
-    return Feed(source, BatchPlan(source, section.batches, steps=section.fit.steps, tasks=LADDER))
+    clips, steps = _clips(stage, recipe)
+    return Feed(source, BatchPlan(source, clips, steps=steps, tasks=domain_of(recipe, source.schema).ladder))
+
+
+def _clips(stage: str, recipe: Recipe) -> tuple[BatchConfig, int]:
+    if stage in ("imagination", REHEARSAL):
+        dreams, agent = dreams_of(recipe), agent_of(recipe)
+        rehearsed = agent.batches.model_copy(update={"seed": dreams.contexts.seed})
+        return rehearsed if stage == REHEARSAL else dreams.contexts, dreams.fit.steps
+    section = section_of(stage, recipe)
+    return section.batches, section.fit.steps
+
+
+def section_of(stage: str, recipe: Recipe) -> TokenizerSection | DynamicsSection | AgentSection:
+    """The section of a supervised stage."""
+    return {"tokenizer": recipe.tokenizer, "dynamics": recipe.dynamics}.get(stage) or agent_of(recipe)
+
+
+def agent_of(recipe: Recipe) -> AgentSection:
+    """The section of a recipe that has an agent, as all stages know that work on one."""
+    assert recipe.agent is not None
+    return recipe.agent
+
+
+def dreams_of(recipe: Recipe) -> ImaginationSection:
+    """The section of a recipe whose agent is trained in imagination, as all stages know that do so."""
+    assert recipe.imagination is not None
+    return recipe.imagination
 
 
 def trained(run: Path, stage: str) -> Checkpoint:
@@ -127,38 +147,43 @@ def _tokenizer(recipe: Recipe, run: Path) -> Supervised:
 
 
 def new_models(recipe: Recipe) -> tuple[Tokenizer, Agent]:
-    """The tokenizer and the agent of ``recipe`` for Crafter, with random weights: what they need and how fast they are can be measured."""
-    side, sizes = recipe.data.crafter.size, recipe.tokenizer.model
-    dynamics = Dynamics(recipe.dynamics.model, latents=sizes.latents, channels=sizes.channels, action_space=ACTION_SPACE)
-    return Tokenizer(sizes, (side, side)), Agent(recipe.agent.model, dynamics, tasks=len(TASKS))
+    """The models of ``recipe`` with random weights, by which what they need and how fast they are can be measured.
+
+    Of the agent of a recipe without one only the dynamics are of use.
+    """
+    domain, sizes = domain_of(recipe), recipe.tokenizer.model
+    dynamics = Dynamics(recipe.dynamics.model, latents=sizes.latents, channels=sizes.channels, action_space=domain.action_space)
+    heads = recipe.agent.model if recipe.agent else AgentConfig()
+    return Tokenizer(sizes, domain.frame_shape), Agent(heads, dynamics, tasks=max(1, len(domain.tasks)))
 
 
-def _new_agent(recipe: Recipe, source: LatentSet, seed: int) -> Agent:
-    with _seeded(seed):
-        count, channels = source.schema.frame_shape
-        dynamics = Dynamics(recipe.dynamics.model, latents=count, channels=channels, action_space=source.schema.action_space)
-        dynamics.set_latent_statistics(source.mean, source.std)
-        return Agent(recipe.agent.model, dynamics, tasks=len(source.schema.tasks))
+def _new_dynamics(recipe: Recipe, source: LatentSet) -> Dynamics:
+    count, channels = source.schema.frame_shape
+    dynamics = Dynamics(recipe.dynamics.model, latents=count, channels=channels, action_space=source.schema.action_space)
+    dynamics.set_latent_statistics(source.mean, source.std)
+    return dynamics
 
 
 def _dynamics(recipe: Recipe, run: Path) -> Supervised:
     section, source = recipe.dynamics, latents(run, "train")
-    agent = _new_agent(recipe, source, section.fit.seed)
-    made_by = describe_agent(agent, list(source.schema.tasks))
+    with _seeded(section.fit.seed):
+        dynamics = _new_dynamics(recipe, source)
+    made_by = describe_dynamics(dynamics, list(source.schema.tasks))
     made_by |= {"parents": {"encode": source.fingerprint}, "recipe": section.model_dump(mode="json")}
-    return Supervised(DynamicsPretraining(agent.dynamics, section.forcing), made_by, section.fit)
+    return Supervised(DynamicsPretraining(dynamics, section.forcing), made_by, section.fit)
 
 
 def _agent(recipe: Recipe, run: Path, *, scratch: bool) -> Supervised:
-    section, source = recipe.agent, latents(run, "train")
+    section, source = agent_of(recipe), latents(run, "train")
     parents = {"encode": source.fingerprint}
     if scratch:
-        agent = _new_agent(recipe, source, section.fit.seed)
+        with _seeded(section.fit.seed):
+            agent = Agent(section.model, _new_dynamics(recipe, source), tasks=len(source.schema.tasks))
     else:
         checkpoint = trained(run, "dynamics")
         parents["dynamics"] = checkpoint.fingerprint
         with _seeded(section.fit.seed):
-            agent = restore_agent(checkpoint)
+            agent = begin_agent(checkpoint, section.model)
     agent.requires_grad_(True)
     made_by = describe_agent(agent, list(source.schema.tasks))
     made_by |= {"parents": parents, "recipe": section.model_dump(mode="json", exclude={"scratch"})}
@@ -167,7 +192,7 @@ def _agent(recipe: Recipe, run: Path, *, scratch: bool) -> Supervised:
 
 def imagination(recipe: Recipe, run: Path) -> tuple[ImaginationTraining | WholeImaginationTraining, dict[str, Any]]:
     """The phase of the imagination stage and the ``made_by`` of its checkpoints; it starts from agent finetuning."""
-    section, checkpoint = recipe.imagination, trained(run, "agent")
+    section, checkpoint = dreams_of(recipe), trained(run, "agent")
     made_by = {"parents": {"agent": checkpoint.fingerprint}, "recipe": section.model_dump(mode="json")}
     with _seeded(section.fit.seed):
         agent = restore_agent(checkpoint)
@@ -176,8 +201,9 @@ def imagination(recipe: Recipe, run: Path) -> tuple[ImaginationTraining | WholeI
         source = latents(run, "train")
         made_by |= describe_agent(agent, list(source.schema.tasks))
         made_by["parents"]["encode"] = source.fingerprint
-        made_by["recipe"] |= {"rehearsal": recipe.agent.model_dump(mode="json", include={"finetuning", "batches"})}
-        return WholeImaginationTraining(agent, section.loss, recipe.agent.finetuning), made_by
+        rehearsal = agent_of(recipe)
+        made_by["recipe"] |= {"rehearsal": rehearsal.model_dump(mode="json", include={"finetuning", "batches"})}
+        return WholeImaginationTraining(agent, section.loss, rehearsal.finetuning), made_by
 
 
 def acting_agent(run: Path, variant: str) -> Agent:
@@ -197,7 +223,7 @@ class Dreamer:
     """
 
     def __init__(self, recipe: Recipe, run: Path, agent: Agent, *, device: str):
-        self.config, self.agent, self.contexts = recipe.imagination, agent, feed("imagination", recipe, run)
+        self.config, self.agent, self.contexts = dreams_of(recipe), agent, feed("imagination", recipe, run)
         tuning = recipe.cluster.dreaming.on(device)
         tune_dreams(agent.to(device), tuning)
         self.engine = DreamEngine(agent.dynamics, slots=self.config.dreams_per_call, agent=agent, graph=tuning.graph)

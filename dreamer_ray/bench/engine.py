@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dreamer_ray.bench.made_up import latent_clip
 from dreamer_ray.bench.rates import Rate, seconds_of_each
+from dreamer_ray.errors import UserError
 from dreamer_ray.imagination.engine import DreamEngine
 from dreamer_ray.imagination.sampler import Sampling, commit_frame, commit_pass, sample_frame
 from dreamer_ray.imagination.tuning import tune_dreams
@@ -23,6 +24,8 @@ from dreamer_ray.stages import new_models
 @torch.no_grad()
 def engine_rates(recipe: Recipe, *, worlds: Sequence[int], seconds: float, device: str) -> Iterator[Rate]:
     """Dreamed frames a second, acted, judged and decoded, of so many worlds at once; with the commit pass and without it."""
+    if recipe.imagination is None:
+        raise UserError("bench engine: measures the dreams of the section imagination, and this recipe has none")
     tokenizer, agent = new_models(recipe)
     for model in (tokenizer, agent):
         model.to(device).requires_grad_(False).eval()

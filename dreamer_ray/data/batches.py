@@ -97,7 +97,7 @@ class BatchPlan:
         total = int(self.counts[length].sum())
         epoch, place = divmod(position, total)
         episodes, starts = self._order(length, epoch)
-        return self._ref(int(episodes[place]), int(starts[place]), length, task=int(rng.choice(self.tasks)), relevant=False)
+        return self._ref(int(episodes[place]), int(starts[place]), length, task=int(rng.choice(self.tasks or [0])), relevant=False)
 
     def _epoch(self, length: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """All clips of an epoch, shuffled: each episode is cut into whole clips from a random offset, so none overlap."""

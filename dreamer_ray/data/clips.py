@@ -14,7 +14,7 @@ from dreamer_ray.types import Annotations, Clip, LatentClip
 
 @dataclass(frozen=True)
 class ClipRef:
-    """Which frames a row of a batch takes, and under which prompt."""
+    """Which frames a row of a batch takes, and under which prompt (0 where the set has no tasks)."""
 
     episode: int
     start: int
@@ -32,7 +32,7 @@ def read_clip(source: ShardSet, refs: Sequence[ClipRef]) -> Clip | LatentClip:
     notes = Annotations(
         actions={name: _stack(_actions(rows, ref, name) for rows, ref in parts) for name in source.schema.action_space},
         labelled=_stack(_labelled(rows, ref) for rows, ref in parts),
-        rewards=_stack((rows.events[_span(ref), ref.task] > 0).astype(np.float32) for rows, ref in parts),
+        rewards=_stack(_rewards(rows, ref) for rows, ref in parts),
         continues=_stack(rows.continues[_span(ref)] for rows, ref in parts),
         task=torch.tensor([ref.task for ref in refs]),
         relevant=torch.tensor([ref.relevant for ref in refs]),
@@ -46,6 +46,12 @@ def _span(ref: ClipRef) -> slice:
 
 def _labelled(rows: Rows, ref: ClipRef) -> np.ndarray:
     return rows.labelled[_span(ref)] & ref.label
+
+
+def _rewards(rows: Rows, ref: ClipRef) -> np.ndarray:
+    if not rows.events.shape[1]:
+        return np.zeros(ref.length, np.float32)
+    return (rows.events[_span(ref), ref.task] > 0).astype(np.float32)
 
 
 def _actions(rows: Rows, ref: ClipRef, name: str) -> np.ndarray:

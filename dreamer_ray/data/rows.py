@@ -44,7 +44,7 @@ class ShardSchema(Config):
     frame_shape: tuple[Count, Count]
     """Rows and columns of a picture (codec png), or latents and channels (codec float16)."""
     action_space: ActionSpace
-    tasks: tuple[str, ...] = Field(min_length=1)
+    tasks: tuple[str, ...] = ()
     fps: float
 
 
@@ -90,7 +90,7 @@ def encode_frame(frame: np.ndarray, schema: ShardSchema) -> bytes:
 def table_schema(schema: ShardSchema) -> pa.Schema:
     """Columns and their types."""
     fields = [pa.field("payload", pa.binary()), pa.field("labelled", pa.bool_()), pa.field("continues", pa.float32())]
-    fields += [pa.field("events", pa.binary(len(schema.tasks)))]
+    fields += [pa.field("events", pa.binary(len(schema.tasks) or -1))]
     for name, component in schema.action_space.items():
         kind = pa.float32() if isinstance(component, Continuous) else pa.int64()
         fields.append(pa.field(f"action.{name}", kind if isinstance(component, Categorical) else pa.list_(kind, component.size)))
@@ -124,4 +124,4 @@ def from_table(table: pa.Table, schema: ShardSchema) -> Rows:
 
 def events_of(table: pa.Table, schema: ShardSchema) -> np.ndarray:
     """The column of events, uint8 ``[T, m]``."""
-    return np.frombuffer(b"".join(table["events"].to_pylist()), np.uint8).reshape(-1, len(schema.tasks))
+    return np.frombuffer(b"".join(table["events"].to_pylist()), np.uint8).reshape(table.num_rows, len(schema.tasks))

@@ -63,9 +63,13 @@ class VideosSource:
         """Those of ``actions.yaml``."""
         return () if self.form is None else tuple(self.form.events)
 
-    @cached_property
+    @property
     def fps(self) -> float:
         """Frames a second, which all recordings must have."""
+        return self._fps
+
+    @cached_property
+    def _fps(self) -> float:
         if self.config.fps is not None:
             return self.config.fps
         reasons = []

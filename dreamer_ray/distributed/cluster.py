@@ -16,11 +16,12 @@ from ray.autoscaler.sdk import request_resources
 from ray.data import DataContext
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from dreamer_ray.cluster_section import LEAST_OBJECT_STORE_MB, REPLICA_RESOURCE, ClusterSection
 from dreamer_ray.distributed.demand import demands
 from dreamer_ray.distributed.head import head_required, knock
 from dreamer_ray.errors import UserError
 from dreamer_ray.loopback import named_cluster
-from dreamer_ray.recipe import LEAST_OBJECT_STORE_MB, REPLICA_RESOURCE, ClusterSection, Recipe
+from dreamer_ray.recipe import Recipe
 
 log = logging.getLogger("dreamer_ray")
 

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from dreamer_ray.recipe import REPLICA_RESOURCE, ClusterSection, Recipe
+from dreamer_ray.cluster_section import REPLICA_RESOURCE, ClusterSection
+from dreamer_ray.recipe import Recipe
 
 LOADER_CPUS = 0.5
 """Of the task that loads the batches of a worker, or the recorded clips of a learner."""
@@ -45,11 +46,12 @@ def loader_cpus(cluster: ClusterSection, stage: str) -> float:
 
 
 def demands(recipe: Recipe) -> dict[str, Demand]:
-    """By stage, but for the report, which asks for nothing."""
+    """By stage, but for the report, which asks for nothing, and for imagination where there is none."""
     cluster = recipe.cluster
     device, worker = {"CPU": 1.0, "GPU": cluster.gpus_per_replica}, 1 + loader_cpus(cluster, "dynamics")
     workers = Asked("workers", cluster.fewest_workers or cluster.workers, {"CPU": worker, "GPU": cluster.gpus_per_worker})
-    learner = 1 + (loader_cpus(cluster, "imagination") if recipe.imagination.finetune == "all" else 0)
+    rehearses = recipe.imagination is not None and recipe.imagination.finetune == "all"
+    learner = 1 + (loader_cpus(cluster, "imagination") if rehearses else 0)
     on_device = min(cluster.least_replicas, cluster.replicas)
     dreaming = (
         Asked("learners", cluster.learners, {"CPU": learner, "GPU": cluster.gpus_per_learner}),
@@ -60,9 +62,9 @@ def demands(recipe: Recipe) -> dict[str, Demand]:
     found = dict.fromkeys(TRAINED, (workers,)) | {
         "record": (Asked("replicas", cluster.replicas, {"CPU": 1.0}),),
         "encode": (Asked("replicas", cluster.replicas, device), Asked("", 1, {"CPU": 1.0})),
-        "imagination": dreaming,
         "evaluate": (Asked("replicas", cluster.replicas, device),),
     }
+    found |= {"imagination": dreaming} if recipe.imagination else {}
     return {stage: Demand(stage, asked) for stage, asked in found.items()}
 
 

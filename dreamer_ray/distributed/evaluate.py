@@ -1,6 +1,6 @@
 """Closed-loop evaluation: actors play all worlds of a variant in batches, every variant in the same worlds.
 
-(variant, worlds) --> Evaluator actors (tokenizer + agent + Crafter worlds) --> episode results, a file for each batch
+(variant, worlds) --> Evaluator actors (tokenizer + agent + worlds) --> episode results, a file for each batch
 """
 
 import json
@@ -14,7 +14,7 @@ from dreamer_ray.distributed import Actor
 from dreamer_ray.distributed.cluster import require
 from dreamer_ray.distributed.pool import spread
 from dreamer_ray.distributed.telemetry import export_success, exporter
-from dreamer_ray.envs.crafter import CrafterConfig
+from dreamer_ray.domain import domain_of
 from dreamer_ray.evaluation.episodes import EpisodeResult, RandomPlayer, play
 from dreamer_ray.imagination.session import ActingSession
 from dreamer_ray.progress import Progress
@@ -27,15 +27,18 @@ RANDOM = "random"
 
 
 def variants(recipe: Recipe) -> dict[str, int]:
-    """Who plays, and in how many worlds."""
+    """Who plays, and in how many worlds: nobody without an agent, or without worlds."""
     section = recipe.evaluation
+    if recipe.agent is None or domain_of(recipe).worlds is None:
+        return {}
     scratch = {"agent_scratch": section.baseline_worlds} if recipe.agent.scratch else {}
-    return {RANDOM: section.baseline_worlds} | scratch | {"agent": section.worlds, "imagination": section.worlds}
+    improved = {"imagination": section.worlds} if recipe.imagination else {}
+    return {RANDOM: section.baseline_worlds} | scratch | {"agent": section.worlds} | improved
 
 
 def play_all(recipe: Recipe, run: Path, progress: Progress) -> dict[str, list[EpisodeResult]]:
     """Episode results by variant, in the order of the worlds' seeds; a batch that was played before a kill is not played again."""
-    section = recipe.evaluation
+    section, tasks = recipe.evaluation, domain_of(recipe).tasks
     require(recipe, "evaluate", "CPU")
     jobs = []
     results: dict[str, list[EpisodeResult]] = {variant: [] for variant in variants(recipe)}
@@ -50,7 +53,7 @@ def play_all(recipe: Recipe, run: Path, progress: Progress) -> dict[str, list[Ep
     progress.update(sum(map(len, results.values())), {})
     export = exporter(recipe.name, "evaluate")
     for variant, episodes in results.items():
-        export_success(export, variant, episodes)
+        export_success(export, variant, episodes, tasks)
     gpus = recipe.cluster.gpus_per_replica
     actors: list[Actor] = [
         Evaluator.options(name=f"evaluator-{i}", num_gpus=gpus).remote(recipe.model_dump_json(), str(run))
@@ -63,7 +66,7 @@ def play_all(recipe: Recipe, run: Path, progress: Progress) -> dict[str, list[Ep
         write_json(_file(run, variant, seeds), {"episodes": [asdict(episode) for episode in episodes]})
         results[variant] += episodes
         export.add("episodes", len(episodes), variant=variant)
-        export_success(export, variant, results[variant])
+        export_success(export, variant, results[variant], tasks)
         progress.update(sum(map(len, results.values())), {})
     return {variant: sorted(episodes, key=lambda episode: episode.seed) for variant, episodes in results.items()}
 
@@ -82,12 +85,13 @@ class Evaluator:
 
     def play(self, variant: str, seeds: list[int]) -> list[EpisodeResult]:
         """One episode in each of the worlds ``seeds``."""
-        config = CrafterConfig(size=self.recipe.data.crafter.size, length=self.recipe.evaluation.length)
+        domain = domain_of(self.recipe)
+        assert domain.worlds is not None, "without a world there is no job"
         if variant == RANDOM:
-            return play(RandomPlayer(torch.Generator().manual_seed(seeds[0])), seeds, config)
+            return play(RandomPlayer(domain.action_space, torch.Generator().manual_seed(seeds[0])), seeds, domain.worlds)
         device = self.recipe.cluster.replica_device
         tokenizer, agent = restore_tokenizer(trained(self.run, "tokenizer")).to(device), acting_agent(self.run, variant).to(device)
-        return play(ActingSession(tokenizer, agent, seeds=seeds), seeds, config)
+        return play(ActingSession(tokenizer, agent, seeds=seeds), seeds, domain.worlds)
 
     def __repr__(self) -> str:
         return "Evaluator"

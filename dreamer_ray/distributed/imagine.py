@@ -28,7 +28,7 @@ from dreamer_ray.distributed.weights import STORE, WeightStore
 from dreamer_ray.errors import RunError, UserError
 from dreamer_ray.progress import Progress
 from dreamer_ray.recipe import Recipe
-from dreamer_ray.stages import REHEARSAL, feed, trained
+from dreamer_ray.stages import REHEARSAL, dreams_of, feed, trained
 
 SECONDS_BETWEEN_LOOKS = 5.0
 PLACING_SECONDS = 60.0
@@ -39,7 +39,7 @@ def imagine_and_learn(recipe: Recipe, run: Path, progress: Progress) -> dict[str
     """Trains the heads, or the whole agent, on dreams; a lost learner is replaced, with its group, and goes on from the last checkpoint."""
     cluster = recipe.cluster
     require(recipe, "imagination", "CPU")
-    whole = recipe.imagination.finetune == "all"
+    whole = dreams_of(recipe).finetune == "all"
     for source in ("imagination", REHEARSAL) if whole else ("imagination",):
         feed(source, recipe, run)  # what is wrong with the data is said here, before any actor starts
     made_by = trained(run, "agent").made_by

@@ -29,7 +29,7 @@ from dreamer_ray.imagination.schedule import Schedule
 from dreamer_ray.numerics import reduce_sum
 from dreamer_ray.phases.imagination_training import ImaginationTraining, Rehearsal, WholeImaginationTraining
 from dreamer_ray.recipe import Recipe
-from dreamer_ray.stages import REHEARSAL, imagination
+from dreamer_ray.stages import REHEARSAL, dreams_of, imagination
 from dreamer_ray.training.loop import Place, fit
 from dreamer_ray.training.metrics import FileSink
 from dreamer_ray.training.parallel import Tuning, whole
@@ -47,7 +47,7 @@ class Learner(WeightSource):
 
     def __init__(self, recipe: str, run: str, rank: int):
         self.recipe, self.run_folder, self.rank = Recipe.model_validate_json(recipe), Path(run), rank
-        self.whole = self.recipe.imagination.finetune == "all"
+        self.whole = dreams_of(self.recipe).finetune == "all"
         torch.set_num_threads(self.recipe.cluster.threads if self.whole else 1)
         self.listening: socket.socket | None = None
         self.device = torch.device("cuda" if self.recipe.cluster.gpus_per_learner else "cpu")
@@ -76,7 +76,7 @@ class Learner(WeightSource):
         return max(OUTAGE_LIMIT, 2 * cluster.call_seconds, cluster.wait_seconds)
 
     def _fit(self, session: str, replicas: list[Actor], store: Actor, board: Actor) -> dict[str, int]:
-        config, cluster = self.recipe.imagination, self.recipe.cluster
+        config, cluster = dreams_of(self.recipe), self.recipe.cluster
         folder, first = self.run_folder / "imagination", self.rank == 0
         transport = weight_transport(
             cluster.weight_transport if first else "object_store", store, device=self.device.type, source=self if first else None

@@ -11,12 +11,13 @@ from typing import Any
 import ray
 import torch
 
+from dreamer_ray.cluster_section import REPLICA_RESOURCE, ClusterSection
 from dreamer_ray.distributed import ZERO_COPY_TENSORS, Actor
 from dreamer_ray.distributed.direct_transport import weight_transport
 from dreamer_ray.distributed.replica_pool import TimedTrajectory
 from dreamer_ray.distributed.telemetry import exporter
 from dreamer_ray.distributed.weights import STORE, MissingWeightsError
-from dreamer_ray.recipe import REPLICA_RESOURCE, ClusterSection, Recipe
+from dreamer_ray.recipe import Recipe
 from dreamer_ray.stages import Dreamer
 from dreamer_ray.training.restore import build_agent
 from dreamer_ray.training.telemetry import frame_count

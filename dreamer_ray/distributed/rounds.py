@@ -27,7 +27,7 @@ from dreamer_ray.distributed import ZERO_COPY_TENSORS, Actor
 from dreamer_ray.distributed.failures import plain
 from dreamer_ray.distributed.telemetry import export_success, exporter
 from dreamer_ray.distributed.weights import STORE, MissingWeightsError, ObjectStoreTransport
-from dreamer_ray.envs.crafter import CrafterConfig
+from dreamer_ray.domain import domain_of
 from dreamer_ray.errors import DreamerError, RunError
 from dreamer_ray.evaluation.episodes import EpisodeResult, play
 from dreamer_ray.evaluation.rounds import Claims, append_round, read_rounds, summarized
@@ -78,8 +78,9 @@ class RoundEvaluator:
     def play(self, seeds: list[int]) -> list[EpisodeResult]:
         """One episode in each of the worlds ``seeds``, with sampled actions; their draws are the same in every round."""
         assert self.models is not None
-        config = CrafterConfig(size=self.recipe.data.crafter.size, length=self.recipe.evaluation.length)
-        return play(ActingSession(*self.models, seeds=seeds), seeds, config)
+        worlds = domain_of(self.recipe).worlds
+        assert worlds is not None, "evaluators without a world to play in are refused before"
+        return play(ActingSession(*self.models, seeds=seeds), seeds, worlds)
 
     def __repr__(self) -> str:
         return "RoundEvaluator"
@@ -123,7 +124,7 @@ class _Rounds:
     """What the threads share: who plays which version, and where results go."""
 
     def __init__(self, recipe: Recipe, run: Path):
-        section, folder = recipe.evaluation, run / STAGE
+        section, folder, self.domain = recipe.evaluation, run / STAGE, domain_of(recipe)
         seeds, size = list(section.round_seeds()), section.worlds_per_call
         self.batches = [seeds[i : i + size] for i in range(0, len(seeds), size)]
         self.seconds, self.folder = recipe.cluster.call_seconds, folder
@@ -133,13 +134,13 @@ class _Rounds:
         self.writing = threading.Lock()
 
     def write(self, version: int, episodes: list[EpisodeResult], seconds: float) -> None:
-        played = summarized(version, episodes, seconds=seconds)
+        played = summarized(version, episodes, self.domain.rungs, seconds=seconds)
         with self.writing:
             append_round(self.folder, played)
             for name, value in played.figures().items():
                 self.curves.add_scalar(name, value, version)
             self.curves.flush()
-            export_success(self.export, VARIANT, episodes)
+            export_success(self.export, VARIANT, episodes, self.domain.tasks)
             self.export.add("episodes", len(episodes), variant=VARIANT)
             self.export.set("figure", played.ladder_events.value, figure="ladder_events")
             self.export.set("figure", version, figure="played_version")

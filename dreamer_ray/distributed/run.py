@@ -17,11 +17,13 @@ from dreamer_ray.distributed.imagine import imagine_and_learn
 from dreamer_ray.distributed.ingest import record
 from dreamer_ray.distributed.learner import SHOWN
 from dreamer_ray.distributed.train import train
+from dreamer_ray.domain import domain_of
 from dreamer_ray.measure import Measurements, measure, refuse_poor_data
 from dreamer_ray.progress import Progress
 from dreamer_ray.recipe import Recipe
 from dreamer_ray.report import report, save_evaluation
 from dreamer_ray.run import StageContext
+from dreamer_ray.stages import dreams_of, section_of
 
 Executor = Callable[[StageContext], dict[str, Any]]
 
@@ -46,14 +48,17 @@ def _with_plain_errors(executor: Executor) -> Executor:
 
 
 def _record(context: StageContext) -> dict[str, Any]:
-    config = context.recipe.data.crafter
-    figures = record(context.recipe, context.run, Progress("record", config.episodes + config.holdout_episodes, "episodes"))
+    recipe = context.recipe
+    domain_of(recipe)  # before anything is fetched: what the sources have must be what the sections need
+    config = recipe.data.crafter
+    assert config is not None
+    figures = record(recipe, context.run, Progress("record", config.episodes + config.holdout_episodes, "episodes"))
     refuse_poor_data(context.recipe, context.run)
     return figures
 
 
 def _train(context: StageContext) -> dict[str, Any]:
-    section = {"tokenizer": context.recipe.tokenizer, "dynamics": context.recipe.dynamics}.get(context.stage, context.recipe.agent)
+    section = section_of(context.stage, context.recipe)
     return train(context.stage, context.recipe, context.run, Progress(context.stage, section.fit.steps, "steps"))
 
 
@@ -62,14 +67,15 @@ def _encode(context: StageContext) -> dict[str, Any]:
 
 
 def _imagination(context: StageContext) -> dict[str, Any]:
-    progress = Progress("imagination", context.recipe.imagination.fit.steps, "updates", shown=len(SHOWN))
+    progress = Progress("imagination", dreams_of(context.recipe).fit.steps, "updates", shown=len(SHOWN))
     return imagine_and_learn(context.recipe, context.run, progress)
 
 
 def _evaluate(context: StageContext) -> dict[str, Any]:
     recipe, run = context.recipe, context.run
     measured = _measure.remote(recipe.model_dump_json(), str(run))
-    results = play_all(recipe, run, Progress("evaluate", sum(variants(recipe).values()), "episodes"))
+    players = variants(recipe)
+    results = play_all(recipe, run, Progress("evaluate", sum(players.values()), "episodes")) if players else {}
     found: Measurements = ray.get(measured)
     save_evaluation(context.folder, found, results)
     return found.figures | {"episodes": sum(map(len, results.values()))}

@@ -7,6 +7,7 @@ A process that is replaced begins new series (tag WorkerId): dashboards take sum
 
 import threading
 import time
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -14,7 +15,6 @@ import ray.util.metrics
 import torch
 from ray.train import UserCallback
 
-from dreamer_ray.envs.crafter import TASKS
 from dreamer_ray.estimate import matrix_product_speed
 from dreamer_ray.evaluation.episodes import EpisodeResult
 from dreamer_ray.training.parallel import Tuning
@@ -79,9 +79,9 @@ def export_peak(export: Exporter, device: torch.device, tuning: Tuning) -> None:
         export.set("peak_operations_per_second", matrix_product_speed(PEAK_WIDTH, device=device, dtype=dtype))
 
 
-def export_success(export: Exporter, variant: str, episodes: list[EpisodeResult]) -> None:
-    """Says of each task which share of ``episodes`` achieved it."""
-    for index, task in enumerate(TASKS if episodes else ()):
+def export_success(export: Exporter, variant: str, episodes: list[EpisodeResult], tasks: Sequence[str]) -> None:
+    """Says of each of ``tasks`` which share of ``episodes`` achieved it."""
+    for index, task in enumerate(tasks if episodes else ()):
         achieved = sum(episode.counts[index] > 0 for episode in episodes)
         export.set("success_ratio", achieved / len(episodes), variant=variant, task=task)
 

@@ -3,6 +3,7 @@
 Crafter (Hafner 2021, arXiv:2109.06780) shows a player from above: 9 x 7 tiles of the world and 9 x 2 tiles of inventory.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -133,3 +134,18 @@ class CrafterEnv(gymnasium.Env[np.ndarray, int]):
         counts = np.array(list(achievements.values()))
         events, self._counts = (counts - self._counts).astype(np.uint8), counts
         return {"events": events, "achievements": achievements}
+
+
+@dataclass(frozen=True)
+class CrafterWorlds:
+    """Where agents are played: see ``evaluation.episodes.Worlds``."""
+
+    config: CrafterConfig
+
+    def make(self) -> CrafterEnv:
+        """A new environment, which has its world from the seed of ``reset``."""
+        return CrafterEnv(self.config)
+
+    def prompt(self, counts: Sequence[int]) -> int:
+        """The lowest task of the ladder that was not achieved yet, where each of ``TASKS`` was so often."""
+        return ladder_prompt(dict(zip(TASKS, counts, strict=True)))

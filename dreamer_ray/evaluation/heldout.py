@@ -1,19 +1,22 @@
 """Quality on held-out episodes, each figure beside a trivial baseline that it has to beat."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from dreamer_ray.evaluation.marginal import Marginal
 from dreamer_ray.evaluation.metrics import block_averages, changed_tiles, psnr
 from dreamer_ray.imagination.rollout import dream
 from dreamer_ray.imagination.sampler import Sampling, prefill
 from dreamer_ray.models.agent import Agent
+from dreamer_ray.models.distributions import ActionDistribution
 from dreamer_ray.models.dynamics import Dynamics
 from dreamer_ray.models.tokenizer import Tokenizer
-from dreamer_ray.types import Actions, Annotations, Clip, LatentClip
+from dreamer_ray.types import Actions, Annotations, Binary, Categorical, Clip, LatentClip
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,8 @@ class Dreams:
     last: Float[Tensor, "b 1 y x 3"]
     """The last real frame before the dream."""
     last_reconstruction: Float[Tensor, "b 1 y x 3"]
+    told: Bool[Tensor, "b"]
+    """Whether the actions of a window are known, and those of the window from which ``shuffled`` has its own."""
 
 
 @torch.no_grad()
@@ -51,7 +56,7 @@ def tokenizer_figures(tokenizer: Tokenizer, clip: Clip, mean: Float[Tensor, "y x
 
 @torch.no_grad()
 def dream_windows(tokenizer: Tokenizer, dynamics: Dynamics, clip: Clip, *, context: int, steps: int, generator: torch.Generator) -> Dreams:
-    """Dreams on from the first ``context`` frames of each clip under its own actions, and under those of the next clip of the batch.
+    """Dreams on from the first ``context`` frames of each clip under its own actions, and under those of the clip before it.
 
     The decoder, which may look back in time, is given the context before every dream, as before the reconstruction.
     """
@@ -59,16 +64,19 @@ def dream_windows(tokenizer: Tokenizer, dynamics: Dynamics, clip: Clip, *, conte
     start = LatentClip(latents[:, :context], _frames(clip.notes, slice(0, context)))
     actions: Actions = {name: value[:, context - 1 : -1] for name, value in clip.notes.actions.items()}
     others: Actions = {name: value.roll(1, 0) for name, value in actions.items()}
+    known = clip.notes.labelled[:, context - 1 : -1] if actions else torch.zeros_like(clip.notes.labelled[:, context - 1 : -1])
+    told = known.all(1) & known.roll(1, 0).all(1)
     seeds = torch.randint(2**62, (len(latents),), generator=generator).tolist()
 
-    def pictures(taken: Actions) -> Tensor:
-        dreamed = dream(dynamics, start, taken, sampling=Sampling(steps=steps), seeds=seeds)
+    def pictures(taken: Actions, known: Tensor) -> Tensor:
+        dreamed = dream(dynamics, start, taken, known, sampling=Sampling(steps=steps), seeds=seeds)
         return tokenizer.decode(torch.cat([latents[:, :context], dreamed], dim=1))[:, context:].clamp(0, 1)
 
-    dreamed, shuffled = pictures(actions), pictures(others)
+    dreamed = pictures(actions, known)
+    shuffled = pictures(others, known.roll(1, 0)) if told.any() else dreamed
     truth, reconstruction = clip.frames / 255, tokenizer.decode(latents).clamp(0, 1)
     before = slice(context - 1, context)
-    return Dreams(truth[:, context:], reconstruction[:, context:], dreamed, shuffled, truth[:, before], reconstruction[:, before])
+    return Dreams(truth[:, context:], reconstruction[:, context:], dreamed, shuffled, truth[:, before], reconstruction[:, before], told)
 
 
 def dream_figures(dreams: Dreams, *, tile: int) -> dict[str, float]:
@@ -88,37 +96,58 @@ def dream_figures(dreams: Dreams, *, tile: int) -> dict[str, float]:
         changed = changed_tiles(last, truth, tile)
         for name, of, copy in (("", truth, last), ("_in_reconstruction", seen, seen_last)):
             figures[f"error_over_copy{name}_on_changed_tiles_{at}"] = float(_mse(dreamed, of, changed) / _mse(copy, of, changed))
-        figures[f"action_following_{at}"] = float(F.mse_loss(dreams.shuffled[:, t], truth) / error)
+        if dreams.told.any():
+            rows = slice(None) if dreams.told.all() else dreams.told
+            error = F.mse_loss(dreamed[rows], truth[rows])
+            figures[f"action_following_{at}"] = float(F.mse_loss(dreams.shuffled[rows, t], truth[rows]) / error)
     return figures
 
 
 @torch.no_grad()
-def agent_figures(agent: Agent, clip: LatentClip, marginal: Float[Tensor, "k"], generator: torch.Generator) -> dict[str, float]:
-    """Log-probability (nats) of held-out actions of task-relevant clips beside the training marginal, and the reward's cross-entropy.
+def agent_figures(agent: Agent, clip: LatentClip, marginal: Marginal, generator: torch.Generator) -> dict[str, float]:
+    """Log-probability (nats) of held-out actions beside the training ``marginal``, and the reward's cross-entropy.
 
-    ``marginal`` holds the log-probabilities of the categorical component "action". The reward is read as the probability that the
-    prompted task's event happened; its baseline is the constant with the lowest cross-entropy on these very frames.
+    Of actions of task-relevant clips, where there are any, and of several components each by itself too. The reward is read as the
+    probability that the prompted task's event happened; its baseline is the constant with the lowest cross-entropy on these very frames.
     """
     notes = clip.notes
     states = _states(agent, clip, generator)
-    policy, known = agent.policy.now(states), notes.labelled & notes.relevant.unsqueeze(1)
-    chosen = notes.actions["action"].long()
-    best = policy.components["action"].probs.argmax(-1)  # pyright: ignore[reportAttributeAccessIssue]
+    policy, known = agent.policy.now(states), notes.labelled & (notes.relevant | ~notes.relevant.any()).unsqueeze(1)
     chance = agent.reward.now(states).mean.clamp(1e-4, 1 - 1e-4)
     base = notes.rewards.mean().clamp(1e-4, 1 - 1e-4).expand_as(chance)
-    return {
-        "action_log_prob": float(policy.log_prob(notes.actions)[known].mean()),
-        "marginal_log_prob": float(marginal[chosen][known].mean()),
-        "action_accuracy": float((best == chosen)[known].float().mean()),
+    figures = _action_figures(policy, notes.actions, marginal, known) if known.any() else {}
+    return figures | {
         "reward_cross_entropy": float(F.binary_cross_entropy(chance, notes.rewards)),
         "base_rate_cross_entropy": float(F.binary_cross_entropy(base, notes.rewards)),
     }
 
 
+def _action_figures(policy: ActionDistribution, actions: Actions, marginal: Marginal, known: Tensor) -> dict[str, float]:
+    expected = marginal.log_prob(actions)
+    figures = {
+        "action_log_prob": float(policy.log_prob(actions)[known].mean()),
+        "marginal_log_prob": float(torch.stack(list(expected.values())).sum(0)[known].mean()),
+    }
+    for name, distribution in policy.components.items():
+        of = f"_of_{name}" if len(policy.components) > 1 else ""
+        figures[f"action_log_prob{of}"] = float(distribution.log_prob(actions[name].float())[known].mean())
+        figures[f"marginal_log_prob{of}"] = float(expected[name][known].mean())
+        if isinstance(policy.space[name], Categorical):
+            best = distribution.probs.argmax(-1)  # pyright: ignore[reportAttributeAccessIssue]
+            figures[f"action_accuracy{of}"] = float((best == actions[name].long())[known].float().mean())
+    return figures
+
+
 @torch.no_grad()
-def mean_policy(agent: Agent, clip: LatentClip, generator: torch.Generator) -> Float[Tensor, "k"]:
-    """Average probability of each action over the frames of ``clip``."""
-    return agent.policy.now(_states(agent, clip, generator)).components["action"].probs.mean((0, 1))  # pyright: ignore[reportAttributeAccessIssue]
+def policy_shares(agent: Agent, clip: LatentClip, generator: torch.Generator, names: Iterable[str]) -> Float[Tensor, "k"]:
+    """Average probability of each choice or key of the components ``names``, none of which is continuous, over the frames of ``clip``."""
+    policy = agent.policy.now(_states(agent, clip, generator))
+    return torch.cat([_probabilities(policy, name).mean((0, 1)) for name in names])
+
+
+def _probabilities(policy: ActionDistribution, name: str) -> Tensor:
+    distribution = policy.components[name]
+    return distribution.mean if isinstance(policy.space[name], Binary) else distribution.probs  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _states(agent: Agent, clip: LatentClip, generator: torch.Generator) -> Float[Tensor, "b t d"]:
@@ -127,11 +156,6 @@ def _states(agent: Agent, clip: LatentClip, generator: torch.Generator) -> Float
     states = prefill(agent.dynamics, clip, noise=noise, agent=agent.prompt(clip.notes.task, clip.latents.shape[1]))
     assert states is not None
     return states
-
-
-def action_counts(clip: LatentClip, size: int) -> Float[Tensor, "k"]:
-    """How often each action of the component "action" was taken, where known."""
-    return torch.bincount(clip.notes.actions["action"][clip.notes.labelled].long(), minlength=size).float()
 
 
 def _frames(notes: Annotations, part: slice) -> Annotations:

@@ -6,7 +6,7 @@ import torch
 from einops import rearrange, reduce
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.nn.functional import conv2d
+from torch.nn.functional import conv2d, pad
 
 
 def psnr(pictures: Float[Tensor, "*s y x 3"], truth: Float[Tensor, "*s y x 3"]) -> float:
@@ -38,21 +38,26 @@ def ssim(pictures: Float[Tensor, "b y x 3"], truth: Float[Tensor, "b y x 3"]) ->
 
 
 def block_averages(pictures: Float[Tensor, "*s y x 3"], numbers: int) -> Float[Tensor, "*s y x 3"]:
-    """Each picture as a grid of constant blocks: of the square grids of at most ``numbers`` values whose blocks divide it, the best.
+    """Each picture as a grid of constant blocks: of the grids of at most ``numbers`` values whose blocks divide it, the best.
 
-    That is not always the finest: blocks that cut through a game's tiles lose more.
+    Their blocks are as square as they can be. The finest are not always the best: blocks that cut through a game's tiles lose more.
     """
     rows, columns = pictures.shape[-3:-1]
-    grids = [n for n in range(1, rows + 1) if rows % n == 0 and columns % n == 0 and 3 * n * n <= max(numbers, 3)]
+    across = [m for m in range(1, columns + 1) if columns % m == 0]
+    grids = [(n, min(across, key=lambda m: abs(m * rows - n * columns))) for n in range(1, rows + 1) if rows % n == 0]
+    grids = [(n, m) for n, m in grids if 3 * n * m <= max(numbers, 3)] or [(1, 1)]
 
-    def blocks(cells: int) -> Tensor:
-        low = reduce(pictures, "... (gy py) (gx px) k -> ... gy gx k", "mean", gy=cells, gx=cells)
-        return low.repeat_interleave(rows // cells, -3).repeat_interleave(columns // cells, -2)
+    def blocks(down: int, along: int) -> Tensor:
+        low = reduce(pictures, "... (gy py) (gx px) k -> ... gy gx k", "mean", gy=down, gx=along)
+        return low.repeat_interleave(rows // down, -3).repeat_interleave(columns // along, -2)
 
-    return min((blocks(cells) for cells in grids), key=lambda found: float((found - pictures).square().mean()))
+    return min((blocks(*grid) for grid in grids), key=lambda found: float((found - pictures).square().mean()))
 
 
 def changed_tiles(before: Float[Tensor, "*s y x 3"], after: Float[Tensor, "*s y x 3"], tile: int) -> Bool[Tensor, "*s y x 1"]:
-    """The pixels of all ``tile`` x ``tile`` squares in which any pixel differs."""
-    differs = rearrange((before != after).any(-1), "... (gy py) (gx px) -> ... gy gx py px", py=tile, px=tile).flatten(-2).any(-1)
-    return torch.repeat_interleave(torch.repeat_interleave(differs, tile, -2), tile, -1).unsqueeze(-1)
+    """The pixels of all ``tile`` x ``tile`` squares, smaller at the right and at the bottom, in which any pixel differs."""
+    rows, columns = before.shape[-3:-1]
+    pixels = pad((before != after).any(-1), (0, -columns % tile, 0, -rows % tile))
+    differs = rearrange(pixels, "... (gy py) (gx px) -> ... gy gx py px", py=tile, px=tile).flatten(-2).any(-1)
+    squares = torch.repeat_interleave(torch.repeat_interleave(differs, tile, -2), tile, -1)
+    return squares[..., :rows, :columns].unsqueeze(-1)

@@ -1,11 +1,10 @@
 """Rounds of play during training: the same worlds again and again, so that two rounds differ by the agent alone."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from dreamer_ray.envs.crafter import LADDER, TASKS
 from dreamer_ray.evaluation.episodes import EpisodeResult
 from dreamer_ray.evaluation.intervals import Interval, mean, success_rate
 from dreamer_ray.training.metrics import append_record, read_records
@@ -38,10 +37,10 @@ class Round:
         return "  ".join([f"version {self.version} in {len(self.worlds)} worlds", *shown])
 
 
-def summarized(version: int, episodes: Sequence[EpisodeResult], *, seconds: float) -> Round:
-    """A round out of its episodes, at least one."""
-    achieved = {task: sum(episode.counts[TASKS.index(task)] > 0 for episode in episodes) for task in LADDER}
-    events = {episode.seed: sum(episode.counts[TASKS.index(task)] for task in LADDER) for episode in episodes}
+def summarized(version: int, episodes: Sequence[EpisodeResult], ladder: Mapping[str, int], *, seconds: float) -> Round:
+    """A round out of its episodes, at least one; ``ladder`` says where in their counts each of its tasks stands."""
+    achieved = {task: sum(episode.counts[place] > 0 for episode in episodes) for task, place in ladder.items()}
+    events = {episode.seed: sum(episode.counts[place] for place in ladder.values()) for episode in episodes}
     success = {task: success_rate(count, len(episodes)) for task, count in achieved.items()}
     return Round(version, round(seconds, 3), success, mean([float(count) for count in events.values()]), events)
 

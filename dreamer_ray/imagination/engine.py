@@ -58,6 +58,7 @@ class _Asked(Batch):
     """All that the next frame depends on but the caches."""
 
     actions: Actions
+    known: Bool[Tensor, "b"]
     task: Int[Tensor, "b"]
     noise: Float[Tensor, "b 1 l c"]
     context_noise: Float[Tensor, "b 1 l c"] | None
@@ -158,11 +159,13 @@ class DreamEngine:
             return self.agent.policy.now(self.states).sample(uniform, sampling.temperature)
 
     @torch.no_grad()
-    def dream(self, actions: Actions, *, sampling: Sampling = DEFAULT) -> Frame:
-        """The next frame of every slot under ``actions [b ...]``."""
+    def dream(self, actions: Actions, *, known: Bool[Tensor, "b"] | None = None, sampling: Sampling = DEFAULT) -> Frame:
+        """The next frame of every slot under ``actions [b ...]``, or under whatever action where they are not ``known``."""
+        if known is None:
+            known = torch.ones(len(self.task), dtype=torch.bool, device=self.device)
         shape, actions = (1, *self.dynamics.latent_mean.shape), {name: actions[name] for name in self.dynamics.actions.space}
         noise = self.streams.normal(*shape)
-        asked = _Asked(actions, self.task, noise, self.streams.normal(*shape) if sampling.commit else None, self._unwritten)
+        asked = _Asked(actions, known, self.task, noise, self.streams.normal(*shape) if sampling.commit else None, self._unwritten)
         made = self._recorded(asked, sampling) if self.graph else self._next(asked, sampling)
         self._unwritten = made.unwritten
         if made.frame.judgement is not None:
@@ -184,8 +187,7 @@ class DreamEngine:
             self.states = states
 
     def _next(self, asked: _Asked, sampling: Sampling) -> _Made:
-        known = torch.ones(len(asked.task), 1, dtype=torch.bool, device=self.device)
-        told = Conditioning({name: value.unsqueeze(1) for name, value in asked.actions.items()}, known)
+        told = Conditioning({name: value.unsqueeze(1) for name, value in asked.actions.items()}, asked.known.unsqueeze(1))
         prompted = replace(told, agent=self._prompt(asked.task, 1))
         first = told if sampling.commit else prompted
         done = sample_frame(self.dynamics, self.cache, first, steps=sampling.steps, noise=asked.noise, before=asked.unwritten)

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from dreamer_ray.imagination.engine import DreamEngine
@@ -61,13 +61,15 @@ def _continued(context: LatentClip, latents: Float[Tensor, "b t l c"], actions: 
     )
 
 
-def dream(dynamics: Dynamics, context: LatentClip, actions: Actions, *, sampling: Sampling, seeds: list[int]) -> Float[Tensor, "b t l c"]:
-    """The tokenizer latents that ``dynamics`` sees follow on ``context`` under given ``actions``.
+def dream(
+    dynamics: Dynamics, context: LatentClip, actions: Actions, known: Bool[Tensor, "b t"], *, sampling: Sampling, seeds: list[int]
+) -> Float[Tensor, "b t l c"]:
+    """The tokenizer latents that ``dynamics`` sees follow on ``context`` under given ``actions``, or any where they are not ``known``.
 
     ``actions`` holds ``[b t ...]``, the first one taken at the last frame of the context; as many frames are returned.
     """
     engine = DreamEngine(dynamics, slots=len(seeds))
     engine.join(context, seeds, sampling=sampling)
-    horizon = next(iter(actions.values())).shape[1]
-    steps = ({name: value[:, t] for name, value in actions.items()} for t in range(horizon))
-    return torch.stack([engine.dream(step, sampling=sampling).latents for step in steps], dim=1)
+    steps = [{name: value[:, t] for name, value in actions.items()} for t in range(known.shape[1])]
+    dreamed = [engine.dream(step, known=known[:, t], sampling=sampling).latents for t, step in enumerate(steps)]
+    return torch.stack(dreamed, dim=1)

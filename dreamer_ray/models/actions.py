@@ -26,7 +26,9 @@ class ActionEmbedding(nn.Module):
                 self.components.append(nn.Linear(component.size, size))
 
     def forward(self, actions: Actions, labelled: Bool[Tensor, "b t"]) -> Float[Tensor, "b t s d"]:
-        """Tokens of each frame; the base alone where not ``labelled``."""
+        """Tokens of each frame; the base alone where not ``labelled``, everywhere where there are no actions."""
+        if not self.space:
+            return self.base.expand(*labelled.shape, -1, -1)
         total = torch.zeros((), device=self.base.device)
         for (name, component), module in zip(self.space.items(), self.components, strict=True):
             value = actions[name]

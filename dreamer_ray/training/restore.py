@@ -21,25 +21,32 @@ def describe_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
     return {"tokenizer": tokenizer.config.model_dump(mode="json"), "frame_shape": list(tokenizer.frame_shape)}
 
 
-def describe_agent(agent: Agent, tasks: list[str]) -> dict[str, Any]:
-    """The ``made_by`` of a checkpoint of dynamics or agent finetuning."""
-    dynamics = agent.dynamics
+def describe_dynamics(dynamics: Dynamics, tasks: list[str]) -> dict[str, Any]:
+    """The ``made_by`` of a checkpoint of dynamics pretraining."""
     return {
         "dynamics": dynamics.config.model_dump(mode="json"),
-        "agent": agent.config.model_dump(mode="json"),
         "latent_shape": list(dynamics.latent_mean.shape),
         "action_space": TypeAdapter(ActionSpace).dump_python(dynamics.actions.space, mode="json"),
         "tasks": tasks,
     }
 
 
+def describe_agent(agent: Agent, tasks: list[str]) -> dict[str, Any]:
+    """The ``made_by`` of a checkpoint of agent finetuning."""
+    return describe_dynamics(agent.dynamics, tasks) | {"agent": agent.config.model_dump(mode="json")}
+
+
 def build_agent(made_by: dict[str, Any]) -> Agent:
     """A new agent of the sizes in ``made_by`` (see ``describe_agent``)."""
+    dynamics = _build_dynamics(made_by)
+    return Agent(parse_config(AgentConfig, made_by["agent"], "checkpoint"), dynamics, tasks=len(made_by["tasks"]))
+
+
+def _build_dynamics(made_by: dict[str, Any]) -> Dynamics:
     latents, channels = made_by["latent_shape"]
     space = TypeAdapter(ActionSpace).validate_python(made_by["action_space"])
     config = parse_config(DynamicsConfig, made_by["dynamics"], "checkpoint")
-    dynamics = Dynamics(config, latents=latents, channels=channels, action_space=space)
-    return Agent(parse_config(AgentConfig, made_by["agent"], "checkpoint"), dynamics, tasks=len(made_by["tasks"]))
+    return Dynamics(config, latents=latents, channels=channels, action_space=space)
 
 
 def restore_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
@@ -52,16 +59,31 @@ def restore_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
     return tokenizer.requires_grad_(False).eval()
 
 
-def restore_agent(checkpoint: Checkpoint) -> Agent:
-    """The agent of a checkpoint of dynamics pretraining (its heads new) or agent finetuning, frozen, in evaluation mode."""
+def restore_dynamics(checkpoint: Checkpoint) -> Dynamics:
+    """The dynamics of a checkpoint of dynamics pretraining, frozen, in evaluation mode."""
     _require(checkpoint, "dynamics")
     with _edited(checkpoint):
-        agent, weights = build_agent(checkpoint.made_by), checkpoint.weights()
-        if any(name.startswith("agent.") for name in weights):
-            _load(agent, weights, "agent.")
-        else:
-            _load(agent.dynamics, weights, "dynamics.")
+        dynamics = _build_dynamics(checkpoint.made_by)
+        _load(dynamics, checkpoint.weights(), "dynamics.")
+    return dynamics.requires_grad_(False).eval()
+
+
+def restore_agent(checkpoint: Checkpoint) -> Agent:
+    """The agent of a checkpoint of agent finetuning, frozen, in evaluation mode."""
+    _require(checkpoint, "agent")
+    with _edited(checkpoint):
+        agent = build_agent(checkpoint.made_by)
+        _load(agent, checkpoint.weights(), "agent.")
     return agent.requires_grad_(False).eval()
+
+
+def begin_agent(checkpoint: Checkpoint, config: AgentConfig) -> Agent:
+    """An agent with new heads of the sizes of ``config`` on the dynamics of a checkpoint of dynamics pretraining."""
+    _require(checkpoint, "dynamics")
+    with _edited(checkpoint):
+        agent = build_agent(checkpoint.made_by | {"agent": config.model_dump(mode="json")})
+        _load(agent.dynamics, checkpoint.weights(), "dynamics.")
+    return agent
 
 
 def load_heads(agent: Agent, checkpoint: Checkpoint) -> Agent:

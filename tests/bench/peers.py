@@ -74,10 +74,10 @@ def _ours(kind: str) -> Job:
     if kind.startswith("imagine"):
         rows = int(kind.split("-")[1])
         context, actions = clip(rows, CONTEXT), {"action": torch.randint(0, ACTIONS, (rows, NEW))}
-        sampling = Sampling(steps=STEPS, commit="no-commit" not in kind)
+        sampling, known = Sampling(steps=STEPS, commit="no-commit" not in kind), torch.ones(rows, NEW, dtype=torch.bool)
         dynamics.requires_grad_(False)
         tune_dreams(dynamics, DreamTuning(compile="compiled" in kind))
-        return lambda: dream(dynamics, context, actions, sampling=sampling, seeds=list(range(rows)))
+        return lambda: dream(dynamics, context, actions, known, sampling=sampling, seeds=list(range(rows)))
     full, rows = "full" in kind, 0.25 if "bootstrap" in kind else 0.0
     forcing = ForcingConfig(bootstrap_fraction=rows, bootstrap_after=0.0, image_fraction=0.3 if full else 0.0)
     phase, batch = DynamicsPretraining(dynamics, forcing), clip(TRAIN_ROWS, TRAIN_FRAMES)

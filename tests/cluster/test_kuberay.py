@@ -12,7 +12,7 @@ from jsonschema import Draft202012Validator
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 from ray.autoscaler._private.util import validate_config
 
-from dreamer_ray.recipe import REPLICA_RESOURCE
+from dreamer_ray.cluster_section import REPLICA_RESOURCE
 
 ROOT = Path(__file__).parents[2]
 FILES = ["kuberay-cluster", "kuberay-job"]

@@ -9,7 +9,7 @@ import yaml
 from jsonschema import ValidationError
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from dreamer_ray.recipe import REPLICA_RESOURCE
+from dreamer_ray.cluster_section import REPLICA_RESOURCE
 
 ROOT = Path(__file__).parents[2]
 FILES = ["aws", "gcp", "on-premise"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dreamer_ray.recipe import REPLICA_RESOURCE
+from dreamer_ray.cluster_section import REPLICA_RESOURCE
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "cluster" / "slurm.sh"

@@ -17,12 +17,12 @@ from pathlib import Path
 import ray
 import torch
 
+from dreamer_ray.cluster_section import REPLICA_RESOURCE
 from dreamer_ray.distributed import replica_pool
 from dreamer_ray.distributed.board import Board
 from dreamer_ray.distributed.imagine import ElasticPool
 from dreamer_ray.distributed.replica_pool import ReplicaPool
 from dreamer_ray.imagination.schedule import Schedule
-from dreamer_ray.recipe import REPLICA_RESOURCE
 from dreamer_ray.types import Trajectory
 
 CALLS, STEPS = 3, 400

@@ -33,7 +33,7 @@ class Publisher:
     def play(self, number: int) -> None:
         export = exporter(RUN, "imagination")
         export.set("figure", number, figure="ladder_events")
-        export_success(export, VARIANT, [EpisodeResult(0, [1] * len(TASKS), [1] * len(TASKS), 10, died=False)])
+        export_success(export, VARIANT, [EpisodeResult(0, [1] * len(TASKS), [1] * len(TASKS), 10, died=False)], TASKS)
 
     def dream(self, number: int) -> None:
         export = exporter(RUN, "imagination", replica=str(number))
@@ -44,7 +44,7 @@ class Publisher:
     def evaluate(self) -> None:
         export = exporter(RUN, "evaluate")
         export.add("episodes", variant="agent")
-        export_success(export, "agent", [EpisodeResult(0, [1] * len(TASKS), [1] * len(TASKS), 10, died=False)])
+        export_success(export, "agent", [EpisodeResult(0, [1] * len(TASKS), [1] * len(TASKS), 10, died=False)], TASKS)
 
 
 def main(folder: Path) -> None:

@@ -10,12 +10,12 @@ import time
 import ray
 import torch
 
+from dreamer_ray.cluster_section import ClusterSection
 from dreamer_ray.distributed.board import Board
 from dreamer_ray.distributed.imagine import ElasticPool
 from dreamer_ray.distributed.replica_pool import ReplicaPool, TimedTrajectory
 from dreamer_ray.distributed.replicas import device_of, replica_resources
 from dreamer_ray.imagination.schedule import Schedule
-from dreamer_ray.recipe import ClusterSection
 
 CALLS, STEPS = 4, 40
 SECONDS = {"cuda": 0.05, "cpu": 1.0}

@@ -10,9 +10,9 @@ import ray
 import torch
 from ray.cluster_utils import Cluster
 
+from dreamer_ray.cluster_section import REPLICA_RESOURCE
 from dreamer_ray.distributed.replica_pool import ReplicaPool
 from dreamer_ray.imagination.schedule import Schedule
-from dreamer_ray.recipe import REPLICA_RESOURCE
 from dreamer_ray.types import Trajectory
 
 CALLS, STEPS = 3, 16

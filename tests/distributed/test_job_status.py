@@ -59,7 +59,8 @@ def test_a_log_with_debug_messages_reads_the_same():
 
 def test_the_newest_round_is_read_as_it_was_written_and_is_no_progress():
     counts = [int(task in LADDER[:2]) for task in TASKS]
-    played = [summarized(version, [EpisodeResult(7, counts, [-1] * len(TASKS), 10, died=False)], seconds=1) for version in (4, 6)]
+    ladder, episode = {task: TASKS.index(task) for task in LADDER}, EpisodeResult(7, counts, [-1] * len(TASKS), 10, died=False)
+    played = [summarized(version, [episode], ladder, seconds=1) for version in (4, 6)]
     log = LOG + "".join(f"10:28:40  imagination   {one.line()}\n" for one in played)
     assert newest_round(log) == RoundState(6, 1, {"ladder_events": 2, LADDER[0]: 1, LADDER[1]: 1})
     assert progress(log) == progress(LOG)

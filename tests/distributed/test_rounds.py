@@ -17,7 +17,7 @@ import ray
 from dreamer_ray.config_file import load_config
 from dreamer_ray.distributed.rounds import MOST_LOSSES, rounds_played
 from dreamer_ray.distributed.weights import MissingWeightsError
-from dreamer_ray.envs.crafter import TASKS, CrafterConfig
+from dreamer_ray.envs.crafter import LADDER, TASKS, CrafterConfig, CrafterWorlds
 from dreamer_ray.evaluation.episodes import EpisodeResult, play
 from dreamer_ray.evaluation.rounds import PLAYED, append_round, read_rounds, summarized
 from dreamer_ray.imagination.session import ActingSession
@@ -28,6 +28,7 @@ from dreamer_ray.training.restore import restore_tokenizer
 
 TOY = Path(__file__).parents[2] / "configs/crafter/toy.yaml"
 LIMIT = 400.0
+RUNGS = {task: TASKS.index(task) for task in LADDER}
 
 
 @ray.remote(num_cpus=0)
@@ -117,7 +118,7 @@ def test_where_nothing_was_published_there_is_nothing_to_wait_for(played):
 def test_a_resumed_run_goes_on_with_newer_versions(played, tmp_path):
     (tmp_path / "imagination").mkdir()
     none = [EpisodeResult(seed, [0] * len(TASKS), [-1] * len(TASKS), 10, died=False) for seed in (1, 2)]
-    before = summarized(5, none, seconds=1.0)
+    before = summarized(5, none, RUNGS, seconds=1.0)
     append_round(tmp_path / "imagination", before)
     rounds, _ = played(versions=[4, 5, 6], until="version 6")
     assert [one.version for one in rounds] == [5, 6]
@@ -205,8 +206,8 @@ def test_training_with_an_evaluator_is_bitwise_the_training_without(toy, imagina
     seeds = list(range(FIRST_ROUND_WORLD, FIRST_ROUND_WORLD + 6))
     assert all(list(one.worlds) == seeds for one in rounds)
     tokenizer, agent = restore_tokenizer(trained(folder, "tokenizer")), acting_agent(folder, "imagination")
-    config = CrafterConfig(size=72, length=40)
-    alone = summarized(8, play(ActingSession(tokenizer, agent, seeds=seeds), seeds, config), seconds=rounds[-1].seconds)
+    worlds = CrafterWorlds(CrafterConfig(size=72, length=40))
+    alone = summarized(8, play(ActingSession(tokenizer, agent, seeds=seeds), seeds, worlds), RUNGS, seconds=rounds[-1].seconds)
     assert rounds[-1] == alone, "the round at the end of training is that of the trained agent"
 
 

@@ -54,7 +54,7 @@ def scraped(targets: list[str]) -> dict[str, float]:
 def test_success_is_the_share_of_episodes_by_variant_and_task():
     registry = CollectorRegistry()
     episodes = [episode("collect_wood"), episode("collect_wood", "place_table"), episode()]
-    export_success(Exporter(PrometheusMeter(registry), **RUN), "agent", episodes)
+    export_success(Exporter(PrometheusMeter(registry), **RUN), "agent", episodes, TASKS)
     shares = {
         task: registry.get_sample_value("ray_dreamer_success_ratio", RUN | {"variant": "agent", "task": task})
         for task in ("collect_wood", "place_table", "collect_stone")
@@ -64,7 +64,7 @@ def test_success_is_the_share_of_episodes_by_variant_and_task():
 
 def test_before_the_first_episode_there_is_no_success():
     registry = CollectorRegistry()
-    export_success(Exporter(PrometheusMeter(registry), **RUN), "agent", [])
+    export_success(Exporter(PrometheusMeter(registry), **RUN), "agent", [], TASKS)
     assert registry.get_sample_value("ray_dreamer_success_ratio", RUN | {"variant": "agent", "task": "collect_wood"}) is None
 
 

@@ -1,15 +1,19 @@
 """Held-out figures on pictures and heads whose figures can be worked out by hand."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from dreamer_ray.evaluation import heldout
-from dreamer_ray.evaluation.heldout import Dreams, action_counts, agent_figures, dream_figures, dream_windows, reconstruct
-from dreamer_ray.types import Categorical, Clip
+from dreamer_ray.evaluation.heldout import Dreams, agent_figures, dream_figures, dream_windows, policy_shares, reconstruct
+from dreamer_ray.evaluation.marginal import Marginal
+from dreamer_ray.types import Binary, Categorical, Clip, Continuous
 
 SPACE = {"action": Categorical(size=4)}
+MIXED = {"keys": Binary(size=3), "mouse": Categorical(size=5), "arm": Continuous(size=2)}
+TOLD = torch.tensor([True])
 
 
 def picture(value: float, tile: float | None = None) -> torch.Tensor:
@@ -24,7 +28,13 @@ def test_errors_are_set_beside_copying_over_all_and_over_changed_tiles():
     truth, last = picture(0.5, tile=0.9), picture(0.5)
     figures = dream_figures(
         Dreams(
-            truth=truth, reconstruction=truth - 0.1, dream=truth + 0.1, shuffled=truth + 0.2, last=last, last_reconstruction=picture(0.5)
+            truth=truth,
+            reconstruction=truth - 0.1,
+            dream=truth + 0.1,
+            shuffled=truth + 0.2,
+            last=last,
+            last_reconstruction=picture(0.5),
+            told=TOLD,
         ),
         tile=8,
     )
@@ -42,7 +52,7 @@ def test_errors_are_set_beside_copying_over_all_and_over_changed_tiles():
 
 def test_the_first_and_the_last_dreamed_frame_are_measured():
     frames = [torch.cat([picture(v) for v in values], dim=1) for values in ((0.5, 0.5, 0.5), (0.6, 0.9, 0.7))]
-    figures = dream_figures(Dreams(frames[0], frames[0], frames[1], frames[1], picture(0.4), picture(0.4)), tile=8)
+    figures = dream_figures(Dreams(frames[0], frames[0], frames[1], frames[1], picture(0.4), picture(0.4), TOLD), tile=8)
     assert figures["dream_psnr_at_1"] == pytest.approx(20, rel=1e-4)
     assert figures["dream_psnr_at_3"] == pytest.approx(-10 * math.log10(0.04), rel=1e-4)
     assert not any(name.endswith("at_2") for name in figures)
@@ -57,8 +67,9 @@ def test_a_dream_that_is_the_truth_has_the_pictures_of_the_reconstruction(tiny, 
         latents = tokenizer.encode(frames)
     taken = []
 
-    def perfect(_, context, actions, **rest):
+    def perfect(_, context, actions, known, **rest):
         assert torch.equal(context.latents, latents[:, :4])
+        assert bool(known.all())
         taken.append(actions["action"])
         return latents[:, 4:]
 
@@ -83,7 +94,8 @@ def test_agent_figures_of_heads_that_know_nothing(tiny):
                 parameter.zero_()
     clip.notes.actions["action"][:] = torch.tensor([1, 2, 3, 2]).unsqueeze(1)
     clip.notes.labelled[0, 2:] = False
-    marginal = torch.tensor([0.1, 0.2, 0.3, 0.4]).log()
+    seen = torch.tensor([[1] * 1 + [2] * 2 + [3] * 3])  # with one more of each: 1, 2, 3 and 4 of 10
+    marginal = Marginal(SPACE, {"action": seen}, torch.ones_like(seen, dtype=torch.bool))
     figures = agent_figures(agent, clip, marginal, tiny.generator())
     rate = float(clip.notes.rewards.mean())
     assert figures["action_log_prob"] == pytest.approx(-math.log(4), rel=1e-5)
@@ -92,8 +104,48 @@ def test_agent_figures_of_heads_that_know_nothing(tiny):
     assert figures["reward_cross_entropy"] == pytest.approx(-rate * math.log(1e-4) - (1 - rate) * math.log(1 - 1e-4), rel=1e-4)
 
 
-def test_actions_are_counted_where_they_are_known(tiny):
-    clip = tiny.clip(2, 3, space=SPACE)
-    clip.notes.actions["action"][:] = torch.tensor([[0, 1, 1], [3, 3, 3]])
-    clip.notes.labelled[1, 1:] = False
-    assert action_counts(clip, 4).tolist() == [1, 2, 0, 1]
+def test_where_no_clip_is_task_relevant_all_known_actions_count(tiny):
+    agent, clip = tiny.agent(), tiny.clip(4, 6)
+    marginal = Marginal(MIXED, clip.notes.actions, clip.notes.labelled)
+    clip.notes.labelled[2:] = False
+    expected = agent_figures(agent, replace(clip, notes=replace(clip.notes, relevant=torch.arange(4) < 2)), marginal, tiny.generator())
+    clip.notes.relevant[:] = False
+    assert agent_figures(agent, clip, marginal, tiny.generator()) == expected
+
+
+def test_components_are_measured_one_by_one_and_add_up(tiny):
+    agent, clip = tiny.agent(), tiny.clip(4, 6)
+    figures = agent_figures(agent, clip, Marginal(MIXED, clip.notes.actions, clip.notes.labelled), tiny.generator())
+    for figure in ("action_log_prob", "marginal_log_prob"):
+        assert sum(figures[f"{figure}_of_{name}"] for name in MIXED) == pytest.approx(figures[figure], rel=1e-5)
+    assert 0 <= figures["action_accuracy_of_mouse"] <= 1
+
+
+def test_without_a_known_action_only_the_reward_is_measured(tiny):
+    agent, clip = tiny.agent(), tiny.clip(4, 6)
+    marginal = Marginal(MIXED, clip.notes.actions, clip.notes.labelled)
+    clip.notes.labelled[:] = False
+    assert set(agent_figures(agent, clip, marginal, tiny.generator())) == {"reward_cross_entropy", "base_rate_cross_entropy"}
+
+
+def test_shares_of_a_policy_are_those_of_its_distributions(tiny):
+    agent, clip = tiny.agent(), tiny.clip(2, 6)
+    found = policy_shares(agent, clip, tiny.generator(), ["keys", "mouse"])
+    assert found.shape == (3 + 5,)
+    assert float(found[3:].sum()) == pytest.approx(1, rel=1e-5)
+    assert bool(((found > 0) & (found < 1)).all())
+
+
+def test_windows_whose_actions_are_unknown_say_nothing_of_other_actions(tiny):
+    tokenizer, dynamics = tiny.tokenizer(), tiny.dynamics()
+    frames = torch.randint(0, 256, (3, 7, 8, 8, 3), generator=tiny.generator(), dtype=torch.uint8)
+    clip = Clip(frames, tiny.clip(3, 7).notes)
+    clip.notes.labelled[0] = False
+    dreams = dream_windows(tokenizer, dynamics, clip, context=4, steps=2, generator=tiny.generator())
+    assert dreams.told.tolist() == [False, False, True], "row 1 would have the actions of row 0"
+    only = dream_figures(replace(dreams, **{name: getattr(dreams, name)[2:] for name in vars(dreams)}), tile=8)
+    figures = dream_figures(dreams, tile=8)
+    assert figures["action_following_at_3"] == pytest.approx(only["action_following_at_3"], rel=1e-4)
+    clip.notes.labelled[:] = False
+    dreams = dream_windows(tokenizer, dynamics, clip, context=4, steps=2, generator=tiny.generator())
+    assert not [name for name in dream_figures(dreams, tile=8) if "following" in name]

@@ -10,18 +10,20 @@ from dreamer_ray.evaluation.episodes import EpisodeResult
 from dreamer_ray.evaluation.intervals import success_rate
 from dreamer_ray.evaluation.rounds import PLAYED, Claims, Round, append_round, read_rounds, summarized
 
+RUNGS = {task: TASKS.index(task) for task in LADDER}
+
 
 def episode(seed: int, **achieved: int) -> EpisodeResult:
     return EpisodeResult(seed, [achieved.get(task, 0) for task in TASKS], [-1] * len(TASKS), 10, died=False)
 
 
 def a_round(version: int, wood: int = 1) -> Round:
-    return summarized(version, [episode(7, collect_wood=wood), episode(8)], seconds=1.5)
+    return summarized(version, [episode(7, collect_wood=wood), episode(8)], RUNGS, seconds=1.5)
 
 
 def test_success_counts_worlds_and_ladder_events_count_events():
     episodes = [episode(7, collect_wood=5, place_table=1, wake_up=3), episode(8, collect_wood=1), episode(9), episode(10)]
-    played = summarized(4, episodes, seconds=2.0)
+    played = summarized(4, episodes, RUNGS, seconds=2.0)
     assert list(played.success) == list(LADDER)
     assert played.success["collect_wood"] == success_rate(2, 4)
     assert played.success["place_table"] == success_rate(1, 4)

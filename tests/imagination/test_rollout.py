@@ -96,7 +96,7 @@ def test_a_dream_equals_uncached_passes_with_the_same_draws(tiny, agent, signal)
 
 def test_a_dream_under_given_actions_equals_uncached_passes(tiny, agent):
     context, actions = tiny.clip(ROWS, CONTEXT), tiny.actions(ROWS, HORIZON, seed=4)
-    found = dream(agent.dynamics, context, actions, sampling=SAMPLING, seeds=SEEDS)
+    found = dream(agent.dynamics, context, actions, torch.ones(ROWS, HORIZON, dtype=torch.bool), sampling=SAMPLING, seeds=SEEDS)
     expected = []
     with torch.no_grad():
         slow = Slow(agent.dynamics, context, RandomStreams(SEEDS))
@@ -123,7 +123,8 @@ def test_first_dreamed_frames_follow_their_actions(tiny, agent):
     context, actions = tiny.clip(ROWS, CONTEXT), tiny.actions(ROWS, 4, seed=4)
     changed = {name: value.clone() for name, value in actions.items()}
     changed["mouse"][:, 2] = (changed["mouse"][:, 2] + 1) % 5
-    one, two = (dream(agent.dynamics, context, a, sampling=SAMPLING, seeds=SEEDS) for a in (actions, changed))
+    known = torch.ones(ROWS, 4, dtype=torch.bool)
+    one, two = (dream(agent.dynamics, context, a, known, sampling=SAMPLING, seeds=SEEDS) for a in (actions, changed))
     difference = (one - two).abs().amax((0, 2, 3))
     assert bool((difference[:2] == 0).all())
     assert bool((difference[2:] > 1e-5).all())
@@ -151,3 +152,21 @@ def test_the_seed_of_a_row_decides_its_dream(tiny, agent):
     assert torch.allclose(dreamed[0], dreamed[2], rtol=0, atol=1e-10)  # products may round rows in other ways
     assert not torch.allclose(dreamed[0], dreamed[1], atol=1e-3)
     assert torch.equal(dreamed, imagine(engine, context, horizon=3, sampling=SAMPLING, seeds=[1, 2, 1]).states)
+
+
+def test_of_an_action_that_is_not_known_nothing_is_told(tiny, agent):
+    context, known = tiny.clip(ROWS, CONTEXT), torch.ones(ROWS, 4, dtype=torch.bool)
+    known[:, 2] = False
+    one, two = (tiny.actions(ROWS, 4, seed=4) for _ in range(2))
+    two["mouse"][:, 2] = (two["mouse"][:, 2] + 1) % 5
+    one, two = (dream(agent.dynamics, context, taken, known, sampling=SAMPLING, seeds=SEEDS) for taken in (one, two))
+    assert torch.equal(one, two)
+    told = dream(agent.dynamics, context, tiny.actions(ROWS, 4, seed=4), torch.ones_like(known), sampling=SAMPLING, seeds=SEEDS)
+    assert bool((one[:, :2] == told[:, :2]).all()) and not bool((one[:, 2:] == told[:, 2:]).any(1).all())
+
+
+def test_dynamics_without_actions_dream_on(tiny):
+    dynamics, context = tiny.dynamics(space={}), tiny.clip(ROWS, CONTEXT, space={})
+    found = dream(dynamics, context, {}, torch.zeros(ROWS, 3, dtype=torch.bool), sampling=SAMPLING, seeds=SEEDS)
+    assert found.shape == (ROWS, 3, tiny.latents, tiny.channels)
+    assert bool((found[:, 0] != found[:, 2]).any())

@@ -14,7 +14,17 @@ from dreamer_ray.phases.forcing import ForcingConfig
 from dreamer_ray.phases.imagination_training import ImaginationLossConfig, ImaginationTraining, WholeImaginationTraining
 from dreamer_ray.phases.tokenizer_pretraining import TokenizerPretraining
 from dreamer_ray.training.checkpoint import open_checkpoint, save_checkpoint
-from dreamer_ray.training.restore import build_agent, describe_agent, describe_tokenizer, load_heads, restore_agent, restore_tokenizer
+from dreamer_ray.training.restore import (
+    begin_agent,
+    build_agent,
+    describe_agent,
+    describe_dynamics,
+    describe_tokenizer,
+    load_heads,
+    restore_agent,
+    restore_dynamics,
+    restore_tokenizer,
+)
 
 TASKS = ["a", "b", "c", "d", "e"]
 
@@ -72,9 +82,13 @@ def test_an_agent_comes_back_from_finetuning(tiny, tmp_path):
 
 def test_dynamics_come_back_from_pretraining(tiny, tmp_path):
     agent = _agent(tiny)
-    phase = DynamicsPretraining(agent.dynamics, ForcingConfig())
-    back = restore_agent(_saved(tmp_path, phase, describe_agent(agent, TASKS)))
-    assert torch.equal(_pass(tiny, agent).latents, _pass(tiny, back).latents)
+    checkpoint = _saved(tmp_path, DynamicsPretraining(agent.dynamics, ForcingConfig()), describe_dynamics(agent.dynamics, TASKS))
+    begun, back = begin_agent(checkpoint, agent.config), restore_dynamics(checkpoint)
+    assert torch.equal(_pass(tiny, agent).latents, _pass(tiny, begun).latents)
+    assert {name: value.tolist() for name, value in back.state_dict().items()} == (
+        {name: value.tolist() for name, value in agent.dynamics.state_dict().items()}
+    )
+    assert not any(p.requires_grad for p in back.parameters())
 
 
 def test_averaged_weights_are_used(tiny, tmp_path):

@@ -1,0 +1,69 @@
+"""From what a recipe says of its sources to the sources, and what the recordings of all of them share."""
+
+from collections.abc import Sequence
+
+from dreamer_ray.data.lerobot import LeRobotConfig, LeRobotSource
+from dreamer_ray.data.minari_sets import MinariConfig, MinariSource
+from dreamer_ray.data.minerl import MinerlConfig, MinerlSource
+from dreamer_ray.data.recordings import RecordingsConfig, SourceConfig, SourceEntry
+from dreamer_ray.data.sources import Source
+from dreamer_ray.data.videos import VideosConfig, VideosSource
+from dreamer_ray.data.vpt import VptConfig, VptSource
+from dreamer_ray.errors import UserError
+from dreamer_ray.types import ActionSpace
+
+
+def open_source(config: SourceConfig) -> Source:
+    """The adapter of ``config``. Nothing is read yet: of VPT and MineRL actions and tasks are known without any file."""
+    match config:
+        case VptConfig():
+            return VptSource(config)
+        case MinerlConfig():
+            return MinerlSource(config)
+        case LeRobotConfig():
+            return LeRobotSource(config)
+        case MinariConfig():
+            return MinariSource(config)
+        case VideosConfig():
+            return VideosSource(config)
+
+
+def open_sources(config: RecordingsConfig) -> tuple[Source, ...]:
+    """The sources in their order, the first one at ``config.path`` where that is given."""
+    first, *others = [entry.source for entry in config.sources]
+    if config.path is not None:
+        key = "root" if isinstance(first, MinariConfig) else "path"
+        first = first.model_copy(update={key: config.path})
+    return tuple(open_source(source) for source in (first, *others))
+
+
+def shared_actions(config: RecordingsConfig, sources: Sequence[Source]) -> ActionSpace:
+    """The action space of all sources that keep labels; empty where none has actions.
+
+    Raises ``UserError`` where they have different ones.
+    """
+    found: ActionSpace = {}
+    for number, (entry, source) in enumerate(zip(config.sources, sources, strict=True)):
+        space = source.action_space if keeps_labels(entry) else {}
+        if found and space and space != found:
+            raise UserError(
+                f"data.recordings.sources.{number}: its actions are {_words(space)}, those of the sources before it {_words(found)}; one "
+                "model knows one space of actions: leave a source out, or take its pictures alone with labelled_fraction: 0"
+            )
+        found = found or space
+    return found
+
+
+def shared_tasks(config: RecordingsConfig, sources: Sequence[Source]) -> tuple[str, ...]:
+    """The tasks of all sources that keep labels, each once, in the order of the sources."""
+    labelled = (source for entry, source in zip(config.sources, sources, strict=True) if keeps_labels(entry))
+    return tuple(dict.fromkeys(task for source in labelled for task in source.tasks))
+
+
+def keeps_labels(entry: SourceEntry) -> bool:
+    """Whether any recording of the source keeps its actions, tasks and rewards."""
+    return entry.labelled_fraction > 0 and entry.labelled_hours != 0
+
+
+def _words(space: ActionSpace) -> str:
+    return ", ".join(f"{name} ({component.kind} {component.size})" for name, component in space.items())

@@ -1,0 +1,110 @@
+"""What a recipe is about: actions, tasks, pictures, and worlds to play in where there are any. Nothing behind the data knows more."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from dreamer_ray.data.minerl import CHOICES
+from dreamer_ray.data.minerl import KEYS as MINERL_KEYS
+from dreamer_ray.data.open_source import open_sources, shared_actions, shared_tasks
+from dreamer_ray.data.recordings import RecordingsConfig
+from dreamer_ray.data.rows import ShardSchema
+from dreamer_ray.data.vpt_actions import KEYS as VPT_KEYS
+from dreamer_ray.envs.crafter import ACTION_SPACE, ACTIONS, LADDER, TASKS, CrafterConfig, CrafterWorlds
+from dreamer_ray.errors import UserError
+from dreamer_ray.evaluation.episodes import Worlds
+from dreamer_ray.recipe import Recipe
+from dreamer_ray.types import ActionSpace, Continuous
+
+TILES_A_SIDE, MOST_SHOWN = 9, 40
+KNOWN_CHOICES: dict[str, dict[str, tuple[str, ...]]] = {"vpt": {"keys": VPT_KEYS}, "minerl": {"keys": MINERL_KEYS, **CHOICES}}
+"""Names of keys and choices by kind of source and component."""
+
+
+@dataclass(frozen=True)
+class Domain:
+    """What all phases, the evaluation and the report must know of the data."""
+
+    action_space: ActionSpace
+    """Empty where no action was recorded."""
+    tasks: tuple[str, ...]
+    """Names of the columns of events, and the prompts."""
+    ladder: tuple[str, ...]
+    """The tasks in the order in which an agent is to achieve them, which make a clip task-relevant."""
+    frame_shape: tuple[int, int]
+    """Rows and columns of a picture."""
+    tile: int
+    """Side of the squares, in pixels, of which those that changed are looked at alone."""
+    worlds: Worlds | None = None
+    """Where agents are played; None where there are only recordings."""
+    choices: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Names of the keys or choices of a component, where known."""
+    targets: Mapping[str, float] = field(default_factory=dict)
+    """Shares of worlds in which behaviour cloning is to achieve a task, of recipes that are held to some."""
+
+    @property
+    def countable(self) -> dict[str, tuple[str, ...]]:
+        """The components whose keys or choices are few enough to be shown one by one, with their names."""
+        found = {name: part for name, part in self.action_space.items() if not isinstance(part, Continuous) and part.size <= MOST_SHOWN}
+        plain = {name: self.choices.get(name) or tuple(f"{name} {i}" for i in range(part.size)) for name, part in found.items()}
+        return {name: tuple(words if len(plain) == 1 else (f"{name} {word}" for word in words)) for name, words in plain.items()}
+
+    @property
+    def rungs(self) -> dict[str, int]:
+        """Where among the tasks each task of the ladder stands."""
+        return {task: self.tasks.index(task) for task in self.ladder}
+
+
+def domain_of(recipe: Recipe, schema: ShardSchema | None = None) -> Domain:
+    """What ``recipe`` is about: by the ``schema`` of its shards, which is all that is needed where they are there, else by its sources.
+
+    Raises ``UserError`` where a source cannot be opened, or has not what the sections of the recipe need.
+    """
+    if recipe.data.crafter is not None:
+        return _crafter(recipe, CrafterConfig(size=recipe.data.crafter.size, length=recipe.evaluation.length))
+    assert recipe.data.recordings is not None
+    domain = _recorded(recipe.data.recordings, schema)
+    _refuse_what_is_not_recorded(recipe, domain)
+    return domain
+
+
+def _crafter(recipe: Recipe, world: CrafterConfig) -> Domain:
+    return Domain(
+        action_space=ACTION_SPACE,
+        tasks=TASKS,
+        ladder=LADDER,
+        frame_shape=recipe.data.frame_shape,
+        tile=world.size // TILES_A_SIDE,
+        worlds=CrafterWorlds(world),
+        choices={"action": ACTIONS},
+        targets={"collect_wood": 0.6, "place_table": 0.2},
+    )
+
+
+def _recorded(config: RecordingsConfig, schema: ShardSchema | None) -> Domain:
+    if schema is None:
+        sources = open_sources(config)
+        space, tasks = shared_actions(config, sources), shared_tasks(config, sources)
+    else:
+        space, tasks = schema.action_space, schema.tasks
+    names = {name: words for entry in config.sources for name, words in KNOWN_CHOICES.get(entry.source.kind, {}).items()}
+    return Domain(
+        action_space=space,
+        tasks=tasks,
+        ladder=config.ladder or tasks,
+        frame_shape=config.layout.shape,
+        tile=max(1, round(min(config.layout.shape) / TILES_A_SIDE)),
+        choices={name: words for name, words in names.items() if name in space and len(words) == space[name].size},
+    )
+
+
+def _refuse_what_is_not_recorded(recipe: Recipe, domain: Domain) -> None:
+    if unknown := [task for task in domain.ladder if task not in domain.tasks]:
+        raise UserError(f"data.recordings.ladder: {', '.join(unknown)} is no task of the sources ({', '.join(domain.tasks) or 'none'})")
+    missing = [name for name, found in (("actions", domain.action_space), ("tasks", domain.tasks)) if not found]
+    if recipe.agent is not None and missing:
+        raise UserError(
+            f"agent: learns from recorded actions and tasks, and the sources have no {' and no '.join(missing)}; "
+            "leave the sections agent and imagination out to train the world model alone"
+        )
+    if recipe.cluster.evaluators and domain.worlds is None:
+        raise UserError(f"cluster.evaluators = {recipe.cluster.evaluators}: there are recordings but no world to play in; set it to 0")
