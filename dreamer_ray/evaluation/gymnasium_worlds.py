@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from dreamer_ray.data.environment import camera
 from dreamer_ray.data.layout import picture_maker
 from dreamer_ray.data.lerobot import LeRobotSource
+from dreamer_ray.data.open_source import open_sources
 from dreamer_ray.data.recordings import RecordingsConfig
 from dreamer_ray.envs.gymnasium_env import EnvironmentConfig, PictureEnv
 from dreamer_ray.errors import UserError
@@ -54,7 +55,8 @@ class GymnasiumWorlds:
         return next((place for place in places if not counts[place]), places[-1])
 
     def _source(self) -> LeRobotSource:
-        first = self.recordings.sources[0].source
-        if first.kind != "lerobot":
-            raise UserError(f"evaluation.environment: wants recordings whose first source is of kind lerobot, not {first.kind}")
-        return LeRobotSource(first.model_copy(update={"path": self.recordings.path or first.path}))
+        first = open_sources(self.recordings)[0]
+        if not isinstance(first, LeRobotSource):
+            kind = self.recordings.sources[0].source.kind
+            raise UserError(f"evaluation.environment: wants recordings whose first source is of kind lerobot, not {kind}")
+        return first

@@ -31,7 +31,9 @@ def source(request, tmp_path_factory) -> LeRobotConfig:
 
 
 def worlds(source: LeRobotConfig, *, tasks=("upright",), **changes) -> GymnasiumWorlds:
-    recordings = RecordingsConfig.model_validate({"sources": ({"source": source},), "layout": LAYOUT, "episode_frames": LENGTH}, strict=False)
+    recordings = RecordingsConfig.model_validate(
+        {"sources": ({"source": source},), "layout": LAYOUT, "episode_frames": LENGTH}, strict=False
+    )
     return GymnasiumWorlds(environment(**changes), recordings, tasks=tasks, ladder=tasks, length=LENGTH)
 
 
