@@ -1,7 +1,7 @@
 """What a recipe is about: actions, tasks, pictures, and worlds to play in where there are any. Nothing behind the data knows more."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from dreamer_ray.data.minerl import CHOICES
 from dreamer_ray.data.minerl import KEYS as MINERL_KEYS
@@ -12,6 +12,7 @@ from dreamer_ray.data.vpt_actions import KEYS as VPT_KEYS
 from dreamer_ray.envs.crafter import ACTION_SPACE, ACTIONS, LADDER, TASKS, CrafterConfig, CrafterWorlds
 from dreamer_ray.errors import UserError
 from dreamer_ray.evaluation.episodes import Worlds
+from dreamer_ray.evaluation.gymnasium_worlds import GymnasiumWorlds
 from dreamer_ray.recipe import Recipe
 from dreamer_ray.types import ActionSpace, Continuous
 
@@ -64,6 +65,7 @@ def domain_of(recipe: Recipe, schema: ShardSchema | None = None) -> Domain:
         return _crafter(recipe, CrafterConfig(size=recipe.data.crafter.size, length=recipe.evaluation.length))
     assert recipe.data.recordings is not None
     domain = _recorded(recipe.data.recordings, schema)
+    domain = replace(domain, worlds=_worlds(recipe, recipe.data.recordings, domain))
     _refuse_what_is_not_recorded(recipe, domain)
     return domain
 
@@ -96,6 +98,15 @@ def _recorded(config: RecordingsConfig, schema: ShardSchema | None) -> Domain:
         tile=max(1, round(min(config.layout.shape) / TILES_A_SIDE)),
         choices={name: words for name, words in names.items() if name in space and len(words) == space[name].size},
     )
+
+
+def _worlds(recipe: Recipe, recordings: RecordingsConfig, domain: Domain) -> Worlds | None:
+    """Those of the environment in which the recordings were made, where the recipe names it."""
+    environment = recipe.evaluation.environment
+    if environment is None:
+        return None
+    environment.rules(domain.tasks)
+    return GymnasiumWorlds(environment, recordings, domain.tasks, domain.ladder, recipe.evaluation.length)
 
 
 def _refuse_what_is_not_recorded(recipe: Recipe, domain: Domain) -> None:

@@ -9,6 +9,7 @@ from dreamer_ray.config import Config
 from dreamer_ray.data.batches import BatchConfig
 from dreamer_ray.data.crafter import HELDOUT_SEEDS, SEEDS_A_SET, RecordConfig
 from dreamer_ray.data.recordings import RecordingsConfig
+from dreamer_ray.envs.gymnasium_env import EnvironmentConfig
 from dreamer_ray.models.agent import AgentConfig
 from dreamer_ray.models.dynamics import DynamicsConfig
 from dreamer_ray.models.tokenizer import TokenizerConfig
@@ -123,6 +124,8 @@ class EvaluationSection(Config):
     """How many of these random play and the agent from random weights play."""
     length: int = Field(default=400, gt=0)
     """Step limit of an episode."""
+    environment: EnvironmentConfig | None = None
+    """The world of recordings that were made in a Gymnasium environment; agents are played there."""
     worlds_per_call: int = Field(default=40, gt=0)
     windows: int = Field(default=48, gt=0)
     """Held-out clips on which dreams are compared with the truth."""

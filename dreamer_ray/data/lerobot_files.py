@@ -47,7 +47,8 @@ class VideoFiles:
 
     def __init__(self, folder: Path, camera: str, *, fps: int, crf: int, file_bytes: int):
         self.folder, self.camera, self.fps, self.file_bytes, self.number = folder, camera, fps, file_bytes, -1
-        self._options = {"crf": str(crf), "forced-idr": "1"}
+        # With threads, or with mbtree, which looks beyond the edges of small pictures, equal pictures would not give equal files.
+        self._options = {"crf": str(crf), "forced-idr": "1", "threads": "1", "x264-params": "mbtree=0:rc-lookahead=0"}
         self._open: tuple[OutputContainer, VideoStream] | None = None
         self._frames = self._bytes = 0
 
