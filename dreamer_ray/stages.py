@@ -1,8 +1,10 @@
 """What each stage of a recipe is, without Ray: which phase it trains from which parents, what a replica dreams, what an encoder writes."""
 
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -249,27 +251,30 @@ def join(parts: list[Trajectory]) -> Trajectory:
 
 
 @torch.no_grad()
-def encode_episode(tokenizer: Tokenizer, frames: np.ndarray, chunk: int = 128) -> np.ndarray:
-    """Latents float16 ``[T, l, c]`` of the pictures ``[T, y, x, 3]`` of one episode, as one pass over the whole episode would give them.
+def encode_episode(tokenizer: Tokenizer, frames: Iterable[np.ndarray], chunk: int = 128) -> np.ndarray:
+    """Latents float16 ``[T, l, c]`` of the pictures ``[y, x, 3]`` of one episode, as one pass over the whole episode would give them.
 
-    A frame sees at most (context - 1) frames back per time layer, so each chunk is encoded with that many frames before it.
+    Pictures are taken a chunk at a time, the next chunk while one is encoded. A frame sees at most (context - 1) frames back per time
+    layer, so each chunk is encoded with that many frames before it.
     """
-    transformer = tokenizer.encoder
-    time_layers = transformer.axes.count("time")
-    reach = time_layers * (transformer.config.context - 1)
-    parts = []
-    for start in range(0, len(frames), chunk):
-        first = max(0, start - reach)
-        latents = tokenizer.encode(torch.from_numpy(frames[first : start + chunk]).unsqueeze(0).to(tokenizer.mean.device))
-        parts.append(latents[0, start - first :].half().cpu().numpy())
+    transformer, coming, before, parts = tokenizer.encoder, iter(frames), [], []
+    reach = transformer.axes.count("time") * (transformer.config.context - 1)
+    with ThreadPoolExecutor(1) as ahead:
+        taken = ahead.submit(lambda: list(islice(coming, chunk)))
+        while new := taken.result():
+            taken = ahead.submit(lambda: list(islice(coming, chunk)))
+            window = [*before, *new]
+            latents = tokenizer.encode(torch.from_numpy(np.stack(window)).unsqueeze(0).to(tokenizer.mean.device))
+            parts.append(latents[0, len(before) :].half().cpu().numpy())
+            before = window[max(0, len(window) - reach) :]
     return np.concatenate(parts)
 
 
 def mean_frame(shards: ShardSet, samples: int = MEAN_FRAME_SAMPLES) -> Tensor:
-    """Mean picture ``[y, x, 3]`` in 0 .. 1 over evenly spaced frames of a set."""
+    """Mean picture ``[y, x, 3]`` in 0 .. 1 over about so many evenly spaced frames of a set: of large sets one of some episodes."""
     total, count = torch.zeros(*shards.schema.frame_shape, 3, dtype=torch.float64), 0
     per_episode = -(-samples // len(shards.episodes))
-    for index in range(len(shards.episodes)):
+    for index in range(0, len(shards.episodes), max(1, len(shards.episodes) // samples)):
         chosen = shards.frames(index, slice(None, None, max(1, int(shards.lengths[index]) // per_episode)))
         total += torch.from_numpy(chosen).double().sum(0)
         count += len(chosen)

@@ -18,11 +18,16 @@ log = logging.getLogger("dreamer_ray")
 def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Adds the verb ``run`` and its options."""
     parser = verbs.add_parser("run", help="do the stages of a recipe", description=__doc__)
+    parser.add_argument("--only", metavar="STAGE", help="do this stage alone")
+    add_arguments(parser)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Recipe and options of a verb that does stages."""
     parser.add_argument("recipe", metavar="RECIPE", type=Path, help="a YAML file such as configs/crafter/tiny.yaml")
     parser.add_argument(
         "overrides", metavar="path=value", nargs="*", help="values to use instead of the recipe's, such as dynamics.fit.steps=100"
     )
-    parser.add_argument("--only", metavar="STAGE", help="do this stage alone")
     parser.add_argument(
         "--from",
         metavar="STAGE",
