@@ -224,13 +224,7 @@ def _unplayed_notes(recipe: Recipe, domain: Domain, heldout: Manifest) -> list[s
     notes = [f"Nothing was played: {why}. All figures are of held-out recordings, and dreams go on from them."]
     if not domain.action_space:
         notes.append("No action was recorded: what is dreamed is the video, which nobody can steer.")
-    return notes + _split_notes(heldout)
-
-
-def _split_notes(heldout: Manifest) -> list[str]:
-    """What was said, where the shards were made, of the split."""
-    said = heldout.made_by.get("notes", ())
-    return [said] if isinstance(said, str) else [str(note) for note in said]
+    return [*notes, *heldout.origin.notes]
 
 
 def _environment() -> dict[str, str]:
