@@ -11,7 +11,7 @@ import torch
 from dreamer_ray.config_file import parse_config
 from dreamer_ray.data.latents import commit_latents, latent_schema, write_latents
 from dreamer_ray.data.rows import Episode, ShardSchema
-from dreamer_ray.data.shards import commit_manifest, open_shards, write_shard
+from dreamer_ray.data.shards import Origin, commit_manifest, open_shards, write_shard
 from dreamer_ray.errors import UserError
 from dreamer_ray.evaluation.report import text_table, write_report
 from dreamer_ray.measure import measure, refuse_poor_data
@@ -79,7 +79,7 @@ def record(run: Path, kind: str, *, heldout_events: bool = True, notes: tuple[st
     for split, first in (("train", 0), ("heldout", 10)):
         episodes = [episode(kind, first + i, events=split == "train" or heldout_events) for i in range(3)]
         files = [write_shard(run / "record" / split, "a.parquet", episodes, schema(kind))]
-        commit_manifest(run / "record" / split, schema(kind), files, made_by={"notes": list(notes)}, parents={})
+        commit_manifest(run / "record" / split, schema(kind), files, made_by={}, parents={}, origin=Origin(notes=notes))
 
 
 def train(stage: str, values: Recipe, run: Path) -> None:

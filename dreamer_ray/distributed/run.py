@@ -50,12 +50,11 @@ def _with_plain_errors(executor: Executor) -> Executor:
 def _record(context: StageContext) -> dict[str, Any]:
     recipe = context.recipe
     domain_of(recipe)  # before anything is fetched: what the sources have must be what the sections need
-    if recipe.data.recordings is not None:
-        return ingest(recipe, context.run)
-    config = recipe.data.crafter
-    assert config is not None
-    figures = record(recipe, context.run, Progress("record", config.episodes + config.holdout_episodes, "episodes"))
-    refuse_poor_data(context.recipe, context.run)
+    if (config := recipe.data.crafter) is None:
+        figures = ingest(recipe, context.run)
+    else:
+        figures = record(recipe, context.run, Progress("record", config.episodes + config.holdout_episodes, "episodes"))
+    refuse_poor_data(recipe, context.run)
     return figures
 
 
