@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from av.container import OutputContainer
 from av.video.frame import PictureType
+from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 from jaxtyping import UInt8
 
@@ -47,8 +48,10 @@ class VideoFiles:
 
     def __init__(self, folder: Path, camera: str, *, fps: int, crf: int, file_bytes: int):
         self.folder, self.camera, self.fps, self.file_bytes, self.number = folder, camera, fps, file_bytes, -1
-        # With threads, or with mbtree, which looks beyond the edges of small pictures, equal pictures would not give equal files.
+        # With threads (here or in the scaler), or with mbtree, which looks beyond the edges of small pictures, equal pictures would not
+        # give equal files.
         self._options = {"crf": str(crf), "forced-idr": "1", "threads": "1", "x264-params": "mbtree=0:rc-lookahead=0"}
+        self._scaler = VideoReformatter()
         self._open: tuple[OutputContainer, VideoStream] | None = None
         self._frames = self._bytes = 0
 
@@ -60,7 +63,7 @@ class VideoFiles:
         container, stream = self._open
         first = self._frames
         for picture in frames:
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame = self._scaler.reformat(av.VideoFrame.from_ndarray(picture, format="rgb24"), format=stream.pix_fmt, threads=1)
             frame.pts, frame.time_base = self._frames, Fraction(1, self.fps)
             frame.pict_type = PictureType.I if self._frames == first else PictureType.NONE
             packets = stream.encode(frame)
