@@ -5,7 +5,6 @@ recordings of the sources, one by one --> Ingester actors (decode, clean, compre
 """
 
 import logging
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from dreamer_ray.data.open_source import open_sources
 from dreamer_ray.data.recordings import RecordingsConfig
 from dreamer_ray.data.rows import ShardSchema
 from dreamer_ray.data.shards import ShardFile, commit_manifest, existing_shard, write_shard
-from dreamer_ray.data.sources import Source
 from dreamer_ray.data.splits import Split
 from dreamer_ray.distributed import Actor
 from dreamer_ray.distributed.cluster import require
@@ -123,12 +121,7 @@ class Ingester:
 
     def __init__(self, config: str, schema: str, folder: str):
         self.config, self.schema = RecordingsConfig.model_validate_json(config), ShardSchema.model_validate_json(schema)
-        self.folder = Path(folder)
-
-    @cached_property
-    def sources(self) -> tuple[Source, ...]:
-        """The recipe's sources."""
-        return open_sources(self.config)
+        self.sources, self.folder = open_sources(self.config), Path(folder)
 
     def write(self, job: Job) -> ShardFile | str:
         """The file of ``job``, or why its recording is bad."""
