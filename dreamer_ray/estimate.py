@@ -13,11 +13,12 @@ from torch.utils.benchmark import Timer
 from dreamer_ray.data.batches import BatchConfig
 from dreamer_ray.domain import domain_of
 from dreamer_ray.models.agent import Agent
+from dreamer_ray.models.dynamics import Dynamics
 from dreamer_ray.models.tokenizer import Tokenizer
 from dreamer_ray.nn.transformer import TransformerConfig
 from dreamer_ray.phases.forcing import ForcingConfig
 from dreamer_ray.recipe import ImaginationSection, Recipe
-from dreamer_ray.stages import agent_of, new_models
+from dreamer_ray.stages import agent_of, new_agent, new_models
 
 SHARE_OF_PEAK = 0.35
 """Share of the speed of a big matrix product that the small networks of the shipped recipes reach on two cores."""
@@ -55,8 +56,15 @@ class Sizes:
     """The models of a recipe without memory for their weights, and how fast this machine is."""
 
     tokenizer: Tokenizer
-    agent: Agent
+    dynamics: Dynamics
+    agent: Agent | None
+    """Around the dynamics."""
     operations_per_second: float
+
+    @property
+    def acting(self) -> nn.Module:
+        """The agent, or the dynamics alone."""
+        return self.agent or self.dynamics
 
 
 def estimate(recipe: Recipe, operations_per_second: float | None = None) -> dict[str, Need]:
@@ -83,8 +91,9 @@ def seconds_of(job: Callable[[], object], seconds: float = 0.2) -> float:
 def sizes_of(recipe: Recipe, speed: float = 0.0) -> Sizes:
     """The models of ``recipe`` on a machine that makes so many operations a second in big matrix products."""
     with torch.device("meta"):
-        tokenizer, agent = new_models(recipe)
-    return Sizes(tokenizer, agent, speed * SHARE_OF_PEAK)
+        tokenizer, dynamics = new_models(recipe)
+        agent = new_agent(recipe, dynamics) if recipe.agent else None
+    return Sizes(tokenizer, dynamics, agent, speed * SHARE_OF_PEAK)
 
 
 def _data_needs(recipe: Recipe, sizes: Sizes) -> dict[str, Need]:
@@ -116,16 +125,15 @@ def operations_per_frame(recipe: Recipe) -> dict[str, float]:
 
 
 def _operations_per_frame(recipe: Recipe, sizes: Sizes) -> dict[str, float]:
-    tokenizer, dynamics = sizes.tokenizer, sizes.agent.dynamics
+    tokenizer, dynamics = sizes.tokenizer, sizes.dynamics
     pictures = parameters_of(tokenizer.embed) + parameters_of(tokenizer.pixels)
     weights = (parameters_of(tokenizer) - pictures) * tokenizer.layout.total + pictures * tokenizer.layout.counts["patches"]
-    heads = parameters_of(sizes.agent) - parameters_of(dynamics)
-    agent = parameters_of(dynamics) * dynamics.layout.total + heads
     found = {
         "tokenizer": 6.0 * weights,
         "dynamics": _passes(recipe.dynamics.forcing) * parameters_of(dynamics) * dynamics.world_tokens,
     }
     if recipe.agent is not None:
+        agent = parameters_of(dynamics) * dynamics.layout.total + parameters_of(sizes.acting) - parameters_of(dynamics)
         found["agent"] = found["agent_scratch"] = _passes(recipe.agent.finetuning) * agent
     return found
 
@@ -136,13 +144,13 @@ def _passes(forcing: ForcingConfig) -> float:
 
 
 def _training_needs(recipe: Recipe, sizes: Sizes) -> dict[str, Need]:
-    tokenizer, dynamics = sizes.tokenizer, sizes.agent.dynamics
+    tokenizer, dynamics = sizes.tokenizer, sizes.dynamics
     encoder, decoder = recipe.tokenizer.model.encoder, recipe.tokenizer.model.decoder
     transformer, operations = recipe.dynamics.model.transformer, _operations_per_frame(recipe, sizes)
     jobs: dict[str, tuple[nn.Module, int, tuple[TransformerConfig, ...]]] = {
         "tokenizer": (tokenizer, tokenizer.layout.total, (encoder, decoder)),
         "dynamics": (dynamics, dynamics.world_tokens, (transformer,)),
-        "agent": (sizes.agent, dynamics.layout.total, (transformer,)),
+        "agent": (sizes.acting, dynamics.layout.total, (transformer,)),
     }
     needs = {}
     for stage, section in recipe.supervised.items():
@@ -168,6 +176,7 @@ def _acting_needs(recipe: Recipe, sizes: Sizes) -> dict[str, Need]:
 
 def _imagination(recipe: Recipe, dream: ImaginationSection, sizes: Sizes) -> Need:
     agent = sizes.agent
+    assert agent is not None
     dynamics = 2 * parameters_of(agent.dynamics) * agent.dynamics.layout.total
     dreamed = dream.contexts.length + dream.horizon * (dream.sampling_steps + 1)
     rollouts = dream.fit.steps * dream.contexts.batch_size
@@ -189,7 +198,7 @@ def _imagination(recipe: Recipe, dream: ImaginationSection, sizes: Sizes) -> Nee
 
 
 def _evaluation(recipe: Recipe, sizes: Sizes) -> Need:
-    played, tokenizer, dynamics = recipe.evaluation, sizes.tokenizer, sizes.agent.dynamics
+    played, tokenizer, dynamics = recipe.evaluation, sizes.tokenizer, sizes.dynamics
     pass_, replicas = 2 * parameters_of(dynamics) * dynamics.layout.total, recipe.cluster.replicas
     encoding = 2 * parameters_of(tokenizer.encoder) * tokenizer.layout.total
     worlds, measured = 0, f"{played.windows} dreams, {played.pictures} pictures"
@@ -206,7 +215,7 @@ def _evaluation(recipe: Recipe, sizes: Sizes) -> Need:
 
 
 def _replicas_mb(recipe: Recipe, sizes: Sizes, count: int) -> float:
-    return _memory_mb(recipe, count) + count * parameters_of(sizes.agent) * 4 / 2**20
+    return _memory_mb(recipe, count) + count * parameters_of(sizes.acting) * 4 / 2**20
 
 
 def parameters_of(module: nn.Module) -> int:

@@ -54,8 +54,8 @@ def _training(recipe: Recipe, sizes: Sizes, gpus: float) -> dict[str, GpuNeed]:
 
 
 def _training_mb(recipe: Recipe, stage: str, sizes: Sizes, *, frames: int) -> float:
-    tokenizer, dynamics, transformers = sizes.tokenizer, sizes.agent.dynamics, [recipe.dynamics.model.transformer]
-    model, tokens = (sizes.agent, dynamics.layout.total) if stage == "agent" else (dynamics, dynamics.world_tokens)
+    tokenizer, dynamics, transformers = sizes.tokenizer, sizes.dynamics, [recipe.dynamics.model.transformer]
+    model, tokens = (sizes.acting, dynamics.layout.total) if stage == "agent" else (dynamics, dynamics.world_tokens)
     if stage == "tokenizer":
         model, tokens = tokenizer, tokenizer.layout.total
         transformers = [recipe.tokenizer.model.encoder, recipe.tokenizer.model.decoder]
@@ -72,11 +72,11 @@ def _kept_bytes(transformers: Sequence[TransformerConfig], tuning: Tuning) -> fl
 
 
 def _dreaming(recipe: Recipe, dreams: ImaginationSection, sizes: Sizes, gpus: float) -> GpuNeed:
-    dynamics, transformer, precision = sizes.agent.dynamics, recipe.dynamics.model.transformer, recipe.cluster.dreaming.precision
+    dynamics, transformer, precision = sizes.dynamics, recipe.dynamics.model.transformer, recipe.cluster.dreaming.precision
     passes = dreams.contexts.length + dreams.horizon * (dreams.sampling_steps + 1)
     a_pass, rollouts = 2.0 * parameters_of(dynamics) * dynamics.layout.total, dreams.fit.steps * dreams.contexts.batch_size
     keys = 2 * dynamics.transformer.axes.count("time") * transformer.kv_heads * (transformer.width // transformer.heads)
     cache = dreams.dreams_per_call * dynamics.layout.total * (transformer.context + 1) * keys
-    memory = (parameters_of(sizes.agent) + cache) * BYTES[precision] / min(1.0, recipe.cluster.gpus_per_replica)
+    memory = (parameters_of(sizes.acting) + cache) * BYTES[precision] / min(1.0, recipe.cluster.gpus_per_replica)
     whole = rollouts * passes * a_pass
     return GpuNeed(gpus, whole, memory / 2**20, whole / (gpus * PEAKS[precision] * SHARE_OF_PEAK))

@@ -21,7 +21,7 @@ from dreamer_ray.imagination.engine import DreamEngine
 from dreamer_ray.imagination.rollout import imagine
 from dreamer_ray.imagination.sampler import Sampling
 from dreamer_ray.imagination.tuning import tune_dreams
-from dreamer_ray.models.agent import Agent, AgentConfig
+from dreamer_ray.models.agent import Agent
 from dreamer_ray.models.dynamics import Dynamics
 from dreamer_ray.models.tokenizer import Tokenizer
 from dreamer_ray.phases.agent_finetuning import AgentFinetuning
@@ -148,15 +148,16 @@ def _tokenizer(recipe: Recipe, run: Path) -> Supervised:
     return Supervised(phase, made_by, section.fit)
 
 
-def new_models(recipe: Recipe) -> tuple[Tokenizer, Agent]:
-    """The models of ``recipe`` with random weights, by which what they need and how fast they are can be measured.
-
-    Of the agent of a recipe without one only the dynamics are of use.
-    """
+def new_models(recipe: Recipe) -> tuple[Tokenizer, Dynamics]:
+    """The models of ``recipe`` with random weights, by which what they need and how fast they are can be measured."""
     domain, sizes = domain_of(recipe), recipe.tokenizer.model
     dynamics = Dynamics(recipe.dynamics.model, latents=sizes.latents, channels=sizes.channels, action_space=domain.action_space)
-    heads = recipe.agent.model if recipe.agent else AgentConfig()
-    return Tokenizer(sizes, domain.frame_shape), Agent(heads, dynamics, tasks=max(1, len(domain.tasks)))
+    return Tokenizer(sizes, domain.frame_shape), dynamics
+
+
+def new_agent(recipe: Recipe, dynamics: Dynamics) -> Agent:
+    """The agent of ``recipe``, which has one, around ``dynamics``, with new heads."""
+    return Agent(agent_of(recipe).model, dynamics, tasks=len(domain_of(recipe).tasks))
 
 
 def _new_dynamics(recipe: Recipe, source: LatentSet) -> Dynamics:
