@@ -45,9 +45,10 @@ class Domain:
     @property
     def countable(self) -> dict[str, tuple[str, ...]]:
         """The components whose keys or choices are few enough to be shown one by one, with their names."""
-        found = {name: part for name, part in self.action_space.items() if not isinstance(part, Continuous) and part.size <= MOST_SHOWN}
-        plain = {name: self.choices.get(name) or tuple(f"{name} {i}" for i in range(part.size)) for name, part in found.items()}
-        return {name: tuple(words if len(plain) == 1 else (f"{name} {word}" for word in words)) for name, words in plain.items()}
+        shown = {name: part for name, part in self.action_space.items() if not isinstance(part, Continuous) and part.size <= MOST_SHOWN}
+        prefix = {name: f"{name} " if len(shown) > 1 or name not in self.choices else "" for name in shown}
+        words = {name: self.choices.get(name) or range(part.size) for name, part in shown.items()}
+        return {name: tuple(f"{prefix[name]}{word}" for word in words[name]) for name in shown}
 
     @property
     def rungs(self) -> dict[str, int]:

@@ -13,11 +13,12 @@ from torch.utils.benchmark import Timer
 from dreamer_ray.data.batches import BatchConfig
 from dreamer_ray.domain import domain_of
 from dreamer_ray.models.agent import Agent
+from dreamer_ray.models.dynamics import Dynamics
 from dreamer_ray.models.tokenizer import Tokenizer
 from dreamer_ray.nn.transformer import TransformerConfig
 from dreamer_ray.phases.forcing import ForcingConfig
 from dreamer_ray.recipe import ImaginationSection, Recipe
-from dreamer_ray.stages import agent_of, new_models
+from dreamer_ray.stages import agent_of, new_agent, new_models
 
 SHARE_OF_PEAK = 0.35
 """Share of the speed of a big matrix product that the small networks of the shipped recipes reach on two cores."""
@@ -51,29 +52,24 @@ class Need:
 
 
 @dataclass(frozen=True)
-class GpuNeed:
-    """What a stage takes that is trained on GPUs."""
-
-    operations: float
-    """Floating point operations of the whole stage, once."""
-    memory_mb: float
-    """Of each GPU."""
-    seconds: float
-    """On all GPUs of the stage together."""
-
-
-@dataclass(frozen=True)
-class _Sizes:
+class Sizes:
     """The models of a recipe without memory for their weights, and how fast this machine is."""
 
     tokenizer: Tokenizer
-    agent: Agent
+    dynamics: Dynamics
+    agent: Agent | None
+    """Around the dynamics."""
     operations_per_second: float
+
+    @property
+    def acting(self) -> nn.Module:
+        """The agent, or the dynamics alone."""
+        return self.agent or self.dynamics
 
 
 def estimate(recipe: Recipe, operations_per_second: float | None = None) -> dict[str, Need]:
     """Needs by stage name; the speed of this machine is measured where it is not given."""
-    sizes = _sizes(recipe, operations_per_second or matrix_product_speed())
+    sizes = sizes_of(recipe, operations_per_second or matrix_product_speed())
     needs = _data_needs(recipe, sizes) | _training_needs(recipe, sizes) | _acting_needs(recipe, sizes)
     return {stage: replace(need, seconds=need.seconds + START_SECONDS) if need.seconds else need for stage, need in needs.items()}
 
@@ -92,15 +88,17 @@ def seconds_of(job: Callable[[], object], seconds: float = 0.2) -> float:
     return timer.blocked_autorange(min_run_time=seconds).median
 
 
-def _sizes(recipe: Recipe, speed: float) -> _Sizes:
+def sizes_of(recipe: Recipe, speed: float = 0.0) -> Sizes:
+    """The models of ``recipe`` on a machine that makes so many operations a second in big matrix products."""
     with torch.device("meta"):
-        tokenizer, agent = new_models(recipe)
-    return _Sizes(tokenizer, agent, speed * SHARE_OF_PEAK)
+        tokenizer, dynamics = new_models(recipe)
+        agent = new_agent(recipe, dynamics) if recipe.agent else None
+    return Sizes(tokenizer, dynamics, agent, speed * SHARE_OF_PEAK)
 
 
-def _data_needs(recipe: Recipe, sizes: _Sizes) -> dict[str, Need]:
+def _data_needs(recipe: Recipe, sizes: Sizes) -> dict[str, Need]:
     config, actors, tokenizer = recipe.data.crafter, recipe.cluster.replicas, sizes.tokenizer
-    encoding = 2 * _parameters(tokenizer.encoder) * tokenizer.layout.total
+    encoding = 2 * parameters_of(tokenizer.encoder) * tokenizer.layout.total
     latents = f"{tokenizer.config.latents} x {tokenizer.config.channels} numbers a frame"
     if config is None:
         recorded = Need("as many frames as the sources have", 0, _memory_mb(recipe, actors), 0.0)
@@ -123,20 +121,19 @@ def operations_per_frame(recipe: Recipe) -> dict[str, float]:
     What the model needs, whatever a switch computes again; without attention's own products and the network of a perceptual loss. Rows that
     are bootstrapped count by their mean over the whole training.
     """
-    return _operations_per_frame(recipe, _sizes(recipe, 0.0))
+    return _operations_per_frame(recipe, sizes_of(recipe))
 
 
-def _operations_per_frame(recipe: Recipe, sizes: _Sizes) -> dict[str, float]:
-    tokenizer, dynamics = sizes.tokenizer, sizes.agent.dynamics
-    pictures = _parameters(tokenizer.embed) + _parameters(tokenizer.pixels)
-    weights = (_parameters(tokenizer) - pictures) * tokenizer.layout.total + pictures * tokenizer.layout.counts["patches"]
-    heads = _parameters(sizes.agent) - _parameters(dynamics)
-    agent = _parameters(dynamics) * dynamics.layout.total + heads
+def _operations_per_frame(recipe: Recipe, sizes: Sizes) -> dict[str, float]:
+    tokenizer, dynamics = sizes.tokenizer, sizes.dynamics
+    pictures = parameters_of(tokenizer.embed) + parameters_of(tokenizer.pixels)
+    weights = (parameters_of(tokenizer) - pictures) * tokenizer.layout.total + pictures * tokenizer.layout.counts["patches"]
     found = {
         "tokenizer": 6.0 * weights,
-        "dynamics": _passes(recipe.dynamics.forcing) * _parameters(dynamics) * dynamics.world_tokens,
+        "dynamics": _passes(recipe.dynamics.forcing) * parameters_of(dynamics) * dynamics.world_tokens,
     }
     if recipe.agent is not None:
+        agent = parameters_of(dynamics) * dynamics.layout.total + parameters_of(sizes.acting) - parameters_of(dynamics)
         found["agent"] = found["agent_scratch"] = _passes(recipe.agent.finetuning) * agent
     return found
 
@@ -146,25 +143,25 @@ def _passes(forcing: ForcingConfig) -> float:
     return 6 + 2 * 2 * forcing.bootstrap_fraction * (1 - forcing.bootstrap_after)
 
 
-def _training_needs(recipe: Recipe, sizes: _Sizes) -> dict[str, Need]:
-    tokenizer, dynamics = sizes.tokenizer, sizes.agent.dynamics
+def _training_needs(recipe: Recipe, sizes: Sizes) -> dict[str, Need]:
+    tokenizer, dynamics = sizes.tokenizer, sizes.dynamics
     encoder, decoder = recipe.tokenizer.model.encoder, recipe.tokenizer.model.decoder
     transformer, operations = recipe.dynamics.model.transformer, _operations_per_frame(recipe, sizes)
     jobs: dict[str, tuple[nn.Module, int, tuple[TransformerConfig, ...]]] = {
         "tokenizer": (tokenizer, tokenizer.layout.total, (encoder, decoder)),
         "dynamics": (dynamics, dynamics.world_tokens, (transformer,)),
-        "agent": (sizes.agent, dynamics.layout.total, (transformer,)),
+        "agent": (sizes.acting, dynamics.layout.total, (transformer,)),
     }
     needs = {}
     for stage, section in recipe.supervised.items():
         model, tokens, transformers = jobs[stage]
-        frames, largest = _frames(section.batches, section.fit.steps)
+        frames, largest = frames_of(section.batches, section.fit.steps)
         needs[stage] = Need(
             f"{section.fit.steps:,} steps, {largest:,} frames x {tokens} tokens at most a step",
-            _parameters(model),
+            parameters_of(model),
             FEED_MB
             + _memory_mb(recipe, recipe.cluster.workers)
-            + recipe.cluster.workers * (_training_mb(_parameters(model)) + _kept_mb(largest, tokens, transformers)),
+            + recipe.cluster.workers * (_training_mb(parameters_of(model)) + _kept_mb(largest, tokens, transformers)),
             operations[stage] * frames / sizes.operations_per_second,
         )
     if recipe.agent is not None and recipe.agent.scratch:
@@ -172,25 +169,26 @@ def _training_needs(recipe: Recipe, sizes: _Sizes) -> dict[str, Need]:
     return needs
 
 
-def _acting_needs(recipe: Recipe, sizes: _Sizes) -> dict[str, Need]:
+def _acting_needs(recipe: Recipe, sizes: Sizes) -> dict[str, Need]:
     dreaming = {} if recipe.imagination is None else {"imagination": _imagination(recipe, recipe.imagination, sizes)}
     return dreaming | {"evaluate": _evaluation(recipe, sizes)}
 
 
-def _imagination(recipe: Recipe, dream: ImaginationSection, sizes: _Sizes) -> Need:
+def _imagination(recipe: Recipe, dream: ImaginationSection, sizes: Sizes) -> Need:
     agent = sizes.agent
-    dynamics = 2 * _parameters(agent.dynamics) * agent.dynamics.layout.total
+    assert agent is not None
+    dynamics = 2 * parameters_of(agent.dynamics) * agent.dynamics.layout.total
     dreamed = dream.contexts.length + dream.horizon * (dream.sampling_steps + 1)
     rollouts = dream.fit.steps * dream.contexts.batch_size
-    heads = _parameters(agent.policy) + _parameters(agent.value)
+    heads = parameters_of(agent.policy) + parameters_of(agent.value)
     learner_mb, trained, operations = PROCESS_MB + _training_mb(heads), heads, rollouts * 6 * heads * dream.horizon
     if dream.finetune == "all":
-        frames, largest = _frames(agent_of(recipe).batches, dream.fit.steps)
+        frames, largest = frames_of(agent_of(recipe).batches, dream.fit.steps)
         again = dream.contexts.length + dream.horizon
         kept = _kept_mb(largest + dream.contexts.batch_size * again, agent.dynamics.layout.total, [recipe.dynamics.model.transformer])
-        learner_mb, trained = FEED_MB + PROCESS_MB + _training_mb(_parameters(agent)) + kept, _parameters(agent)
+        learner_mb, trained = FEED_MB + PROCESS_MB + _training_mb(parameters_of(agent)) + kept, parameters_of(agent)
         operations = 3 * dynamics * rollouts * again + _operations_per_frame(recipe, sizes)["agent"] * frames
-    players = recipe.cluster.evaluators * (PROCESS_MB + _parameters(agent) * 4 / 2**20)
+    players = recipe.cluster.evaluators * (PROCESS_MB + parameters_of(agent) * 4 / 2**20)
     return Need(
         f"{dream.fit.steps:,} updates, {dream.contexts.batch_size} dreams of {dream.horizon} actions each",
         trained,
@@ -199,10 +197,10 @@ def _imagination(recipe: Recipe, dream: ImaginationSection, sizes: _Sizes) -> Ne
     )
 
 
-def _evaluation(recipe: Recipe, sizes: _Sizes) -> Need:
-    played, tokenizer, dynamics = recipe.evaluation, sizes.tokenizer, sizes.agent.dynamics
-    pass_, replicas = 2 * _parameters(dynamics) * dynamics.layout.total, recipe.cluster.replicas
-    encoding = 2 * _parameters(tokenizer.encoder) * tokenizer.layout.total
+def _evaluation(recipe: Recipe, sizes: Sizes) -> Need:
+    played, tokenizer, dynamics = recipe.evaluation, sizes.tokenizer, sizes.dynamics
+    pass_, replicas = 2 * parameters_of(dynamics) * dynamics.layout.total, recipe.cluster.replicas
+    encoding = 2 * parameters_of(tokenizer.encoder) * tokenizer.layout.total
     worlds, measured = 0, f"{played.windows} dreams, {played.pictures} pictures"
     if recipe.agent is not None and domain_of(recipe).worlds is not None:
         worlds = played.worlds * (2 if recipe.imagination else 1) + played.baseline_worlds * (2 if recipe.agent.scratch else 1)
@@ -216,15 +214,16 @@ def _evaluation(recipe: Recipe, sizes: _Sizes) -> Need:
     )
 
 
-def _replicas_mb(recipe: Recipe, sizes: _Sizes, count: int) -> float:
-    return _memory_mb(recipe, count) + count * _parameters(sizes.agent) * 4 / 2**20
+def _replicas_mb(recipe: Recipe, sizes: Sizes, count: int) -> float:
+    return _memory_mb(recipe, count) + count * parameters_of(sizes.acting) * 4 / 2**20
 
 
-def _parameters(module: nn.Module) -> int:
+def parameters_of(module: nn.Module) -> int:
+    """How many numbers ``module`` learns."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _frames(batches: BatchConfig, steps: int) -> tuple[float, int]:
+def frames_of(batches: BatchConfig, steps: int) -> tuple[float, int]:
     """Frames of all steps together, and of the largest batch."""
     short = batches.batch_size * batches.length
     if batches.long_length is None or batches.long_batch_size is None:

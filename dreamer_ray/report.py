@@ -85,7 +85,7 @@ def build_report(recipe: Recipe, run: Path, measured: Measurements, episodes: Ep
         curves=curves,
         originals=arrays["originals"],
         reconstructions=arrays["reconstructions"],
-        dreams=_dreams(arrays, recipe.dynamics.model.transformer.context - 1),
+        dreams=_dreams(arrays, recipe.dynamics.model.transformer.context - 1, domain),
         quality=held_out_rows(measured.figures, domain) + (closed_loop_rows(episodes, domain) if episodes else []),
         actions=_actions(arrays, domain),
         success=[_task(task, episodes, domain) for task in dict.fromkeys([*domain.ladder, *domain.tasks])] if episodes else [],
@@ -128,9 +128,10 @@ def _stages(run: Path) -> list[StageTime]:
     return times
 
 
-def _dreams(arrays: dict[str, np.ndarray], context: int) -> list[Dream]:
+def _dreams(arrays: dict[str, np.ndarray], context: int, domain: Domain) -> list[Dream]:
     pairs = zip(arrays["dream_truth"], arrays["dream"], strict=True)
-    caption = f"Held-out window, dreamed on from {context} real frames under the recorded actions."
+    under = " under the recorded actions" if domain.action_space else ""
+    caption = f"Held-out window, dreamed on from {context} real frames{under}."
     return [Dream(caption, truth, dreamed, context=min(SHOWN_CONTEXT, context)) for truth, dreamed in pairs]
 
 
@@ -223,13 +224,7 @@ def _unplayed_notes(recipe: Recipe, domain: Domain, heldout: Manifest) -> list[s
     notes = [f"Nothing was played: {why}. All figures are of held-out recordings, and dreams go on from them."]
     if not domain.action_space:
         notes.append("No action was recorded: what is dreamed is the video, which nobody can steer.")
-    return notes + _split_notes(heldout)
-
-
-def _split_notes(heldout: Manifest) -> list[str]:
-    """What was said, where the shards were made, of the split."""
-    said = heldout.made_by.get("notes", ())
-    return [said] if isinstance(said, str) else [str(note) for note in said]
+    return [*notes, *heldout.origin.notes]
 
 
 def _environment() -> dict[str, str]:

@@ -147,7 +147,8 @@ def _outdated(stage: Stage, records: Mapping[str, Record | None], decisions: Map
     if record is None or record.damage:
         return None
     now = {name: _result(records[name]) if decisions[name].action == "skip" else None for name in stage.inputs}
-    changed = sorted(name for name in record.parents.keys() | now.keys() if record.parents.get(name) != now.get(name))
+    parents = record.parents
+    changed = sorted(name for name in parents.keys() | now.keys() if parents.get(name, "none") != now.get(name, "none"))
     return f"its inputs have changed: {', '.join(changed)}" if changed else None
 
 

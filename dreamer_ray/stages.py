@@ -1,8 +1,10 @@
 """What each stage of a recipe is, without Ray: which phase it trains from which parents, what a replica dreams, what an encoder writes."""
 
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from dreamer_ray.imagination.engine import DreamEngine
 from dreamer_ray.imagination.rollout import imagine
 from dreamer_ray.imagination.sampler import Sampling
 from dreamer_ray.imagination.tuning import tune_dreams
-from dreamer_ray.models.agent import Agent, AgentConfig
+from dreamer_ray.models.agent import Agent
 from dreamer_ray.models.dynamics import Dynamics
 from dreamer_ray.models.tokenizer import Tokenizer
 from dreamer_ray.phases.agent_finetuning import AgentFinetuning
@@ -146,15 +148,16 @@ def _tokenizer(recipe: Recipe, run: Path) -> Supervised:
     return Supervised(phase, made_by, section.fit)
 
 
-def new_models(recipe: Recipe) -> tuple[Tokenizer, Agent]:
-    """The models of ``recipe`` with random weights, by which what they need and how fast they are can be measured.
-
-    Of the agent of a recipe without one only the dynamics are of use.
-    """
+def new_models(recipe: Recipe) -> tuple[Tokenizer, Dynamics]:
+    """The models of ``recipe`` with random weights, by which what they need and how fast they are can be measured."""
     domain, sizes = domain_of(recipe), recipe.tokenizer.model
     dynamics = Dynamics(recipe.dynamics.model, latents=sizes.latents, channels=sizes.channels, action_space=domain.action_space)
-    heads = recipe.agent.model if recipe.agent else AgentConfig()
-    return Tokenizer(sizes, domain.frame_shape), Agent(heads, dynamics, tasks=max(1, len(domain.tasks)))
+    return Tokenizer(sizes, domain.frame_shape), dynamics
+
+
+def new_agent(recipe: Recipe, dynamics: Dynamics) -> Agent:
+    """The agent of ``recipe``, which has one, around ``dynamics``, with new heads."""
+    return Agent(agent_of(recipe).model, dynamics, tasks=len(domain_of(recipe).tasks))
 
 
 def _new_dynamics(recipe: Recipe, source: LatentSet) -> Dynamics:
@@ -249,27 +252,30 @@ def join(parts: list[Trajectory]) -> Trajectory:
 
 
 @torch.no_grad()
-def encode_episode(tokenizer: Tokenizer, frames: np.ndarray, chunk: int = 128) -> np.ndarray:
-    """Latents float16 ``[T, l, c]`` of the pictures ``[T, y, x, 3]`` of one episode, as one pass over the whole episode would give them.
+def encode_episode(tokenizer: Tokenizer, frames: Iterable[np.ndarray], chunk: int = 128) -> np.ndarray:
+    """Latents float16 ``[T, l, c]`` of the pictures ``[y, x, 3]`` of one episode, as one pass over the whole episode would give them.
 
-    A frame sees at most (context - 1) frames back per time layer, so each chunk is encoded with that many frames before it.
+    Pictures are taken a chunk at a time, the next chunk while one is encoded. A frame sees at most (context - 1) frames back per time
+    layer, so each chunk is encoded with that many frames before it.
     """
-    transformer = tokenizer.encoder
-    time_layers = transformer.axes.count("time")
-    reach = time_layers * (transformer.config.context - 1)
-    parts = []
-    for start in range(0, len(frames), chunk):
-        first = max(0, start - reach)
-        latents = tokenizer.encode(torch.from_numpy(frames[first : start + chunk]).unsqueeze(0).to(tokenizer.mean.device))
-        parts.append(latents[0, start - first :].half().cpu().numpy())
+    transformer, coming, before, parts = tokenizer.encoder, iter(frames), [], []
+    reach = transformer.axes.count("time") * (transformer.config.context - 1)
+    with ThreadPoolExecutor(1) as ahead:
+        taken = ahead.submit(lambda: list(islice(coming, chunk)))
+        while new := taken.result():
+            taken = ahead.submit(lambda: list(islice(coming, chunk)))
+            window = [*before, *new]
+            latents = tokenizer.encode(torch.from_numpy(np.stack(window)).unsqueeze(0).to(tokenizer.mean.device))
+            parts.append(latents[0, len(before) :].half().cpu().numpy())
+            before = window[max(0, len(window) - reach) :]
     return np.concatenate(parts)
 
 
 def mean_frame(shards: ShardSet, samples: int = MEAN_FRAME_SAMPLES) -> Tensor:
-    """Mean picture ``[y, x, 3]`` in 0 .. 1 over evenly spaced frames of a set."""
+    """Mean picture ``[y, x, 3]`` in 0 .. 1 over about so many evenly spaced frames of a set: of large sets one of some episodes."""
     total, count = torch.zeros(*shards.schema.frame_shape, 3, dtype=torch.float64), 0
     per_episode = -(-samples // len(shards.episodes))
-    for index in range(len(shards.episodes)):
+    for index in range(0, len(shards.episodes), max(1, len(shards.episodes) // samples)):
         chosen = shards.frames(index, slice(None, None, max(1, int(shards.lengths[index]) // per_episode)))
         total += torch.from_numpy(chosen).double().sum(0)
         count += len(chosen)

@@ -14,7 +14,7 @@ from dreamer_ray.phases.agent_finetuning import AgentFinetuning
 from dreamer_ray.phases.dynamics_pretraining import DynamicsPretraining
 from dreamer_ray.phases.tokenizer_pretraining import TokenizerPretraining
 from dreamer_ray.recipe import Recipe
-from dreamer_ray.stages import new_models
+from dreamer_ray.stages import new_agent, new_models
 
 TINY = Path(__file__).parents[1] / "configs" / "crafter" / "tiny.yaml"
 SPEED = 1e11
@@ -65,11 +65,11 @@ def test_this_machine_multiplies():
 def test_operations_of_a_frame_are_about_those_that_are_counted_as_it_is_trained_on(recipe):
     overrides = ["tokenizer.model.perceptual=none", *(f"{stage}.bootstrap_after=0.0" for stage in FORCED)]
     values = load_config(Recipe, TINY.with_name(f"{recipe}.yaml"), overrides)
-    tokenizer, agent = new_models(values)
+    tokenizer, dynamics = new_models(values)
     jobs = {
         "tokenizer": (TokenizerPretraining(tokenizer), pictures, values.tokenizer),
-        "dynamics": (DynamicsPretraining(agent.dynamics, values.dynamics.forcing), latent_clip, values.dynamics),
-        "agent": (AgentFinetuning(agent, values.agent.finetuning), latent_clip, values.agent),
+        "dynamics": (DynamicsPretraining(dynamics, values.dynamics.forcing), latent_clip, values.dynamics),
+        "agent": (AgentFinetuning(new_agent(values, dynamics), values.agent.finetuning), latent_clip, values.agent),
     }
     estimated = operations_per_frame(values)
     for stage, (phase, made_up, section) in jobs.items():

@@ -9,7 +9,7 @@ from dreamer_ray.data.crafter import HELDOUT_SEEDS, episode_plan
 from dreamer_ray.errors import UserError
 from dreamer_ray.recipe import FIRST_FRESH_WORLD, FIRST_ROUND_WORLD, MOST_WORLDS, Recipe
 
-RECIPES = sorted((Path(__file__).parents[1] / "configs/crafter").glob("*.yaml"))
+RECIPES = sorted((Path(__file__).parents[1] / "configs").glob("*/*.yaml"))
 TOY = next(path for path in RECIPES if path.stem == "toy")
 
 
@@ -27,9 +27,18 @@ def test_worlds_of_rounds_are_neither_recorded_nor_those_of_the_evaluation_in_th
     assert set(rounds).isdisjoint(final)
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_shipped_recipes_are_valid_and_named_after_their_file(path):
-    assert load_config(Recipe, path).name == f"crafter-{path.stem}"
+    assert load_config(Recipe, path).name == f"{path.parent.name}-{path.stem}"
+
+
+def test_every_value_of_the_papers_recipe_says_whether_it_is_the_papers():
+    lines = next(path for path in RECIPES if path.stem == "2b").read_text().splitlines()
+    marked = [line for line in lines if "# paper" in line or "# ours" in line]
+    assert len(marked) > 40
+    fixed = {"shape": "[384, 640]", "context": "192", "k_max": "64", "mask_max": "0.9", "sampling_steps": "4", "image_fraction": "0.3"}
+    for key, value in fixed.items():
+        assert any(line.strip().startswith(f"{key}: {value}") for line in marked), key
 
 
 @pytest.mark.parametrize(

@@ -400,3 +400,21 @@ def test_the_stages_stand_behind_their_inputs_and_scratch_is_optional():
         )
         for stage in stages:
             assert all(names.index(parent) < names.index(stage.name) for parent in stage.inputs)
+
+
+def test_an_agent_that_is_added_later_leaves_the_dynamics_as_they_are(tmp_path):
+    """And one that is taken out again, whatever its sizes were."""
+    values = load_config(Recipe, TINY)
+    alone = values.model_copy(update={"agent": None, "imagination": None})
+
+    def decided(recipe: Recipe) -> dict[str, str]:
+        return {decision.stage.name: decision.action for decision in plan(recipe_stages(recipe), recipe, tmp_path / "run").decisions}
+
+    done = dict.fromkeys([stage.name for stage in recipe_stages(values)], lambda _: {})
+    execute(plan(recipe_stages(alone), alone, tmp_path / "run"), done)
+    assert set(decided(alone).values()) == {"skip"}
+    expected = dict.fromkeys(("record", "tokenizer", "encode", "dynamics"), "skip")
+    expected |= dict.fromkeys(("agent", "agent_scratch", "imagination", "evaluate", "report"), "run")
+    assert decided(values) == expected
+    execute(plan(recipe_stages(values), values, tmp_path / "run"), done)
+    assert decided(alone) == dict.fromkeys(("record", "tokenizer", "encode", "dynamics"), "skip") | {"evaluate": "run", "report": "run"}

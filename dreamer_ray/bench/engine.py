@@ -18,7 +18,7 @@ from dreamer_ray.models.distributions import draw_count
 from dreamer_ray.models.dynamics import Conditioning
 from dreamer_ray.nn.transformer import TransformerCache
 from dreamer_ray.recipe import Recipe
-from dreamer_ray.stages import new_models
+from dreamer_ray.stages import new_agent, new_models
 
 
 @torch.no_grad()
@@ -26,7 +26,8 @@ def engine_rates(recipe: Recipe, *, worlds: Sequence[int], seconds: float, devic
     """Dreamed frames a second, acted, judged and decoded, of so many worlds at once; with the commit pass and without it."""
     if recipe.imagination is None:
         raise UserError("bench engine: measures the dreams of the section imagination, and this recipe has none")
-    tokenizer, agent = new_models(recipe)
+    tokenizer, dynamics = new_models(recipe)
+    agent = new_agent(recipe, dynamics)
     for model in (tokenizer, agent):
         model.to(device).requires_grad_(False).eval()
     sampling, tuning = Sampling(steps=recipe.imagination.sampling_steps), recipe.cluster.dreaming

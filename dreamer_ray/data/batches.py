@@ -1,9 +1,11 @@
 """The plan of batches: which clips step s takes is a pure function of the seed and s.
 
 So the position in the data is one number, the step; a resumed run goes on at it, and any number of ranks share the same global batch.
-Uniform rows go through all clips once an epoch; relevant rows are drawn so that every task is trained equally often.
+Uniform rows go through all clips once an epoch; relevant rows are drawn so that every task is trained equally often. Where sources of the
+set have shares (see ``pools``), each goes through epochs of its own, and uniform rows are divided among them by their shares.
 """
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -51,7 +53,8 @@ class BatchConfig(Config):
 class BatchPlan:
     """The clips of every step of a phase of ``steps`` steps over ``source``; prompts are among ``tasks``.
 
-    Raises ``UserError`` where the set has no episode as long as a clip, or no event of the tasks though relevant rows are asked for.
+    Raises ``UserError`` where the set, or a source with a share, has no episode as long as a clip, or no event of the tasks though relevant
+    rows are asked for.
     """
 
     def __init__(self, source: ShardSet, config: BatchConfig, *, steps: int, tasks: Sequence[str]):
@@ -66,12 +69,17 @@ class BatchPlan:
         self.long = (every | (step >= steps * (1 - config.final_long))) & (config.long_length is not None)
         self.ordinal = np.where(self.long, np.cumsum(self.long), np.cumsum(~self.long)) - 1
         self.counts = {length: clips_an_epoch(self.lengths, length) for length in {config.length, config.long_length or config.length}}
+        self.pools, self.shares = pools(source)
         for length, counts in self.counts.items():
-            if counts.sum() == 0:
-                raise UserError(
-                    f"data set {source.folder}: no episode has {length} frames (the longest has {self.lengths.max()}); "
-                    "lower the length of the stage's clips or record longer episodes"
-                )
+            for pool in self.pools:
+                if counts[pool].sum() == 0:
+                    place = f"data set {source.folder}" + (
+                        f", source {source.episodes[pool[0]].info['source']}" if len(self.pools) > 1 else ""
+                    )
+                    raise UserError(
+                        f"{place}: no episode has {length} frames (the longest has {self.lengths[pool].max()}); "
+                        "lower the length of the stage's clips or record longer episodes"
+                    )
         self.events = self._relevant_events(source) if config.relevant_fraction else {}
         self._order = lru_cache(maxsize=4)(self._epoch)
 
@@ -94,20 +102,23 @@ class BatchPlan:
         return rows
 
     def _uniform(self, length: int, position: int, rng: np.random.Generator) -> ClipRef:
-        total = int(self.counts[length].sum())
+        pool, position = turn(position, self.shares)
+        total = int(self.counts[length][self.pools[pool]].sum())
         epoch, place = divmod(position, total)
-        episodes, starts = self._order(length, epoch)
-        return self._ref(int(episodes[place]), int(starts[place]), length, task=int(rng.choice(self.tasks or [0])), relevant=False)
+        episodes, starts = self._order(pool, length, epoch)
+        task = int(rng.choice(self.tasks)) if self.tasks else 0
+        return self._ref(int(episodes[place]), int(starts[place]), length, task=task, relevant=False)
 
-    def _epoch(self, length: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """All clips of an epoch, shuffled: each episode is cut into whole clips from a random offset, so none overlap."""
-        rng = np.random.default_rng([self.config.seed, 0, length, epoch])
-        counts = self.counts[length]
-        offsets = rng.integers(0, self.lengths - counts * length + 1)
+    def _epoch(self, pool: int, length: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """All clips of an epoch of a pool, shuffled: each episode is cut into whole clips from a random offset, so none overlap."""
+        rng = np.random.default_rng([self.config.seed, 0, length, epoch, *([pool] if pool else [])])
+        members = self.pools[pool]
+        counts = self.counts[length][members]
+        offsets = rng.integers(0, self.lengths[members] - counts * length + 1)
         episodes = np.repeat(np.arange(len(counts)), counts)
         within = np.arange(len(episodes)) - np.repeat(np.cumsum(counts) - counts, counts)
         order = rng.permutation(len(episodes))
-        return episodes[order], (offsets[episodes] + within * length)[order]
+        return members[episodes[order]], (offsets[episodes] + within * length)[order]
 
     def _relevant(self, length: int, rng: np.random.Generator) -> ClipRef:
         task = int(rng.choice(list(self.events)))
@@ -130,6 +141,34 @@ class BatchPlan:
                 f"data set {source.folder}: no clip of {length} frames holds an event of any task; record more or longer episodes"
             )
         return events
+
+
+def pools(source: ShardSet) -> tuple[list[Int[np.ndarray, "episodes"]], list[float]]:
+    """The episodes that share epochs, and the share of the rows that each of these pools has.
+
+    Each source with a share is a pool; those without one are another, with what is left, which their hours divide.
+    """
+    shares = {number: note.share for number, note in enumerate(source.manifest.origin.sources) if note.share is not None}
+    number = np.array([int(episode.info.get("source", 0)) if shares else 0 for episode in source.episodes])
+    found = [(np.flatnonzero(~np.isin(number, list(shares))), 1 - sum(shares.values()))]
+    found += [(np.flatnonzero(number == each), share) for each, share in shares.items()]
+    found = [(episodes, share) for episodes, share in found if len(episodes)]
+    total = sum(share for _, share in found)
+    return [episodes for episodes, _ in found], [share / total for _, share in found]
+
+
+def turn(row: int, shares: Sequence[float]) -> tuple[int, int]:
+    """Whose turn ``row`` is, out of all rows counted through, and how many turns that one had before.
+
+    Of any rows in a row each has its share, but for a row or two.
+    """
+    left = 1.0
+    for number, share in enumerate(shares[:-1]):
+        before, after = (math.floor(rows * min(share / left, 1.0) + 1e-9) for rows in (row, row + 1))
+        if after > before:
+            return number, before
+        row, left = row - before, left - share
+    return len(shares) - 1, row
 
 
 def clips_an_epoch(lengths: Int[np.ndarray, "episodes"], length: int) -> Int[np.ndarray, "episodes"]:

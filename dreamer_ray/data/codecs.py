@@ -8,6 +8,7 @@ from typing import Literal
 import av
 import numpy as np
 from av.codec.context import Flags
+from av.video.reformatter import VideoReformatter
 from PIL import Image
 from pydantic import Field
 
@@ -55,11 +56,12 @@ def encode_h264(pictures: Iterable[Picture], config: H264, *, shape: tuple[int, 
 
 
 def _encoded(encoder: av.VideoCodecContext, pictures: Iterable[Picture], shape: tuple[int, int]) -> Iterator[CodedPacket]:
-    count = 0
+    count, scaler = 0, VideoReformatter()
     for number, picture in enumerate(pictures):
         if picture.shape != (*shape, 3) or picture.dtype != np.uint8:
             raise ValueError(f"picture {number}: {picture.dtype} {picture.shape}; wanted uint8 {(*shape, 3)}")
-        frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+        # by a scaler of our own: the one that the encoder begins on several threads gives other bytes now and then
+        frame = scaler.reformat(av.VideoFrame.from_ndarray(picture, format="rgb24"), format=encoder.pix_fmt, threads=1)
         frame.pts = number
         for packet in encoder.encode(frame):
             yield CodedPacket(bytes(packet), count, packet.is_keyframe)

@@ -1,7 +1,7 @@
 """Sets of latents: the files of ``shards.py`` with half-precision latents for frames, bound to the tokenizer that made them."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from dreamer_ray.config import Config
 from dreamer_ray.config_file import parse_config
 from dreamer_ray.data.rows import Episode, ShardSchema
-from dreamer_ray.data.shards import ShardFile, ShardSet, commit_manifest, open_shards, write_shard
+from dreamer_ray.data.shards import Origin, ShardFile, ShardSet, commit_manifest, open_shards, write_shard
 from dreamer_ray.errors import UserError
 
 
@@ -36,17 +36,32 @@ def latent_schema(pictures: ShardSchema, latents: int, channels: int) -> ShardSc
     return pictures.model_copy(update={"codec": "float16", "frame_shape": (latents, channels)})
 
 
-def write_latents(folder: Path, name: str, episodes: Sequence[Episode], schema: ShardSchema) -> ShardFile:
+def write_latents(folder: Path, name: str, episodes: Iterable[Episode], schema: ShardSchema) -> ShardFile:
     """Like ``write_shard``, and keeps the sums that the statistics of the set are made from."""
-    numbers = np.concatenate([episode.frames for episode in episodes]).astype(np.float64)
-    sums = {"count": len(numbers), "sum": numbers.sum(0).tolist(), "squares": (numbers**2).sum(0).tolist()}
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.sums.json").write_text(json.dumps(sums))
-    return write_shard(folder, name, episodes, schema)
+    sums, squares, frames = np.zeros(schema.frame_shape), np.zeros(schema.frame_shape), 0
+
+    def summed() -> Iterator[Episode]:
+        nonlocal sums, squares, frames
+        for episode in episodes:
+            numbers = episode.frames.astype(np.float64)
+            sums, squares, frames = sums + numbers.sum(0), squares + (numbers**2).sum(0), frames + len(numbers)
+            yield episode
+
+    file = write_shard(folder, f".{name}.first", summed(), schema)
+    kept = {"count": frames, "sum": sums.tolist(), "squares": squares.tolist()}
+    (folder / f"{name}.sums.json").write_text(json.dumps(kept))
+    (folder / file.name).replace(folder / name)
+    return file.model_copy(update={"name": name})
 
 
 def commit_latents(
-    folder: Path, schema: ShardSchema, files: Sequence[ShardFile], *, made_by: dict[str, Any], parents: dict[str, str]
+    folder: Path,
+    schema: ShardSchema,
+    files: Sequence[ShardFile],
+    *,
+    made_by: dict[str, Any],
+    parents: dict[str, str],
+    origin: Origin | None = None,
 ) -> None:
     """Computes the statistics over all ``files`` and writes the manifest; ``parents["tokenizer"]`` is the tokenizer's fingerprint.
 
@@ -58,7 +73,7 @@ def commit_latents(
     if not np.isfinite(mean).all() or not np.isfinite(squares).all():
         raise UserError(f"latents {folder}: hold values that are not finite; the tokenizer diverged, train it again with --from tokenizer")
     statistics = {"mean": mean.tolist(), "std": np.sqrt(np.maximum(squares - mean**2, 0)).tolist()}
-    commit_manifest(folder, schema, files, made_by=made_by | {"statistics": statistics}, parents=parents)
+    commit_manifest(folder, schema, files, made_by=made_by | {"statistics": statistics}, parents=parents, origin=origin)
 
 
 def open_latents(folder: Path, *, tokenizer_fingerprint: str) -> LatentSet:

@@ -14,6 +14,7 @@ import numpy as np
 
 from dreamer_ray.config import Config
 from dreamer_ray.data.foreign import inside
+from dreamer_ray.data.layout import PictureLayout, picture_maker
 from dreamer_ray.data.lerobot_meta import (
     EpisodeEntry,
     Info,
@@ -123,7 +124,7 @@ class LeRobotSource:
         paths = dict.fromkeys([data_path(info, entry), video_path(info, entry, self.camera)])
         return Recording(name, name, tuple(str(self.folder / path) for path in paths))
 
-    def read(self, recording: Recording) -> Reading:
+    def read(self, recording: Recording, layout: PictureLayout | None = None) -> Reading:
         """One take, the whole episode."""
         entry = self.meta.episodes[int(recording.name.removeprefix("episode-"))]
         info, config = self.meta.info, self.config
@@ -140,7 +141,7 @@ class LeRobotSource:
             raise BadRecordingError(f"{files[0]}: {recording.name}: frame_index does not count from 0 to {entry.length - 1}")
         times = entry.start + rows["timestamp"][:, 0]
         shown = pictures_in(table, self.camera, self.folder) if in_rows else pictures_at(str(files[1]), times, 0.5 / info.fps)
-        return Reading((self._take(entry, rows, event, terminal),), shown, Counter())
+        return Reading((self._take(entry, rows, event, terminal),), map(picture_maker(layout), shown), Counter())
 
     def _take(self, entry: EpisodeEntry, rows: dict[str, np.ndarray], event: Sequence[str], terminal: Sequence[str]) -> Take:
         steps, names = entry.length, self.tasks

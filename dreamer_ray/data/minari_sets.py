@@ -18,6 +18,7 @@ from pydantic import Field
 
 from dreamer_ray.config import Config
 from dreamer_ray.data.foreign import inside, read_bytes
+from dreamer_ray.data.layout import PictureLayout, picture_maker
 from dreamer_ray.data.scaling import Scaling
 from dreamer_ray.data.sources import BadRecordingError, Reading, Recording, Take
 from dreamer_ray.errors import UserError
@@ -100,7 +101,7 @@ class MinariSource:
         _ = self.picture, self.action_space
         return [Recording(name, name, (str(self.folder),)) for name in names]
 
-    def read(self, recording: Recording) -> Reading:
+    def read(self, recording: Recording, layout: PictureLayout | None = None) -> Reading:
         """One take, the whole episode."""
         number = int(recording.name.removeprefix("episode-"))
         try:
@@ -116,7 +117,7 @@ class MinariSource:
             raise BadRecordingError(f"{self.folder}: {recording.name}: {steps} rewards do not fit to its {wrong[0]}")
         if not np.isfinite(rewards).all():
             raise BadRecordingError(f"{self.folder}: {recording.name}: reward of step {int(np.isfinite(rewards).argmin())} is not finite")
-        return Reading((self._take(recording.name, rewards, terminations, taken),), _shown(pictures), Counter())
+        return Reading((self._take(recording.name, rewards, terminations, taken),), map(picture_maker(layout), _shown(pictures)), Counter())
 
     def _take(self, name: str, rewards: np.ndarray, terminations: np.ndarray, taken: dict[str, np.ndarray]) -> Take:
         steps = len(rewards)

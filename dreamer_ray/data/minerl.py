@@ -17,6 +17,7 @@ from pydantic import Field
 from dreamer_ray.config import Config
 from dreamer_ray.data.download import ZENODO, fetch, unpack, zenodo_files
 from dreamer_ray.data.foreign import Foreign, checked, inside, plain_name, read_bytes, read_npz
+from dreamer_ray.data.layout import PictureLayout
 from dreamer_ray.data.sources import BadRecordingError, Reading, Recording, Take
 from dreamer_ray.data.video import pictures
 from dreamer_ray.data.vpt_actions import MOUSE_BINS, encode_mouse
@@ -111,7 +112,7 @@ class MinerlSource:
         named = not self.config.environments or not set(path.parts).isdisjoint(self.config.environments)
         return named and path.name not in self.config.leave_out
 
-    def read(self, recording: Recording) -> Reading:
+    def read(self, recording: Recording, layout: PictureLayout | None = None) -> Reading:
         """One take, the whole trajectory."""
         arrays_file, video, notes = [inside(self.folder, str(Path(file).relative_to(self.folder))) for file in recording.files]
         metadata, arrays = checked(_Metadata, read_bytes(notes), str(notes)), read_npz(arrays_file)
@@ -130,7 +131,7 @@ class MinerlSource:
         continues = np.ones(states, np.float32)
         continues[-1] = 0.0 if metadata.success else 1.0
         take = Take(count - states, actions, labelled, events, continues, {"trajectory": recording.name, "reward": float(rewards.sum())})
-        return Reading((take,), shown(str(video), count), dropped)
+        return Reading((take,), shown(str(video), count, layout), dropped)
 
     def _actions(self, arrays: dict[str, np.ndarray], path: Path, labelled: np.ndarray, dropped: Counter[str]) -> dict[str, np.ndarray]:
         states = len(labelled)
@@ -166,10 +167,10 @@ def player(trajectory: str) -> str:
     return trajectory.removeprefix("v3_").removeprefix("v4_").split("-")[0]
 
 
-def shown(video: str, count: int) -> Iterator[np.ndarray]:
+def shown(video: str, count: int, layout: PictureLayout | None = None) -> Iterator[np.ndarray]:
     """The first ``count`` pictures, of which the last repeats the one before. Raises ``BadRecordingError`` where there are fewer."""
     before, number = None, 0
-    for number, picture in enumerate(pictures(video), start=1):
+    for number, picture in enumerate(pictures(video, layout=layout), start=1):
         yield picture if number < count or before is None else before
         if number == count:
             return

@@ -30,11 +30,7 @@ def open_source(config: SourceConfig) -> Source:
 
 def open_sources(config: RecordingsConfig) -> tuple[Source, ...]:
     """The sources in their order, the first one at ``config.path`` where that is given."""
-    first, *others = [entry.source for entry in config.sources]
-    if config.path is not None:
-        key = "root" if isinstance(first, MinariConfig) else "path"
-        first = first.model_copy(update={key: config.path})
-    return tuple(open_source(source) for source in (first, *others))
+    return tuple(open_source(entry.source) for entry in config.entries())
 
 
 def shared_actions(config: RecordingsConfig, sources: Sequence[Source]) -> ActionSpace:

@@ -1,11 +1,13 @@
 """What of a recipe says how recordings become shards: sources, pictures, splits, labels, limits."""
 
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from dreamer_ray.config import Config
 from dreamer_ray.data.codecs import H264, Jpeg
+from dreamer_ray.data.files import scheme
 from dreamer_ray.data.layout import PictureLayout
 from dreamer_ray.data.lerobot import LeRobotConfig
 from dreamer_ray.data.minari_sets import MinariConfig
@@ -49,7 +51,8 @@ class RecordingsConfig(Config):
 
     sources: tuple[SourceEntry, ...] = Field(min_length=1)
     path: str | None = None
-    """Takes the place of the first source's path, so that a recipe can be tried on a folder by ``data.recordings.path=...``."""
+    """Takes the place of the first source's path (of kind minari: root), so that a recipe can be tried on a folder by
+    ``data.recordings.path=...``."""
     layout: PictureLayout
     fps: float | None = Field(default=None, gt=0, le=1000)
     """Frames a second of the shards; that of the first source where it is not given. Every source is brought to it."""
@@ -72,3 +75,33 @@ class RecordingsConfig(Config):
         if self.codec.kind == "source" and self.fps is not None:
             raise ValueError("codec.kind = source keeps the rate of the source: leave fps out, or choose another codec")
         return self
+
+    @model_validator(mode="after")
+    def _shares_fit(self) -> "RecordingsConfig":
+        given = [entry.share for entry in self.sources if entry.share is not None]
+        total = sum(given)
+        if total > 1 + 1e-9 or (len(given) == len(self.sources) and abs(total - 1) > 1e-9):
+            raise ValueError(f"sources: their shares sum to {total:g}; wanted 1, or less where some sources have no share and get the rest")
+        if len(given) < len(self.sources) and given and abs(total - 1) < 1e-9:
+            raise ValueError("sources: their shares sum to 1, and nothing is left for those without a share")
+        return self
+
+    def entries(self) -> tuple[SourceEntry, ...]:
+        """``sources``, with ``path`` in its place and local paths made absolute, as other processes need them."""
+        first = self.sources[0].source
+        key = "root" if first.kind == "minari" else "path"
+        replaced = first if self.path is None else first.model_copy(update={key: self.path})
+        sources = [replaced, *(entry.source for entry in self.sources[1:])]
+        return tuple(
+            entry.model_copy(update={"source": source.model_copy(update=_absolute_paths(source))})
+            for entry, source in zip(self.sources, sources, strict=True)
+        )
+
+
+def _absolute_paths(source: SourceConfig) -> dict[str, Any]:
+    def absolute(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(map(absolute, value))
+        return value if value is None or scheme(value) else str(Path(value).absolute())
+
+    return {key: absolute(getattr(source, key)) for key in ("path", "base", "root") if hasattr(source, key)}

@@ -1,16 +1,15 @@
 """An episode as columns of a table, a row a frame: what the Parquet files of ``shards.py`` hold."""
 
-import io
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
-from PIL import Image
 from pydantic import Field
 
 from dreamer_ray.config import Config
-from dreamer_ray.errors import UserError
+from dreamer_ray.data.codecs import H264, Jpeg
+from dreamer_ray.data.coding import Coded, Kind, code_latents, code_pictures
 from dreamer_ray.types import ActionSpace, Categorical, Continuous
 
 Count = Annotated[int, Field(gt=0, lt=2**31)]
@@ -40,19 +39,20 @@ class Episode:
 class ShardSchema(Config):
     """What every row of a set is."""
 
-    codec: Literal["png", "float16"]
+    codec: Kind
     frame_shape: tuple[Count, Count]
-    """Rows and columns of a picture (codec png), or latents and channels (codec float16)."""
+    """Rows and columns of a picture, or latents and channels (codec float16)."""
     action_space: ActionSpace
-    tasks: tuple[str, ...] = ()
+    """Empty where no action is known."""
+    tasks: tuple[str, ...]
     fps: float
 
 
 @dataclass(frozen=True)
 class Rows:
-    """One episode as it lies in the file, its frames still encoded."""
+    """One episode as it lies in the file, its frames still compressed."""
 
-    payload: list[bytes]
+    coded: Coded
     actions: dict[str, np.ndarray]
     labelled: np.ndarray
     events: np.ndarray
@@ -60,68 +60,85 @@ class Rows:
 
     @property
     def bytes(self) -> int:
-        """Memory of the encoded frames."""
-        return sum(map(len, self.payload))
+        """Memory of the compressed frames."""
+        return self.coded.bytes
+
+    def unlabelled(self) -> "Rows":
+        """The same frames without what is known of them: no actions, no events."""
+        actions = {name: np.zeros_like(values) for name, values in self.actions.items()}
+        return Rows(self.coded, actions, np.zeros_like(self.labelled), np.zeros_like(self.events), self.continues)
 
 
-def decode_frame(payload: bytes, schema: ShardSchema) -> np.ndarray:
-    """One frame: uint8 ``[y, x, 3]``, or float16 ``[l, c]``. Raises ``UserError`` where ``payload`` is not one of the schema's."""
-    try:
-        if schema.codec == "float16":
-            return np.frombuffer(payload, np.float16).reshape(schema.frame_shape)
-        picture = Image.open(io.BytesIO(payload), formats=["PNG"])
-        if (picture.height, picture.width, picture.mode) != (*schema.frame_shape, "RGB"):
-            raise ValueError(f"{picture.mode} picture of {picture.height} x {picture.width}")
-        return np.asarray(picture)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        shape = " x ".join(map(str, schema.frame_shape))
-        raise UserError(f"a frame of a data set is no {schema.codec} of {shape} ({error}); {REMEDY}") from error
+@dataclass(frozen=True)
+class CodedEpisode:
+    """An episode ready to be written."""
+
+    name: str
+    rows: Rows
+    info: dict[str, float | int | str]
+
+    @property
+    def length(self) -> int:
+        """Frames."""
+        return len(self.rows.coded.payload)
 
 
-def encode_frame(frame: np.ndarray, schema: ShardSchema) -> bytes:
-    """The bytes that ``decode_frame`` reads."""
+def code_episode(episode: Episode, schema: ShardSchema) -> CodedEpisode:
+    """``episode`` with its frames compressed; JPEG and H.264 as they are by default."""
     if schema.codec == "float16":
-        return frame.astype(np.float16).tobytes()
-    buffer = io.BytesIO()
-    Image.fromarray(frame).save(buffer, "png", compress_level=1)
-    return buffer.getvalue()
+        coded = code_latents(episode.frames)
+    else:
+        codec = {"h264": H264(), "jpeg": Jpeg()}.get(schema.codec)
+        coded = code_pictures(episode.frames, codec, shape=schema.frame_shape, fps=schema.fps)
+    return CodedEpisode(episode.name, Rows(coded, episode.actions, episode.labelled, episode.events, episode.continues), episode.info)
 
 
 def table_schema(schema: ShardSchema) -> pa.Schema:
     """Columns and their types."""
     fields = [pa.field("payload", pa.binary()), pa.field("labelled", pa.bool_()), pa.field("continues", pa.float32())]
-    fields += [pa.field("events", pa.binary(len(schema.tasks) or -1))]
+    if schema.codec == "h264":
+        fields += [pa.field("begins", pa.bool_()), pa.field("extradata", pa.binary())]
+    if schema.tasks:
+        fields.append(pa.field("events", pa.binary(len(schema.tasks))))
     for name, component in schema.action_space.items():
         kind = pa.float32() if isinstance(component, Continuous) else pa.int64()
         fields.append(pa.field(f"action.{name}", kind if isinstance(component, Categorical) else pa.list_(kind, component.size)))
     return pa.schema(fields)
 
 
-def to_table(episode: Episode, schema: ShardSchema, columns_schema: pa.Schema) -> pa.Table:
-    """``episode`` as a table of ``columns_schema``, its frames encoded."""
+def to_table(rows: Rows, columns_schema: pa.Schema) -> pa.Table:
+    """``rows`` as a table of ``columns_schema``."""
     columns: dict[str, Any] = {
-        "payload": [encode_frame(frame, schema) for frame in episode.frames],
-        "labelled": episode.labelled,
-        "continues": episode.continues.astype(np.float32),
-        "events": [row.tobytes() for row in np.ascontiguousarray(episode.events, np.uint8)],
+        "payload": rows.coded.payload,
+        "labelled": rows.labelled,
+        "continues": rows.continues.astype(np.float32),
+        "begins": rows.coded.begins,
+        "extradata": [rows.coded.extradata] * len(rows.coded.payload),
+        "events": [row.tobytes() for row in np.ascontiguousarray(rows.events, np.uint8)],
     }
-    columns |= {f"action.{name}": list(values) for name, values in episode.actions.items()}
+    columns |= {f"action.{name}": list(values) for name, values in rows.actions.items()}
     arrays = {name: pa.array(columns[name], columns_schema.field(name).type) for name in columns_schema.names}
     return pa.table(arrays, schema=columns_schema)
 
 
 def from_table(table: pa.Table, schema: ShardSchema) -> Rows:
-    """The inverse of ``to_table``, with the frames still encoded."""
+    """The inverse of ``to_table``."""
     actions = {}
     for name, component in schema.action_space.items():
         column = table[f"action.{name}"].combine_chunks()
         flat = column if isinstance(component, Categorical) else column.flatten()
         values = flat.to_numpy(zero_copy_only=False)
         actions[name] = values if isinstance(component, Categorical) else values.reshape(-1, component.size)
-    labelled, continues = table["labelled"].to_numpy(), table["continues"].to_numpy()
-    return Rows(table["payload"].to_pylist(), actions, labelled, events_of(table, schema), continues)
+    payload = table["payload"].to_pylist()
+    if schema.codec == "h264":
+        coded = Coded(payload, table["begins"].to_numpy(), table["extradata"][0].as_py())
+    else:
+        coded = Coded(payload, np.ones(len(payload), bool))
+    return Rows(coded, actions, table["labelled"].to_numpy(), events_of(table, schema), table["continues"].to_numpy())
 
 
 def events_of(table: pa.Table, schema: ShardSchema) -> np.ndarray:
     """The column of events, uint8 ``[T, m]``."""
-    return np.frombuffer(b"".join(table["events"].to_pylist()), np.uint8).reshape(table.num_rows, len(schema.tasks))
+    if not schema.tasks:
+        return np.zeros((table.num_rows, 0), np.uint8)
+    return np.frombuffer(b"".join(table["events"].to_pylist()), np.uint8).reshape(-1, len(schema.tasks))

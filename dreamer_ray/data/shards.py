@@ -1,14 +1,14 @@
 """Recorded episodes and the folders of Parquet files that hold them: rows are frames, a row group is an episode.
 
-A folder is valid once its ``manifest.json`` stands, which is written last. Pictures are kept as PNG, lossless; the same files hold
-latents (see ``latents.py``), with other bytes in the column ``payload``.
+A folder is valid once its ``manifest.json`` stands, which is written last. Pictures are kept compressed (see ``coding.py``); the same
+files hold latents (see ``latents.py``), with other bytes in the column ``payload``.
 """
 
 import hashlib
 import json
 import os
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,22 +19,27 @@ from pydantic import Field
 
 from dreamer_ray.config import Config
 from dreamer_ray.config_file import parse_config
+from dreamer_ray.data.coding import decode_frames
+from dreamer_ray.data.layout import PictureLayout
 from dreamer_ray.data.rows import (
     REMEDY,
+    CodedEpisode,
     Count,
     Episode,
     Rows,
     ShardSchema,
-    decode_frame,
+    code_episode,
     events_of,
     from_table,
     table_schema,
     to_table,
 )
+from dreamer_ray.data.sources import BadRecordingError
 from dreamer_ray.errors import UserError
 
 FORMAT = 1
 CACHE_BYTES = 2**30
+Counts = dict[str, Annotated[int, Field(ge=0)]]
 
 
 class EpisodeEntry(Config):
@@ -43,6 +48,8 @@ class EpisodeEntry(Config):
     name: str
     length: Count
     info: dict[str, float | int | str]
+    labelled: bool = True
+    """False where actions and events are withheld, though the file may hold them."""
 
 
 class ShardFile(Config):
@@ -51,11 +58,34 @@ class ShardFile(Config):
     name: Annotated[str, Field(max_length=200)]
     sha256: str
     episodes: tuple[EpisodeEntry, ...]
+    dropped: Counts = Field(default_factory=dict)
+    """Frames or lines of the recording that were left out, by reason."""
 
     @property
     def frames(self) -> int:
         """Rows of the file."""
         return sum(episode.length for episode in self.episodes)
+
+
+class SourceNote(Config):
+    """One of the sources of a set; episodes name theirs by its number, ``info["source"]``."""
+
+    kind: str
+    place: str
+    """Path or URL."""
+    share: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Of the clips of every batch; None where sources share by their hours."""
+
+
+class Origin(Config):
+    """Where the pictures of a set come from and what became of them."""
+
+    layout: PictureLayout | None = None
+    sources: tuple[SourceNote, ...] = ()
+    dropped: Counts = Field(default_factory=dict)
+    """Frames, lines or recordings that were left out, by reason."""
+    notes: tuple[str, ...] = ()
+    """What a reader of results ought to know of the set."""
 
 
 class Manifest(Config):
@@ -66,6 +96,7 @@ class Manifest(Config):
     files: tuple[ShardFile, ...]
     made_by: dict[str, Any]
     parents: dict[str, str]
+    origin: Origin = Origin()
 
 
 class ShardSet:
@@ -85,12 +116,14 @@ class ShardSet:
         return self.manifest.fingerprint()
 
     def rows(self, index: int) -> Rows:
-        """Episode number ``index``, encoded."""
+        """Episode number ``index``, its frames still compressed."""
         if index in self._cache:
             self._cache.move_to_end(index)
             return self._cache[index]
         file, group = self._places[index]
         rows = from_table(self._table(self.files[file], [group]), self.schema)
+        if not self.episodes[index].labelled:
+            rows = rows.unlabelled()
         self._cache[index] = rows
         self._cached += rows.bytes
         while self._cached > self._cache_bytes and len(self._cache) > 1:
@@ -98,26 +131,40 @@ class ShardSet:
         return rows
 
     def frames(self, index: int, which: slice = slice(None)) -> np.ndarray:
-        """Frames of episode number ``index``, decoded. Raises ``UserError`` with file, episode and frame where one is damaged."""
-        payload, frames = self.rows(index).payload, []
-        for number in range(len(payload))[which]:
-            try:
-                frames.append(decode_frame(payload[number], self.schema))
-            except UserError as error:
-                file = self.folder / self.files[self._places[index][0]].name
-                raise UserError(f"shard {file}, episode {self.episodes[index].name}, frame {number}: {error}") from error
-        return np.stack(frames)
+        """Frames of episode number ``index``, decoded; ``which`` has no negative step. Raises what ``each_frame`` does."""
+        return np.stack(list(self.each_frame(index, which)))
+
+    def each_frame(self, index: int, which: slice = slice(None)) -> Iterator[np.ndarray]:
+        """The frames of ``frames``, decoded one by one. Raises ``UserError`` with file, episode and frame where one is damaged."""
+        coded, schema = self.rows(index).coded, self.schema
+        numbers = range(len(coded.payload))[which]
+        done = 0
+        try:
+            for frame in decode_frames(coded, numbers, codec=schema.codec, shape=schema.frame_shape):
+                yield frame
+                done += 1
+        except BadRecordingError as error:
+            file, shape = self.folder / self.files[self._places[index][0]].name, " x ".join(map(str, schema.frame_shape))
+            place = f"shard {file}, episode {self.episodes[index].name}, frame {numbers[done]}"
+            raise UserError(f"{place}: a frame of a data set is no {schema.codec} of {shape} ({error}); {REMEDY}") from error
 
     def read_episode(self, index: int) -> Episode:
         """Episode number ``index``, decoded."""
+        return self.with_frames(index, self.frames(index))
+
+    def with_frames(self, index: int, frames: np.ndarray) -> Episode:
+        """Episode number ``index`` with ``frames`` in place of its own."""
         rows, entry = self.rows(index), self.episodes[index]
-        return Episode(entry.name, self.frames(index), rows.actions, rows.labelled, rows.events, rows.continues, dict(entry.info))
+        return Episode(entry.name, frames, rows.actions, rows.labelled, rows.events, rows.continues, dict(entry.info))
 
     def event_frames(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Episode, frame and task of every event in the set."""
+        if not self.schema.tasks:
+            none = np.zeros(0, np.int64)
+            return none, none, none
         tables = [self._table(file, list(range(len(file.episodes))), ["events"]) for file in self.files if file.episodes]
-        parts = [events_of(table, self.schema) for table in tables]
-        row, task = np.nonzero(np.concatenate(parts))
+        known = np.repeat([episode.labelled for episode in self.episodes], self.lengths)
+        row, task = np.nonzero(np.concatenate([events_of(table, self.schema) for table in tables]) * known[:, None])
         ends = np.cumsum(self.lengths)
         episode = np.searchsorted(ends, row, side="right")
         return episode, row - (ends - self.lengths)[episode], task
@@ -144,40 +191,66 @@ class ShardSet:
         return table
 
 
-def write_shard(folder: Path, name: str, episodes: Sequence[Episode], schema: ShardSchema) -> ShardFile:
-    """Writes ``folder/name`` whole or not at all and returns its entry for the manifest."""
+def write_shard(
+    folder: Path,
+    name: str,
+    episodes: Iterable[Episode | CodedEpisode],
+    schema: ShardSchema,
+    *,
+    job: str = "",
+    dropped: Mapping[str, int] | None = None,
+) -> ShardFile:
+    """Writes ``folder/name`` whole or not at all, an episode at a time, and returns its entry for the manifest.
+
+    ``job`` is a fingerprint of what is done, for ``existing_shard``; ``dropped`` may still be filled while ``episodes`` are taken.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     path, partial = folder / name, folder / f".{name}.partial"
-    entries = [EpisodeEntry(name=e.name, length=len(e.frames), info=e.info) for e in episodes]
-    notes = {"schema": schema.model_dump(mode="json"), "episodes": [entry.model_dump(mode="json") for entry in entries]}
-    columns = table_schema(schema).with_metadata({"dreamer_ray": json.dumps(notes)})
-    with pq.ParquetWriter(partial, columns, compression="none", write_page_checksum=True) as writer:
-        for episode in episodes:
-            writer.write_table(to_table(episode, schema, columns), row_group_size=len(episode.frames))
+    columns, entries = table_schema(schema), []
+    try:
+        with pq.ParquetWriter(partial, columns, compression="none", write_page_checksum=True) as writer:
+            for episode in episodes:
+                coded = code_episode(episode, schema) if isinstance(episode, Episode) else episode
+                writer.write_table(to_table(coded.rows, columns), row_group_size=coded.length)
+                entries.append(EpisodeEntry(name=coded.name, length=coded.length, info=coded.info))
+            file = ShardFile(name=name, sha256="", episodes=tuple(entries), dropped=dict(dropped or {}))
+            notes = {"schema": schema.model_dump(mode="json"), "job": job} | file.model_dump(mode="json", include={"episodes", "dropped"})
+            writer.add_key_value_metadata({"dreamer_ray": json.dumps(notes)})
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
     _replace(partial, path)
-    return ShardFile(name=name, sha256=_checksum(path), episodes=tuple(entries))
+    return file.model_copy(update={"sha256": _checksum(path)})
 
 
-def existing_shard(folder: Path, name: str, schema: ShardSchema, episodes: Sequence[str]) -> ShardFile | None:
-    """The entry of ``folder/name`` where an interrupted stage has already written it with this schema and these episodes."""
+def existing_shard(
+    folder: Path, name: str, schema: ShardSchema, episodes: Sequence[str] | None = None, *, job: str = ""
+) -> ShardFile | None:
+    """The entry of ``folder/name`` where an interrupted stage has already written it with this schema, ``job`` and these episodes."""
     path = folder / name
     try:
-        notes = json.loads((pq.read_schema(path).metadata or {})[b"dreamer_ray"])
+        notes = json.loads((pq.read_metadata(path).metadata or {})[b"dreamer_ray"])
     except (OSError, ValueError, KeyError):  # not there, cut short (ArrowInvalid is a ValueError), or not one of ours
         return None
-    if not isinstance(notes, dict) or notes.get("schema") != schema.model_dump(mode="json"):
+    if not isinstance(notes, dict) or notes.get("schema") != schema.model_dump(mode="json") or notes.get("job", "") != job:
         return None
-    if [entry["name"] for entry in notes["episodes"]] != list(episodes):
+    if episodes is not None and [entry["name"] for entry in notes["episodes"]] != list(episodes):
         return None
-    entries = tuple(parse_config(EpisodeEntry, entry, str(path)) for entry in notes["episodes"])
-    return ShardFile(name=name, sha256=_checksum(path), episodes=entries)
+    values = {"name": name, "sha256": _checksum(path), "episodes": notes["episodes"], "dropped": notes.get("dropped", {})}
+    return parse_config(ShardFile, values, str(path))
 
 
 def commit_manifest(
-    folder: Path, schema: ShardSchema, files: Sequence[ShardFile], *, made_by: dict[str, Any], parents: dict[str, str]
+    folder: Path,
+    schema: ShardSchema,
+    files: Sequence[ShardFile],
+    *,
+    made_by: dict[str, Any],
+    parents: dict[str, str],
+    origin: Origin | None = None,
 ) -> None:
     """Writes the manifest, which makes the folder a valid set."""
-    manifest = Manifest(format=FORMAT, shard_schema=schema, files=tuple(files), made_by=made_by, parents=parents)
+    manifest = Manifest(format=FORMAT, shard_schema=schema, files=tuple(files), made_by=made_by, parents=parents, origin=origin or Origin())
     partial = folder / ".manifest.partial"
     partial.write_text(manifest.model_dump_json(indent=1))
     _replace(partial, folder / "manifest.json")

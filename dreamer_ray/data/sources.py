@@ -13,6 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
+from dreamer_ray.data.layout import PictureLayout
 from dreamer_ray.types import ActionSpace
 
 
@@ -53,7 +54,7 @@ class Reading:
     takes: tuple[Take, ...]
     """In order, without overlap."""
     pictures: Iterator[np.ndarray]
-    """All pictures of the recording in order, uint8 ``[y, x, 3]`` RGB, as recorded; reading them may raise ``BadRecordingError``."""
+    """All pictures of the recording in order, uint8 ``[y, x, 3]`` RGB; reading them may raise ``BadRecordingError``."""
     dropped: Counter[str]
     """Frames or lines that were left out, by reason."""
 
@@ -87,6 +88,6 @@ class Source(Protocol):
         """
         ...
 
-    def read(self, recording: Recording) -> Reading:
-        """What ``recording`` holds. Raises ``BadRecordingError``."""
+    def read(self, recording: Recording, layout: PictureLayout | None = None) -> Reading:
+        """What ``recording`` holds, its pictures as large as recorded or in ``layout``. Raises ``BadRecordingError``."""
         ...

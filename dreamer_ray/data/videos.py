@@ -17,6 +17,7 @@ from dreamer_ray.config import Config
 from dreamer_ray.data.action_columns import ActionFile, Labels, labels, read_action_file, unlabelled
 from dreamer_ray.data.action_tables import SUFFIXES, read_table
 from dreamer_ray.data.foreign import inside, plain_name
+from dreamer_ray.data.layout import PictureLayout
 from dreamer_ray.data.sources import BadRecordingError, Reading, Recording, Take
 from dreamer_ray.data.video import pictures
 from dreamer_ray.data.video_times import picture_times
@@ -66,12 +67,10 @@ class VideosSource:
     @property
     def fps(self) -> float:
         """Frames a second, which all recordings must have."""
-        return self._fps
+        return self._first_rate if self.config.fps is None else self.config.fps
 
     @cached_property
-    def _fps(self) -> float:
-        if self.config.fps is not None:
-            return self.config.fps
+    def _first_rate(self) -> float:
         reasons = []
         for recording in self.index():
             try:
@@ -97,7 +96,7 @@ class VideosSource:
         files = [path, *(table for table in tables if (self.folder / table).exists())]
         return Recording(name, group, tuple(str(self.folder / file) for file in files))
 
-    def read(self, recording: Recording) -> Reading:
+    def read(self, recording: Recording, layout: PictureLayout | None = None) -> Reading:
         """A take wherever time goes on without a jump and no episode ends."""
         video, *tables = [self._inside(file) for file in recording.files]
         times = picture_times(str(video))
@@ -116,7 +115,7 @@ class VideosSource:
         jumps = np.flatnonzero((np.diff(times) > JUMP / self.fps) | (known.continues[:-1] == 0)) + 1
         bounds = [0, *jumps.tolist(), len(times)]
         takes = tuple(self._take(known, first, end, video.name) for first, end in pairwise(bounds))
-        return Reading(takes, pictures(str(video)), dropped)
+        return Reading(takes, pictures(str(video), layout=layout), dropped)
 
     def _take(self, known: Labels, first: int, end: int, name: str) -> Take:
         part = slice(first, end)

@@ -3,7 +3,7 @@
 file numbers --Ray Data--> tasks (each process keeps the tokenizer) --> latent files --> statistics and manifest, last
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import torch
 from ray.data import TaskPoolStrategy
 
 from dreamer_ray.data.latents import commit_latents, latent_schema, write_latents
-from dreamer_ray.data.shards import ShardFile, ShardSet, existing_shard, open_shards
+from dreamer_ray.data.shards import ShardFile, ShardSet, existing_shard, open_shards, read_manifest
 from dreamer_ray.distributed.cluster import require
 from dreamer_ray.models.tokenizer import Tokenizer
 from dreamer_ray.progress import Progress
@@ -53,6 +53,7 @@ def encode(recipe: Recipe, run: Path) -> dict[str, Any]:
             sorted(files[split], key=lambda file: file.name),
             made_by={},
             parents={"tokenizer": tokenizer.fingerprint, "record": source.fingerprint},
+            origin=source.manifest.origin,
         )
     return {"frames": frames}
 
@@ -70,7 +71,8 @@ class _Opened:
 def _open(run: str, device: str) -> _Opened:
     torch.set_num_threads(1)
     checkpoint = trained(Path(run), "tokenizer")
-    sources = {split: open_shards(Path(run) / "record" / split) for split in SPLITS}
+    folders = {split: Path(run) / "record" / split for split in SPLITS}
+    sources = {split: ShardSet(folder, read_manifest(folder), cache_bytes=0) for split, folder in folders.items()}
     return _Opened(restore_tokenizer(checkpoint).to(device), checkpoint.fingerprint, sources)
 
 
@@ -84,7 +86,7 @@ def _encode_file(row: dict[str, Any]) -> dict[str, Any]:
     entry = existing_shard(folder, name, schema, [episode.name for episode in file.episodes])
     if entry is None:
         first = sum(len(before.episodes) for before in source.files[: row["file"]])
-        read = [source.read_episode(first + i) for i in range(len(file.episodes))]
-        encoded = [replace(episode, frames=encode_episode(opened.tokenizer, episode.frames)) for episode in read]
+        indices = range(first, first + len(file.episodes))
+        encoded = (source.with_frames(i, encode_episode(opened.tokenizer, source.each_frame(i))) for i in indices)
         entry = write_latents(folder, name, encoded, schema)
     return {"split": split, "entry": entry.model_dump_json()}

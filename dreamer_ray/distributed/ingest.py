@@ -1,27 +1,39 @@
-"""Recording: actors play episodes and write shard files; a file that is there is never made again.
+"""Recording: actors write shard files, of episodes that they play or of recordings of others; a file that is there is never made again.
 
 episode plan, a file's worth at a time --> Recorder actors (world + scripted player) --> Parquet files --> manifest, last
+recordings of the sources, one by one --> Ingester actors (decode, clean, compress) --> Parquet files --> report, manifest, last
 """
 
+import logging
 from pathlib import Path
 from typing import Any
 
 import ray
 
 from dreamer_ray.data.crafter import EpisodePlan, RecordConfig, episode_plan, record_episode, shard_schema
+from dreamer_ray.data.ingest import Job, ingest_plan, make_file
+from dreamer_ray.data.ingest_report import Tally, summary
+from dreamer_ray.data.open_source import open_sources
+from dreamer_ray.data.recordings import RecordingsConfig
+from dreamer_ray.data.rows import ShardSchema
 from dreamer_ray.data.shards import ShardFile, commit_manifest, existing_shard, write_shard
+from dreamer_ray.data.splits import Split
 from dreamer_ray.distributed import Actor
 from dreamer_ray.distributed.cluster import require
 from dreamer_ray.distributed.pool import spread
 from dreamer_ray.progress import Progress
 from dreamer_ray.recipe import Recipe
+from dreamer_ray.run_folder import write_json
 
 EPISODES_PER_FILE = 5
+SPLITS: tuple[Split, ...] = ("train", "heldout")
+log = logging.getLogger("dreamer_ray")
 
 
 def record(recipe: Recipe, run: Path, progress: Progress) -> dict[str, Any]:
     """Records the train and held-out episodes of the recipe into ``run/record``."""
     config, folder = recipe.data.crafter, run / "record"
+    assert config is not None
     require(recipe, "record", "CPU")
     files: dict[str, list[ShardFile]] = {"train": [], "heldout": []}
     jobs = []
@@ -48,6 +60,40 @@ def record(recipe: Recipe, run: Path, progress: Progress) -> dict[str, Any]:
     return _so_far(files)[1]
 
 
+def ingest(recipe: Recipe, run: Path) -> dict[str, Any]:
+    """Brings the recordings of the recipe into ``run/record``, with an account of them in its ``report.json``.
+
+    A bad recording costs itself. Raises ``UserError`` where more of them are bad than ``max_bad_fraction`` allows.
+    """
+    config, folder = recipe.data.recordings, run / "record"
+    assert config is not None
+    require(recipe, "record", "CPU")
+    plan = ingest_plan(config)
+    tally, progress = Tally(plan), Progress("record", len(plan.jobs), "files")
+    texts = (config.model_dump_json(), plan.schema.model_dump_json(), str(folder))
+    count = min(recipe.cluster.replicas, len(plan.jobs))
+    ingesters: list[Actor] = [Ingester.options(name=f"ingester-{i}").remote(*texts) for i in range(count)]
+    jobs, seconds = list(enumerate(plan.jobs)), recipe.cluster.job_seconds
+    report = folder / "report.json"
+    try:
+        for (number, job), outcome in spread(ingesters, jobs, lambda actor, job: actor.write.remote(job[1]), job_seconds=seconds):
+            assert isinstance(outcome, ShardFile | str)
+            tally.add(number, outcome)
+            if isinstance(outcome, str):
+                log.warning("record: %s cannot be used: %s", job.recording.name, outcome)
+                tally.refuse_rotten(config.max_bad_fraction, report)
+            progress.update(len(tally.files) + len(tally.bad), {"hours": tally.hours, "bad": len(tally.bad)})
+        files: dict[Split, list[ShardFile]] = {split: tally.split_files(split, config) for split in SPLITS}
+    finally:
+        write_json(report, tally.report(folder))
+    for split, done in files.items():
+        origin = tally.origin(split, config)
+        commit_manifest(folder / split, plan.schema, done, made_by=config.model_dump(mode="json"), parents={}, origin=origin)
+    for line in summary(tally.report(folder)):
+        log.info("record: %s", line)
+    return {"frames": tally.frames, "hours": tally.hours, "files": len(tally.files), "bad": len(tally.bad)}
+
+
 def _so_far(files: dict[str, list[ShardFile]]) -> tuple[int, dict[str, float]]:
     done = [file for split in files.values() for file in split]
     return sum(len(file.episodes) for file in done), {"frames": sum(file.frames for file in done)}
@@ -67,3 +113,19 @@ class Recorder:
 
     def __repr__(self) -> str:
         return "Recorder"
+
+
+@ray.remote(num_cpus=1, max_restarts=-1)
+class Ingester:
+    """Reads recordings and writes a file of each."""
+
+    def __init__(self, config: str, schema: str, folder: str):
+        self.config, self.schema = RecordingsConfig.model_validate_json(config), ShardSchema.model_validate_json(schema)
+        self.sources, self.folder = open_sources(self.config), Path(folder)
+
+    def write(self, job: Job) -> ShardFile | str:
+        """The file of ``job``, or why its recording is bad."""
+        return make_file(self.config, self.sources[job.source], self.schema, job, self.folder / job.split)
+
+    def __repr__(self) -> str:
+        return "Ingester"

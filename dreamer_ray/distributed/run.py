@@ -14,7 +14,7 @@ from dreamer_ray.distributed.encode import encode
 from dreamer_ray.distributed.evaluate import play_all, variants
 from dreamer_ray.distributed.failures import plain
 from dreamer_ray.distributed.imagine import imagine_and_learn
-from dreamer_ray.distributed.ingest import record
+from dreamer_ray.distributed.ingest import ingest, record
 from dreamer_ray.distributed.learner import SHOWN
 from dreamer_ray.distributed.train import train
 from dreamer_ray.domain import domain_of
@@ -50,10 +50,11 @@ def _with_plain_errors(executor: Executor) -> Executor:
 def _record(context: StageContext) -> dict[str, Any]:
     recipe = context.recipe
     domain_of(recipe)  # before anything is fetched: what the sources have must be what the sections need
-    config = recipe.data.crafter
-    assert config is not None
-    figures = record(recipe, context.run, Progress("record", config.episodes + config.holdout_episodes, "episodes"))
-    refuse_poor_data(context.recipe, context.run)
+    if (config := recipe.data.crafter) is None:
+        figures = ingest(recipe, context.run)
+    else:
+        figures = record(recipe, context.run, Progress("record", config.episodes + config.holdout_episodes, "episodes"))
+    refuse_poor_data(recipe, context.run)
     return figures
 
 

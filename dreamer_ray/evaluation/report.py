@@ -16,7 +16,8 @@ from dreamer_ray.evaluation import figures
 from dreamer_ray.evaluation.intervals import Interval
 from dreamer_ray.progress import duration
 
-STRIP_FRAMES = 8
+STRIP_FRAMES, SHOWN_SIDE = 8, 288
+"""Frames below a video, and how large its smaller pictures are shown, in pixels."""
 
 Frames = UInt8[np.ndarray, "t y x 3"]
 
@@ -126,14 +127,23 @@ def summary(report: Report) -> dict[str, Any]:
 
 
 def text_table(report: Report) -> str:
-    """The success table for the console: a line for each task, for each variant its rate, its interval and the number of episodes."""
+    """The success table for the console: a line for each task, for each variant its rate, its interval and the number of episodes.
+
+    Where nothing was played, the held-out figures beside their baselines.
+    """
+    if not report.success:
+        held_out = [[row.metric, _figure(row.model), f"{_figure(row.baseline_value)} ({row.baseline})"] for row in report.quality]
+        return "\n".join(_aligned([["held-out figure", "model", "baseline"], *held_out]))
     variants = _variants(report.success)
     heads = ["task", *(f"{variant} ({_episodes(report.success, variant)})" for variant in variants)]
     rows = [[score.name, *(str(score.variants.get(variant, "-")) for variant in variants)] for score in report.success]
-    widths = [max(len(line[column]) for line in [heads, *rows]) for column in range(len(heads))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in [heads, *rows]]
-    lines.insert(1, "  ".join("-" * width for width in widths))
-    return "\n".join([*lines, "Share of episodes [95% interval]."])
+    return "\n".join([*_aligned([heads, *rows]), "Share of episodes [95% interval]."])
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in rows]
+    return [lines[0], "  ".join("-" * width for width in widths), *lines[1:]]
 
 
 def render(report: Report) -> str:
@@ -170,7 +180,8 @@ def _pictures(report: Report) -> str | None:
 
 
 def _shown(dream: Dream, frames_per_second: int) -> dict[str, str]:
-    frames = figures.side_by_side(dream.truth, dream.dream, context=dream.context)
+    scale = max(1, SHOWN_SIDE // max(dream.truth.shape[1:3]))
+    frames = figures.side_by_side(dream.truth, dream.dream, context=dream.context, scale=scale)
     chosen = np.unique(np.linspace(dream.context, len(dream.truth) - 1, STRIP_FRAMES).round().astype(int))
     return {
         "caption": dream.caption,

@@ -1,12 +1,15 @@
 """The plan of batches, and the counting set: every number is shown once an epoch, in the plan's order, to any number of workers."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from dreamer_ray.data.batches import BatchConfig, BatchPlan, load
+from dreamer_ray.data.batches import BatchConfig, BatchPlan, load, turn
+from dreamer_ray.data.shards import Origin, SourceNote, commit_manifest, open_shards, write_shard
 from dreamer_ray.errors import UserError
 
 LENGTHS = [13, 7, 20, 9]
@@ -237,3 +240,76 @@ def test_short_episodes_are_left_out(source):
 def test_no_episode_is_long_enough(source):
     with pytest.raises(UserError, match=r"no episode has 21 frames \(the longest has 20\)"):
         plan_of(source, length=21)
+
+
+# ---- mixtures of sources
+
+
+@settings(deadline=None)
+@given(shares=st.lists(st.floats(0.01, 1), min_size=1, max_size=5), rows=st.integers(1, 300), first=st.integers(0, 10**6))
+def test_every_row_is_somebodys_turn_and_shares_are_kept(shares, rows, first):
+    shares = [share / sum(shares) for share in shares]
+    turns = [turn(row, shares) for row in range(first, first + rows)]
+    for number, share in enumerate(shares):
+        mine = [before for who, before in turns if who == number]
+        assert mine == list(range(mine[0], mine[0] + len(mine))) if mine else True, "none is left out and none comes twice"
+        assert abs(len(mine) - share * rows) <= len(shares)
+
+
+def mixture(folder, sets, shares, owners=(0, 1, 1, 0)):
+    """The set of this module, whose episodes belong to sources with these shares."""
+    files = sets.files(folder, LENGTHS, events=EVENTS)
+    owner = iter(owners)
+    files = [
+        file.model_copy(update={"episodes": tuple(e.model_copy(update={"info": e.info | {"source": next(owner)}}) for e in file.episodes)})
+        for file in files
+    ]
+    notes = tuple(SourceNote(kind="videos", place=str(i), share=share) for i, share in enumerate(shares))
+    commit_manifest(folder, sets.schema, files, made_by={}, parents={}, origin=Origin(sources=notes))
+    return open_shards(folder)
+
+
+@pytest.mark.parametrize(("shares", "wanted"), [((0.25, 0.75), 0.25), ((0.5, None), 0.5), ((None, 0.5), 0.5)])
+def test_rows_are_divided_by_shares_and_each_source_has_epochs_of_its_own(tmp_path, sets, shares, wanted):
+    mixed = mixture(tmp_path, sets, shares)
+    plan = plan_of(mixed, batch_size=8, length=3, relevant_fraction=0.25)
+    for step in range(20):
+        mine = sum(ref.episode in (0, 3) for ref in plan.refs(step) if not ref.relevant)
+        assert abs(mine - 6 * wanted) <= 1, step
+    clips = uniform_clips(plan, 60)
+    assert abs(sum(episode in (0, 3) for episode, *_ in clips) - 360 * wanted) <= 1
+    for owned in ((0, 3), (1, 2)):
+        total = int(plan.counts[3][list(owned)].sum())
+        taken = [clip for clip in clips if clip[0] in owned]
+        for epoch in range(len(taken) // total):
+            frames = [(e, s + i) for e, s, n in taken[epoch * total : (epoch + 1) * total] for i in range(n)]
+            assert len(set(frames)) == len(frames) == 3 * total
+
+
+def test_sources_without_shares_are_as_if_they_were_one(tmp_path, sets, source):
+    one, other = plan_of(source, **MIXTURE), plan_of(mixture(tmp_path, sets, (None, None)), **MIXTURE)
+    assert [one.refs(step) for step in range(30)] == [other.refs(step) for step in range(30)]
+
+
+def test_a_mixture_can_be_asked_for_any_step_first(tmp_path, sets):
+    mixed = mixture(tmp_path, sets, (0.3, 0.7))
+    forwards, backwards = plan_of(mixed, **MIXTURE), plan_of(mixed, **MIXTURE)
+    assert [forwards.refs(step) for step in range(30)] == [backwards.refs(step) for step in reversed(range(30))][::-1]
+
+
+def test_a_source_with_a_share_and_no_clip_is_named(tmp_path, sets):
+    mixed = mixture(tmp_path, sets, (0.3, 0.7), owners=(0, 1, 0, 0))
+    with pytest.raises(UserError, match=r"source 1: no episode has 8 frames \(the longest has 7\)"):
+        plan_of(mixed, length=8)
+
+
+def test_a_set_without_tasks_has_no_prompts(tmp_path, sets):
+    schema = sets.schema.model_copy(update={"tasks": ()})
+    episodes = [replace(sets.episode(f"e{i}", n), events=np.zeros((n, 0), np.uint8)) for i, n in enumerate(LENGTHS)]
+    commit_manifest(tmp_path, schema, [write_shard(tmp_path, "a.parquet", episodes, schema)], made_by={}, parents={})
+    plan = BatchPlan(open_shards(tmp_path), BatchConfig(batch_size=4, length=3), steps=5, tasks=())
+    clip = load(open_shards(tmp_path), plan, 0, rank=0, world=1)
+    assert not clip.notes.rewards.any()
+    assert clip.notes.labelled.any()
+    with pytest.raises(UserError, match="event of any task"):
+        BatchPlan(open_shards(tmp_path), BatchConfig(batch_size=4, length=3, relevant_fraction=0.5), steps=5, tasks=())

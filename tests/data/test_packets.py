@@ -140,3 +140,9 @@ def test_jpeg_keeps_a_picture(videos):
     assert fine > 2 * coarse
     with pytest.raises(BadRecordingError, match="row 7: is no JPEG"):
         decode_jpeg(b"\xff\xd8nothing", name="row 7")
+
+
+def test_the_same_pictures_give_the_same_bytes(videos):
+    shown = [videos.picture(number) for number in range(12)]
+    coded = {b"".join(packet.data for packet in encode_h264(shown, H264(), shape=(48, 64), fps=20.0).packets) for _ in range(80)}
+    assert len(coded) == 1

@@ -1,5 +1,6 @@
 """Sets on disk: what is written is read again, bit for bit, and a set that is not whole is refused."""
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,9 +9,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dreamer_ray.data import shards
+from dreamer_ray.data import coding, shards
+from dreamer_ray.data.clips import ClipRef, read_clip
 from dreamer_ray.data.rows import ShardSchema
 from dreamer_ray.data.shards import ShardSet, commit_manifest, existing_shard, open_shards, write_shard
+from dreamer_ray.data.sources import BadRecordingError
+from dreamer_ray.errors import UserError
 from dreamer_ray.types import Binary, Categorical, Continuous
 
 FEW = settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -67,6 +71,115 @@ def test_what_is_written_is_read_again(tmp_path_factory, sets, lengths, keys, ar
     for i, written in enumerate(episodes):
         assert_same(found.read_episode(i), written)
     found.verify()
+
+
+def numbered(sets, videos, name, length, schema):
+    """Frame t shows ``t`` (of at most 256) as bars, which survive compression."""
+    return replace(sets.episode(name, length), frames=np.stack([videos.picture(t, schema.frame_shape) for t in range(length)]))
+
+
+@pytest.fixture(scope="module")
+def compressed(tmp_path_factory, sets, videos):
+    """A set of each lossy codec: episodes of 70, 1 and 33 frames."""
+    made = {}
+    for codec in ("jpeg", "h264"):
+        folder = tmp_path_factory.mktemp(codec)
+        schema = sets.schema.model_copy(update={"codec": codec, "frame_shape": (48, 64)})
+        episodes = [numbered(sets, videos, f"e{i}", length, schema) for i, length in enumerate((70, 1, 33))]
+        commit_manifest(folder, schema, [write_shard(folder, "a.parquet", episodes, schema)], made_by={}, parents={})
+        made[codec] = open_shards(folder)
+    return made
+
+
+@pytest.mark.parametrize("codec", ["jpeg", "h264"])
+@pytest.mark.parametrize(
+    "which",
+    [slice(None), slice(0, 1), slice(31, 34), slice(69, 70), slice(40, 64), slice(None, None, 7), slice(3, 70, 40), slice(5, 5)],
+    ids=str,
+)
+def test_compressed_frames_are_those_asked_for(compressed, videos, codec, which):
+    shown = [videos.number(frame) for frame in compressed[codec].each_frame(0, which)]
+    assert shown == list(range(70)[which])
+
+
+def test_only_the_frames_from_the_keyframe_on_are_decoded(compressed, monkeypatch):
+    decoded, real = [], coding.decode_span
+
+    def counted(parameters, payloads, **options):
+        decoded.append(len(list(real(parameters, payloads, **options | {"first": 0, "count": options["first"] + options["count"]}))))
+        return real(parameters, payloads, **options)
+
+    monkeypatch.setattr(coding, "decode_span", counted)
+    compressed["h264"].frames(0, slice(33, 36))
+    assert decoded == [4], "keyframes are at 0, 32 and 64"
+    decoded.clear()
+    compressed["h264"].frames(0, slice(1, 70, 34))
+    assert decoded == [2, 4, 6]
+
+
+def test_h264_is_smaller_than_jpeg(compressed):
+    assert compressed["h264"].rows(0).bytes < compressed["jpeg"].rows(0).bytes / 2
+
+
+@pytest.mark.parametrize("codec", ["jpeg", "h264"])
+def test_a_damaged_compressed_frame_is_named_by_file_episode_and_number(compressed, codec):
+    made = ShardSet(compressed[codec].folder, compressed[codec].manifest)
+    made.rows(0).coded.payload[36] = made.rows(0).coded.payload[36][:9]
+    assert len(made.frames(0, slice(32, 36))) == 4
+    with pytest.raises(UserError, match=rf"a\.parquet, episode e0, frame 36: .* no {codec} of 48 x 64 .*--from"):
+        made.frames(0, slice(34, 40))
+
+
+@pytest.mark.parametrize("codec", ["png", "h264"])
+def test_a_set_without_actions_and_tasks(tmp_path, sets, videos, codec):
+    schema = sets.schema.model_copy(update={"codec": codec, "frame_shape": (48, 64), "action_space": {}, "tasks": ()})
+    plain = replace(numbered(sets, videos, "e", 9, schema), actions={}, events=np.zeros((9, 0), np.uint8), labelled=np.zeros(9, bool))
+    commit_manifest(tmp_path, schema, [write_shard(tmp_path, "a.parquet", [plain], schema)], made_by={}, parents={})
+    found = open_shards(tmp_path)
+    read = found.read_episode(0)
+    assert (read.actions, read.events.shape) == ({}, (9, 0))
+    assert [len(column) for column in found.event_frames()] == [0, 0, 0]
+    clip = read_clip(found, [ClipRef(0, 2, 5, task=0, relevant=False, label=True)])
+    assert [videos.number(frame) for frame in clip.frames[0].numpy()] == [2, 3, 4, 5, 6]
+    assert clip.notes.actions == {} and not clip.notes.rewards.any() and not clip.notes.labelled.any()
+
+
+def test_withheld_labels_are_not_read(tmp_path, sets):
+    made = sets.make(tmp_path, [5, 7], events={0: [(2, 1)], 1: [(3, 0)]})
+    (file,) = made.manifest.files
+    shown, hidden = file.episodes
+    changed = file.model_copy(update={"episodes": (shown, hidden.model_copy(update={"labelled": False}))})
+    commit_manifest(tmp_path, made.schema, [changed], made_by={}, parents={})
+    found = open_shards(tmp_path)
+    assert_same(found.read_episode(0), made.read_episode(0))
+    one, other = found.read_episode(1), made.read_episode(1)
+    np.testing.assert_array_equal(one.frames, other.frames)
+    assert other.labelled.any() and other.events.any()
+    assert not one.labelled.any() and not one.events.any() and not any(values.any() for values in one.actions.values())
+    assert [column.tolist() for column in found.event_frames()] == [[0], [2], [1]]
+
+
+def test_what_was_dropped_is_kept_with_the_file(tmp_path, sets):
+    dropped = Counter()
+
+    def episodes():
+        yield sets.episode("a", 3)
+        dropped["frames of lag"] += 4
+
+    written = write_shard(tmp_path, "x.parquet", episodes(), sets.schema, job="7", dropped=dropped)
+    assert written.dropped == {"frames of lag": 4}
+    assert existing_shard(tmp_path, "x.parquet", sets.schema, job="7") == written
+    assert existing_shard(tmp_path, "x.parquet", sets.schema, ["a"], job="8") is None
+
+
+def test_episodes_that_fail_leave_no_file(tmp_path, sets):
+    def episodes():
+        yield sets.episode("a", 3)
+        raise BadRecordingError("damaged")
+
+    with pytest.raises(BadRecordingError):
+        write_shard(tmp_path, "x.parquet", episodes(), sets.schema)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_every_episode_is_its_own_row_group(tmp_path, sets):

@@ -26,7 +26,25 @@ def test_the_mean_frame_is_that_of_all_frames_or_of_evenly_spaced_ones(tmp_path,
     everything = np.concatenate(frames).mean(0, dtype=np.float64) / 255
     assert np.allclose(mean_frame(source, samples=10**6).numpy(), everything, atol=1e-6)
     firsts = np.stack([episode[0] for episode in frames]).mean(0, dtype=np.float64) / 255
-    assert np.allclose(mean_frame(source, samples=1).numpy(), firsts, atol=1e-6)
+    assert np.allclose(mean_frame(source, samples=3).numpy(), firsts, atol=1e-6)
+    assert np.allclose(mean_frame(source, samples=1).numpy(), frames[0][0] / 255, atol=1e-6), "no more episodes are read than needed"
+
+
+def test_pictures_are_taken_a_chunk_ahead_and_no_more(tiny):
+    tokenizer = tiny.tokenizer(encoder={"layers": 4, "time_every": 2, "context": 3}).eval()
+    taken, most_ahead, encoded = [], [], tokenizer.encode
+
+    def encode(frames):
+        most_ahead.append(len(taken) - sum(counts))
+        counts.append(frames.shape[1])
+        return encoded(frames)
+
+    counts: list[int] = []
+    tokenizer.encode = encode
+    frames = (taken.append(t) or np.full((8, 8, 3), t, np.uint8) for t in range(60))
+    assert encode_episode(tokenizer, frames, chunk=10).shape == (60, tiny.latents, tiny.channels)
+    assert counts == [10, 14, 14, 14, 14, 14], "with the four frames before that reach into each"
+    assert max(most_ahead) <= 20
 
 
 def _spoil(path):

@@ -62,3 +62,20 @@ def test_a_tile_counts_as_changed_by_any_pixel_of_any_colour():
     expected = torch.zeros(2, 5, 16, 24, 1, dtype=torch.bool)
     expected[1, 3, 8:, 8:16] = True
     assert torch.equal(mask, expected)
+
+
+@pytest.mark.parametrize(("shape", "numbers", "grid"), [((36, 64), 3 * 9 * 16, (9, 16)), ((36, 64), 300, (6, 8)), ((7, 11), 1000, (7, 11))])
+def test_blocks_of_wide_pictures_are_as_square_as_they_can_be(shape, numbers, grid):
+    truth = pictures(2, *shape)
+    blocks = block_averages(truth, numbers)
+    assert blocks.shape == truth.shape
+    assert len(blocks[0].reshape(-1, 3).unique(dim=0)) == grid[0] * grid[1]
+
+
+def test_tiles_that_do_not_divide_a_picture_are_smaller_at_its_end():
+    before = pictures(1, 2, 10, 13)
+    after = before.clone()
+    after[0, 1, 9, 12, 0] += 0.01
+    expected = torch.zeros(1, 2, 10, 13, 1, dtype=torch.bool)
+    expected[0, 1, 8:, 12:] = True
+    assert torch.equal(changed_tiles(before, after, 4), expected)

@@ -52,3 +52,9 @@ def test_shift_puts_the_action_that_led_to_a_frame_beside_it(tiny):
     for name, value in actions.items():
         assert torch.equal(previous[name][:, 1:], value[:, :-1])
     assert torch.equal(known, torch.tensor([[False, True, False, True], [False, True, True, True]]))
+
+
+def test_without_actions_every_frame_has_the_base():
+    embedding = ActionEmbedding({}, tokens=2, width=6)
+    found = embedding({}, torch.zeros(3, 4, dtype=torch.bool))
+    assert torch.equal(found, embedding.base.expand(3, 4, 2, 6))

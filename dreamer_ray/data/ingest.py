@@ -1,0 +1,197 @@
+"""From recordings of others to shards: what there is to do, and the work on one recording.
+
+Source.index --> plan: a job a recording, each on one side of the split
+Source.read  --> takes at the rate of the shards --> episodes --> frames compressed as they are decoded --> one file a recording
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from itertools import islice
+from pathlib import Path
+
+from dreamer_ray.config import fingerprint
+from dreamer_ray.data.codecs import H264, Jpeg
+from dreamer_ray.data.coding import Coded, code_pictures, coded_packets
+from dreamer_ray.data.frame_rate import pick
+from dreamer_ray.data.gops import packet_episodes
+from dreamer_ray.data.layout import picture_maker
+from dreamer_ray.data.open_source import open_sources, shared_actions, shared_tasks
+from dreamer_ray.data.packets import source_packets
+from dreamer_ray.data.recordings import RecordingsConfig, SourceCodec, SourceEntry
+from dreamer_ray.data.rows import CodedEpisode, Rows, ShardSchema
+from dreamer_ray.data.shards import ShardFile, existing_shard, write_shard
+from dreamer_ray.data.sources import BadRecordingError, Reading, Recording, Source
+from dreamer_ray.data.splits import Part, Split, in_time, sides
+from dreamer_ray.data.stretches import SAME_RATE, Stretch, at_rate, chosen, evenly, filled
+from dreamer_ray.data.video import video_info
+from dreamer_ray.data.vpt import VptSource
+from dreamer_ray.errors import UserError
+
+LONGEST_STEM = 150
+ALONE = "frames that stand alone, with no other before or after them"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A recording, or a part of it, that becomes one file."""
+
+    source: int
+    """Which of the recipe's sources."""
+    recording: Recording
+    split: Split
+    part: Part
+
+    @property
+    def stem(self) -> str:
+        """Name of its file without suffix; episodes are named after it."""
+        stem = f"s{self.source}-{self.recording.name}"
+        if len(stem) > LONGEST_STEM:
+            stem = f"{stem[:LONGEST_STEM]}-{blake2b(stem.encode(), digest_size=4).hexdigest()}"
+        return stem if self.part == "whole" else f"{stem}-{self.part}"
+
+    @property
+    def file(self) -> str:
+        """Name of its file."""
+        return f"{self.stem}.parquet"
+
+
+@dataclass(frozen=True)
+class IngestPlan:
+    """What an ingest has to do."""
+
+    schema: ShardSchema
+    jobs: tuple[Job, ...]
+    """In the order of the data set."""
+    notes: tuple[str, ...]
+    left_out: Counter[str]
+    """Entries of the sources' indexes that are no recordings, by reason."""
+
+
+def ingest_plan(config: RecordingsConfig) -> IngestPlan:
+    """Reads the indexes of all sources. Raises ``UserError`` where one is damaged, they do not fit together, or none can be held out."""
+    sources = open_sources(config)
+    schema = _schema(config, sources)
+    indexes = [source.index() for source in sources]
+    parts = {number for number, index in enumerate(indexes) if len(index) == 1}
+    split: dict[str, Split] = {}
+    for number, index in enumerate(indexes):
+        groups = list(dict.fromkeys(recording.group for recording in index))
+        if number not in parts:
+            if len(groups) == 1:
+                raise UserError(
+                    f"sources[{number}]: all its {len(index)} recordings are of one group, {groups[0]}, so none can be held out; add "
+                    "recordings of other sessions (kind videos: group: file makes each file a group of its own)"
+                )
+            split = sides(groups, heldout=config.heldout, seed=config.seed) | split
+    jobs, notes = [], []
+    for number, index in enumerate(indexes):
+        for recording in index:
+            if number in parts and recording.group not in split:
+                jobs += [Job(number, recording, "train", "begin"), Job(number, recording, "heldout", "end")]
+                notes.append(
+                    f"{recording.name} is the only recording of its source: its last {config.heldout:.0%} in time is held out, after a gap "
+                    f"of {config.heldout_gap} frames; what is seen there is much like what is trained on"
+                )
+            else:
+                jobs.append(Job(number, recording, split[recording.group], "whole"))
+    left_out = sum((source.left_out() for source in sources if isinstance(source, VptSource)), Counter[str]())
+    return IngestPlan(schema, tuple(jobs), tuple(notes), left_out)
+
+
+def _schema(config: RecordingsConfig, sources: Sequence[Source]) -> ShardSchema:
+    fps = config.fps or sources[0].fps
+    if isinstance(config.codec, SourceCodec):
+        _check_source_codec(config, sources, fps)
+    return ShardSchema(
+        codec="h264" if isinstance(config.codec, SourceCodec) else config.codec.kind,
+        frame_shape=config.layout.shape,
+        action_space=shared_actions(config, sources),
+        tasks=shared_tasks(config, sources),
+        fps=fps,
+    )
+
+
+def _check_source_codec(config: RecordingsConfig, sources: Sequence[Source], fps: float) -> None:
+    for number, (entry, source) in enumerate(zip(config.sources, sources, strict=True)):
+        place, remedy = f"sources[{number}]: codec.kind = source", "choose codec.kind = h264"
+        if entry.source.kind != "videos":
+            why = {"vpt": "the cursor has to be drawn into frames on which a menu is open"}.get(
+                entry.source.kind, "its videos are not a file each"
+            )
+            raise UserError(f"{place} does not do for kind {entry.source.kind}: {why}; {remedy}")
+        if abs(source.fps / fps - 1) >= SAME_RATE:
+            raise UserError(f"{place} keeps the rate, but it has {source.fps:g} frames a second and sources[0] has {fps:g}; {remedy}")
+
+
+def job_fingerprint(config: RecordingsConfig, entry: SourceEntry, job: Job) -> str:
+    """Of all on which the file of ``job`` depends besides its schema."""
+    values = config.model_dump(mode="json", include={"layout", "codec", "episode_frames", "heldout", "heldout_gap"})
+    if job.part == "whole":
+        values |= {"heldout": None, "heldout_gap": None}
+    recording = [job.recording.name, list(job.recording.files), job.part]
+    return fingerprint(values | {"source": entry.source.model_dump(mode="json"), "recording": recording})
+
+
+def make_file(config: RecordingsConfig, source: Source, schema: ShardSchema, job: Job, folder: Path) -> ShardFile | str:
+    """The file of ``job`` in ``folder``, made unless it is there, or why its recording is bad."""
+    made_from = job_fingerprint(config, config.entries()[job.source], job)
+    try:
+        return existing_shard(folder, job.file, schema, job=made_from) or ingest_recording(config, source, schema, job, folder)
+    except BadRecordingError as error:
+        return " ".join(str(error).split())
+
+
+def ingest_recording(config: RecordingsConfig, source: Source, schema: ShardSchema, job: Job, folder: Path) -> ShardFile:
+    """Writes the file of ``job`` into ``folder``. Raises ``BadRecordingError`` where the recording cannot be used; no file is left then.
+
+    The pictures of one episode are held at most, and compressed.
+    """
+    name, entry = job.recording.name, config.entries()[job.source]
+    reading = source.read(job.recording, None if isinstance(config.codec, SourceCodec) else config.layout)
+    dropped = Counter(reading.dropped) if job.part != "end" else Counter[str]()
+    stretches = [at_rate(take, source.action_space, source_fps=source.fps, fps=schema.fps, name=name) for take in reading.takes]
+    size = sum(map(len, stretches))
+    stretches = chosen(stretches, in_time(size, job.part, heldout=config.heldout, gap=config.heldout_gap, name=name))
+    if alone := sum(len(stretch) for stretch in stretches if len(stretch) < 2):
+        dropped[ALONE] += alone
+    stretches = [filled(stretch, source.action_space, source.tasks, schema) for stretch in stretches if len(stretch) > 1]
+    if isinstance(config.codec, SourceCodec):
+        coded = _cut(config, schema, job, stretches, dropped)
+    else:
+        coded = _compressed(config, schema, reading, stretches, name)
+    episodes = (_episode(job, stretch, frames) for stretch, frames in coded)
+    return write_shard(folder, job.file, episodes, schema, job=job_fingerprint(config, entry, job), dropped=dropped)
+
+
+def _compressed(
+    config: RecordingsConfig, schema: ShardSchema, reading: Reading, stretches: Sequence[Stretch], name: str
+) -> Iterator[tuple[Stretch, Coded]]:
+    """Episodes with their frames, which are decoded, brought to the layout and compressed one by one."""
+    pieces = [piece for stretch in stretches for piece in evenly(stretch, config.episode_frames)]
+    make, codec = picture_maker(config.layout), config.codec if isinstance(config.codec, H264 | Jpeg) else None
+    shown = map(make, pick(reading.pictures, (int(number) for piece in pieces for number in piece.numbers), name=name))
+    for piece in pieces:
+        yield piece, code_pictures(islice(shown, len(piece)), codec, shape=schema.frame_shape, fps=schema.fps)
+
+
+def _cut(
+    config: RecordingsConfig, schema: ShardSchema, job: Job, stretches: Sequence[Stretch], dropped: Counter[str]
+) -> Iterator[tuple[Stretch, Coded]]:
+    """Episodes with the packets of the video as they are."""
+    path = job.recording.files[0]
+    if (shape := video_info(path).shape) != schema.frame_shape:
+        raise BadRecordingError(
+            f"{path}: pictures of {shape[0]} x {shape[1]}, which codec.kind = source keeps as they are, but layout.shape is "
+            f"{schema.frame_shape[0]} x {schema.frame_shape[1]}; set layout.shape to that of the videos, or choose codec.kind = h264"
+        )
+    stream = source_packets(path)
+    for piece, packets in packet_episodes(stream.packets, stretches, config.episode_frames, dropped):
+        yield piece, coded_packets(packets, stream.parameters)
+
+
+def _episode(job: Job, piece: Stretch, frames: Coded) -> CodedEpisode:
+    first = int(piece.numbers[0])
+    info = piece.info | {"source": job.source, "recording": job.recording.name, "first": first}
+    return CodedEpisode(f"{job.stem}-{first:07d}", Rows(frames, piece.actions, piece.labelled, piece.events, piece.continues), info)

@@ -1,0 +1,129 @@
+"""What an ingest has come to: files and bad recordings, whether the source is rotten, the summary and the manifests' account."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from math import sqrt
+from pathlib import Path
+from typing import Any
+
+from dreamer_ray.data.ingest import IngestPlan, Job
+from dreamer_ray.data.recordings import RecordingsConfig
+from dreamer_ray.data.shards import Origin, ShardFile, SourceNote
+from dreamer_ray.data.splits import Split, keep_labels
+from dreamer_ray.errors import UserError
+
+SHOWN = 3
+"""Bad recordings that an error names."""
+REASONS = "see record/report.json in the run folder for the reasons, and mend or add recordings"
+SURE = 3.0
+"""Standard deviations by which a part of the recordings must be worse than allowed for the rest not to be tried."""
+
+
+@dataclass
+class Tally:
+    """What is known so far, by number of the plan's jobs."""
+
+    plan: IngestPlan
+    files: dict[int, ShardFile] = field(default_factory=dict)
+    bad: dict[int, str] = field(default_factory=dict)
+    """Reasons."""
+    frames: int = 0
+    """Of all files."""
+
+    def add(self, number: int, outcome: ShardFile | str) -> None:
+        """The file of job ``number``, or why its recording is bad."""
+        if isinstance(outcome, str):
+            self.bad[number] = outcome
+        else:
+            self.files[number] = outcome
+            self.frames += outcome.frames
+
+    @property
+    def hours(self) -> float:
+        """Of all files."""
+        return self.frames / self.plan.schema.fps / 3600
+
+    def refuse_rotten(self, most: float, report: Path) -> None:
+        """Raises ``UserError`` where more than the share ``most`` of all jobs is bad, or so many known ones that the rest will be."""
+        known, total, bad = len(self.files) + len(self.bad), len(self.plan.jobs), len(self.bad)
+        unlikely = bad > most * known + SURE * sqrt(most * (1 - most) * known) + 1
+        if bad > most * total + 1e-9 or unlikely:
+            jobs = sorted(self.bad)[:SHOWN]
+            named = "; ".join(f"{self.plan.jobs[number].recording.name}: {self.bad[number]}" for number in jobs)
+            more = f"; and {bad - SHOWN} more" if bad > SHOWN else ""
+            raise UserError(
+                f"{bad} of {known} recordings cannot be used, and data.recordings.max_bad_fraction = {most:g} of {total} are allowed: "
+                f"{named}{more} (all of them: {report}); mend the source, or raise max_bad_fraction"
+            )
+
+    def split_files(self, split: Split, config: RecordingsConfig) -> list[ShardFile]:
+        """The files of one side that hold an episode, in the order of the data set; those to train on with the labels that are kept.
+
+        Raises ``UserError`` where there is none.
+        """
+        found = []
+        for source, entry in enumerate(config.sources):
+            files = [file for job, file in self._done() if job.source == source and job.split == split and file.episodes]
+            if split == "train" and entry.share and not files:
+                raise UserError(f"sources[{source}]: share = {entry.share:g}, but none of its recordings is left to train on; {REASONS}")
+            if split == "train":
+                files = keep_labels(files, fraction=entry.labelled_fraction, hours=entry.labelled_hours, fps=self.plan.schema.fps)
+            found += files
+        if not found:
+            side = "train on" if split == "train" else "be held out"
+            raise UserError(f"no recording is left to {side}: {len(self.bad)} are bad, the others hold nothing usable; {REASONS}")
+        return found
+
+    def origin(self, split: Split, config: RecordingsConfig) -> Origin:
+        """For the manifest of one side."""
+        dropped = sum((Counter(file.dropped) for job, file in self._done() if job.split == split), Counter[str]())
+        dropped["recordings that cannot be used"] = sum(self.plan.jobs[number].split == split for number in self.bad)
+        sources = tuple(SourceNote(kind=entry.source.kind, place=_place(entry.source), share=entry.share) for entry in config.entries())
+        return Origin(layout=config.layout, sources=sources, dropped=dict(+dropped), notes=self.plan.notes)
+
+    def report(self, folder: Path) -> dict[str, Any]:
+        """The account of the whole ingest; ``folder`` holds the sides' folders."""
+        dropped = sum((Counter(file.dropped) for file in self.files.values()), Counter[str]())
+        size = sum((folder / job.split / file.name).stat().st_size for job, file in self._done())
+        return {
+            "recordings": len({(job.source, job.recording.name) for job in self.plan.jobs}),
+            "files": len(self.files),
+            "episodes": sum(len(file.episodes) for file in self.files.values()),
+            "frames": self.frames,
+            "hours": self.hours,
+            "bytes": size,
+            "bytes_per_hour": size / self.hours if self.frames else None,
+            "hours_by_split": {
+                split: sum(file.frames for job, file in self._done() if job.split == split) / self.plan.schema.fps / 3600
+                for split in ("train", "heldout")
+            },
+            "dropped": dict(dropped.most_common()),
+            "left_out_of_index": dict(self.plan.left_out.most_common()),
+            "empty": [job.recording.name for job, file in self._done() if not file.episodes],
+            "bad": [
+                {"source": self.plan.jobs[number].source, "recording": self.plan.jobs[number].recording.name, "reason": self.bad[number]}
+                for number in sorted(self.bad)
+            ],
+            "notes": list(self.plan.notes),
+        }
+
+    def _done(self) -> list[tuple[Job, ShardFile]]:
+        return [(self.plan.jobs[number], self.files[number]) for number in sorted(self.files)]
+
+
+def summary(report: dict[str, Any]) -> list[str]:
+    """The account as lines for people."""
+    hours, held = report["hours"], report["hours_by_split"]["heldout"]
+    lines = [f"{report['recordings']} recordings, {report['episodes']} episodes, {hours:.3g} hours of which {held:.3g} held out"]
+    if report["frames"]:
+        lines.append(f"{report['bytes'] / 2**20:.3g} MiB, {report['bytes_per_hour'] / 2**20:.4g} MiB an hour")
+    lines += [f"dropped: {count} {reason}" for reason, count in report["dropped"].items()]
+    lines += [f"not in the index: {count} {reason}" for reason, count in report["left_out_of_index"].items()]
+    lines += [f"nothing usable in {name}" for name in report["empty"]]
+    lines += [f"bad: {entry['recording']}: {entry['reason']}" for entry in report["bad"]]
+    return lines + report["notes"]
+
+
+def _place(source: Any) -> str:
+    place = getattr(source, "path", None) or getattr(source, "dataset", "")
+    return ", ".join(place) if isinstance(place, tuple) else str(place)

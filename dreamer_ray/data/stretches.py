@@ -1,0 +1,97 @@
+"""Takes at the rate of the shards, cut into episodes: which picture each frame shows, and what is known of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+from jaxtyping import Int
+
+from dreamer_ray.data.frame_rate import seen_frames
+from dreamer_ray.data.rows import ShardSchema
+from dreamer_ray.data.sources import Take
+from dreamer_ray.types import ActionSpace, Binary
+
+SAME_RATE = 0.01
+"""Rates that differ by less than this share are taken for equal."""
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Consecutive frames of a recording at the rate of the shards, all arrays of ``T`` rows; see ``Take``."""
+
+    numbers: Int[np.ndarray, "t"]
+    """Of the recording's picture that each frame shows, never falling."""
+    actions: dict[str, np.ndarray]
+    labelled: np.ndarray
+    events: np.ndarray
+    continues: np.ndarray
+    info: dict[str, float | int | str]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def part(self, which: slice) -> "Stretch":
+        """Those of its frames."""
+        actions = {name: values[which] for name, values in self.actions.items()}
+        return Stretch(self.numbers[which], actions, self.labelled[which], self.events[which], self.continues[which], self.info)
+
+
+def at_rate(take: Take, space: ActionSpace, *, source_fps: float, fps: float, name: str) -> Stretch:
+    """``take``, recorded at ``source_fps``, at ``fps``.
+
+    Where frames are left out their events count for the next frame that is kept, an end for it too, and keys held in between for the one
+    before; of other actions the kept frame's counts, and it is labelled where all of them are. Raises ``BadRecordingError``.
+    """
+    size = len(take.labelled)
+    if abs(fps / source_fps - 1) < SAME_RATE:
+        return Stretch(take.first + np.arange(size), take.actions, take.labelled, take.events, take.continues, take.info)
+    shown = seen_frames(np.arange(size) / source_fps, fps, name=name)
+    until = np.maximum(np.append(shown[1:], size), shown + 1)
+    arrived = np.append(shown[:-1] + 1, size)
+    since = np.concatenate([[0], arrived[:-1]])
+    events = np.minimum(_sums(take.events, since, arrived), 255).astype(np.uint8)
+    continues = (_sums(take.continues == 0, since, arrived) == 0).astype(np.float32)
+    labelled = _sums(take.labelled, shown, until) == until - shown
+    actions = {
+        key: (_sums(values > 0, shown, until) > 0).astype(values.dtype) if isinstance(space[key], Binary) else values[shown]
+        for key, values in take.actions.items()
+    }
+    return Stretch(take.first + shown, actions, labelled, events, continues, take.info)
+
+
+def _sums(values: np.ndarray, first: np.ndarray, stop: np.ndarray) -> np.ndarray:
+    """Of the rows ``first[i] .. stop[i] - 1``, for each i."""
+    total = np.concatenate([np.zeros_like(values[:1], np.int64), np.cumsum(values, axis=0, dtype=np.int64)])
+    return total[stop] - total[first]
+
+
+def chosen(stretches: list[Stretch], which: slice) -> list[Stretch]:
+    """Those frames of all stretches one after the other."""
+    found, before = [], 0
+    for stretch in stretches:
+        part = slice(max(0, which.start - before), max(0, which.stop - before))
+        found.append(stretch.part(part))
+        before += len(stretch)
+    return [stretch for stretch in found if len(stretch)]
+
+
+def evenly(stretch: Stretch, most: int) -> list[Stretch]:
+    """Cut into as few parts of at most ``most`` frames as there can be, whose lengths differ by one at most."""
+    count = -(-len(stretch) // most)
+    bounds = [i * len(stretch) // count for i in range(count + 1)]
+    return [stretch.part(slice(first, stop)) for first, stop in pairwise(bounds)]
+
+
+def filled(stretch: Stretch, space: ActionSpace, tasks: Sequence[str], schema: ShardSchema) -> Stretch:
+    """``stretch``, of a source with ``space`` and ``tasks``, as ``schema`` has it: zeros, unlabelled, where its actions are others."""
+    size, actions, known = len(stretch), {}, space == schema.action_space
+    for key, component in schema.action_space.items():
+        shape = (size,) if component.kind == "categorical" else (size, component.size)
+        kind = np.float32 if component.kind == "continuous" else np.int64
+        actions[key] = stretch.actions[key].astype(kind) if known else np.zeros(shape, kind)
+    events = np.zeros((size, len(schema.tasks)), np.uint8)
+    for column, task in enumerate(tasks):
+        if task in schema.tasks:
+            events[:, schema.tasks.index(task)] = stretch.events[:, column]
+    return replace(stretch, actions=actions, events=events, labelled=stretch.labelled & known)

@@ -1,0 +1,353 @@
+"""From recordings to shards, without Ray: what is planned, written, left out, done again and refused."""
+
+import json
+import os
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from dreamer_ray.data import ingest
+from dreamer_ray.data.ingest import IngestPlan, Job, ingest_plan, make_file
+from dreamer_ray.data.ingest_report import Tally, summary
+from dreamer_ray.data.open_source import open_source
+from dreamer_ray.data.recordings import RecordingsConfig
+from dreamer_ray.data.shards import ShardSet, commit_manifest, open_shards
+from dreamer_ray.data.sources import Recording
+from dreamer_ray.data.splits import Split
+from dreamer_ray.data.video import pictures
+from dreamer_ray.errors import UserError
+from dreamer_ray.types import Binary
+
+LUANTI = Path(__file__).parent / "luanti"
+SAMPLES = os.environ.get("DREAMER_RAY_SAMPLES", "")
+COLUMNS = "frame: frame\nactions:\n  keys: {kind: binary, columns: [left, jump]}\nevents: {coin: coins}\n"
+SPLITS: tuple[Split, ...] = ("train", "heldout")
+
+
+def config(*sources: dict, **options) -> RecordingsConfig:
+    values = {"sources": list(sources), "layout": {"shape": [48, 64]}, "episode_frames": 25} | options
+    return RecordingsConfig.model_validate_json(json.dumps(values))
+
+
+def folder_of(path: Path, **entry) -> dict:
+    return {"source": {"kind": "videos", "path": str(path)}} | entry
+
+
+def luanti(**entry) -> dict:
+    return {"source": {"kind": "vpt", "path": str(LUANTI), "tasks": {"dig_dirt": "mine_block:*dirt*"}}} | entry
+
+
+def films(folder: Path, videos, lengths: dict[str, int], *, labelled: bool = False, **options) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, length in lengths.items():
+        videos.write(folder / name, length, **options)
+        if labelled:
+            rows = [f"{t},{t % 2},{(t // 2) % 2},{int(t % 10 == 9)}" for t in range(length)]
+            (folder / name).with_suffix(".csv").write_text("\n".join(["frame,left,jump,coins", *rows]) + "\n")
+    if labelled:
+        (folder / "actions.yaml").write_text(COLUMNS)
+    return folder
+
+
+def do(values: RecordingsConfig, folder: Path) -> tuple[IngestPlan, Tally]:
+    """The work of the stage, here."""
+    plan = ingest_plan(values)
+    tally, sources = Tally(plan), [open_source(entry.source) for entry in values.entries()]
+    for number, job in enumerate(plan.jobs):
+        tally.add(number, make_file(values, sources[job.source], plan.schema, job, folder / job.split))
+    return plan, tally
+
+
+def made(values: RecordingsConfig, folder: Path) -> dict[Split, ShardSet]:
+    plan, tally = do(values, folder)
+    for split in SPLITS:
+        files, origin = tally.split_files(split, values), tally.origin(split, values)
+        commit_manifest(folder / split, plan.schema, files, made_by=values.model_dump(mode="json"), parents={}, origin=origin)
+    return {split: open_shards(folder / split) for split in SPLITS}
+
+
+def numbers(found: ShardSet, videos) -> dict[str, list[int]]:
+    """What the frames of each recording show, episode by episode."""
+    shown: dict[str, list[int]] = {}
+    for index, episode in enumerate(found.episodes):
+        shown.setdefault(str(episode.info["recording"]), []).extend(videos.number(frame) for frame in found.each_frame(index))
+    return shown
+
+
+@pytest.mark.parametrize("codec", ["h264", "jpeg", "png", "source"])
+def test_a_folder_of_videos_becomes_two_sets_that_hold_each_frame_once(tmp_path, videos, codec):
+    lengths = {"a.mp4": 60, "b.mp4": 30, "c.mp4": 61, "d.mp4": 12}
+    found = made(config(folder_of(films(tmp_path / "in", videos, lengths)), codec={"kind": codec}), tmp_path / "out")
+    shown = [numbers(found[split], videos) for split in SPLITS]
+    assert set(shown[0]).isdisjoint(shown[1])
+    assert shown[0] | shown[1] == {name: list(range(length)) for name, length in lengths.items()}
+    assert all(set_.lengths.max() <= 25 for set_ in found.values())
+    assert found["train"].schema.codec == ("h264" if codec == "source" else codec)
+    assert found["train"].schema.fps == pytest.approx(20)
+
+
+def test_actions_and_events_stay_with_their_frames(tmp_path, videos):
+    folder = films(tmp_path / "in", videos, {"a.mp4": 60, "b.mp4": 30, "c.mp4": 40}, labelled=True)
+    for set_ in made(config(folder_of(folder)), tmp_path / "out").values():
+        assert set_.schema.action_space == {"keys": Binary(size=2)}
+        assert set_.schema.tasks == ("coin",)
+        for index in range(len(set_.episodes)):
+            episode = set_.read_episode(index)
+            shown = np.array([videos.number(frame) for frame in episode.frames])
+            np.testing.assert_array_equal(episode.actions["keys"], np.stack([shown % 2, shown // 2 % 2], 1))
+            np.testing.assert_array_equal(episode.events[:, 0], shown % 10 == 9)
+            assert episode.labelled.all()
+
+
+def test_a_single_recording_is_divided_in_time_and_the_set_says_so(tmp_path, videos):
+    values = config(folder_of(films(tmp_path / "in", videos, {"a.mp4": 100})), heldout=0.2, heldout_gap=7, episode_frames=30)
+    found = made(values, tmp_path / "out")
+    assert numbers(found["train"], videos) == {"a.mp4": list(range(73))}
+    assert numbers(found["heldout"], videos) == {"a.mp4": list(range(80, 100))}
+    assert [set_.manifest.origin.notes for set_ in found.values()] == [found["train"].manifest.origin.notes] * 2
+    assert (
+        "a.mp4 is the only recording of its source: its last 20% in time is held out, after a gap of 7 frames"
+        in found["train"].manifest.origin.notes[0]
+    )
+
+
+def test_at_half_the_rate_every_second_frame_is_kept(tmp_path, videos):
+    values = config(folder_of(films(tmp_path / "in", videos, {"a.mp4": 40, "b.mp4": 21})), fps=10.0)
+    found = made(values, tmp_path / "out")
+    shown = numbers(found["train"], videos) | numbers(found["heldout"], videos)
+    assert shown == {"a.mp4": list(range(0, 40, 2)), "b.mp4": list(range(0, 21, 2))}
+    assert found["train"].schema.fps == 10
+
+
+def test_the_luanti_recording_with_videos_that_have_no_actions(tmp_path, videos):
+    plain = films(tmp_path / "in", videos, {"a.mp4": 40, "b.mp4": 30})
+    values = config(luanti(share=0.75), folder_of(plain, share=0.25), heldout=0.2, layout={"shape": [36, 64]}, episode_frames=200)
+    found = made(values, tmp_path / "out")
+    train = found["train"]
+    by_source = {number: [i for i, e in enumerate(train.episodes) if e.info["source"] == number] for number in (0, 1)}
+    assert all(train.rows(i).labelled.all() for i in by_source[0])
+    assert not any(train.rows(i).labelled.any() or train.rows(i).events.any() for i in by_source[1])
+    assert [(note.kind, note.share) for note in train.manifest.origin.sources] == [("vpt", 0.75), ("videos", 0.25)]
+    assert train.manifest.origin.dropped == {"frames of server lag above 200 ms": 1}
+    assert found["heldout"].manifest.origin.dropped == {}
+    assert train.manifest.origin.layout == values.layout
+    first = next(pictures(str(next(LUANTI.glob("*.mp4"))), layout=values.layout))
+    assert np.abs(train.frames(0, slice(0, 1))[0].astype(int) - first).mean() < 6
+    assert set(train.episodes[0].info) >= {"segment", "recorder", "source", "recording", "first"}
+
+
+def test_labels_beyond_the_budget_are_withheld_in_training_only(tmp_path, videos):
+    folder = films(tmp_path / "in", videos, {f"{i}.mp4": 30 for i in range(6)}, labelled=True)
+    found = made(config(folder_of(folder, labelled_fraction=0.5), heldout=0.3), tmp_path / "out")
+    train = found["train"]
+    files = [
+        {train.rows(i).labelled.any() for i, e in enumerate(train.episodes) if e.info["recording"] == name}
+        for name in sorted({str(e.info["recording"]) for e in train.episodes})
+    ]
+    kept = round(0.5 * len(files))
+    assert files == [{True}] * kept + [{False}] * (len(files) - kept)
+    assert 0 < kept < len(files)
+    assert all(found["heldout"].rows(i).labelled.all() for i in range(len(found["heldout"].episodes)))
+
+
+# ---- done again
+
+
+def test_what_is_there_is_not_made_again(tmp_path, videos, monkeypatch):
+    folder = films(tmp_path / "in", videos, {f"{i}.mp4": 12 for i in range(5)})
+    values = config(folder_of(folder))
+    plan, tally = do(values, tmp_path / "out")
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.parquet")}
+    assert len(written) == 5
+    gone = tmp_path / "out" / plan.jobs[2].split / plan.jobs[2].file
+    gone.unlink()
+    cut_short = tmp_path / "out" / plan.jobs[4].split / plan.jobs[4].file
+    cut_short.write_bytes(cut_short.read_bytes()[:-9])
+    made_again, real = [], ingest.ingest_recording
+    monkeypatch.setattr(ingest, "ingest_recording", lambda *rest: made_again.append(rest[3].recording.name) or real(*rest))
+    _, again = do(values, tmp_path / "out")
+    assert made_again == ["2.mp4", "4.mp4"]
+    assert again.files == tally.files
+    assert {path for path, time in written.items() if path.stat().st_mtime_ns != time} == {gone, cut_short}
+
+
+@pytest.mark.parametrize("change", [{"codec": {"kind": "jpeg"}}, {"episode_frames": 9}, {"layout": {"shape": [24, 32]}}, {"fps": 5.0}])
+def test_other_values_make_other_files(tmp_path, videos, change):
+    folder = films(tmp_path / "in", videos, {"a.mp4": 12, "b.mp4": 20})
+    _, tally = do(config(folder_of(folder)), tmp_path / "out")
+    _, again = do(config(folder_of(folder), **change), tmp_path / "out")
+    assert all(again.files[number].sha256 != file.sha256 for number, file in tally.files.items())
+
+
+# ---- bad recordings
+
+
+def test_a_bad_recording_costs_itself_and_is_named(tmp_path, videos):
+    folder = films(tmp_path / "in", videos, {f"{i}.mp4": 30 for i in range(5)}, front=True)
+    raw = (folder / "1.mp4").read_bytes()
+    (folder / "1.mp4").write_bytes(raw[: len(raw) // 2] + bytes(len(raw) - len(raw) // 2))
+    (folder / "3.mp4").write_bytes(b"no video")
+    _, tally = do(config(folder_of(folder), max_bad_fraction=0.5), tmp_path / "out")
+    report = tally.report(tmp_path / "out")
+    assert [entry["recording"] for entry in report["bad"]] == ["1.mp4", "3.mp4"]
+    assert all(entry["recording"] in entry["reason"] for entry in report["bad"])
+    assert (report["recordings"], report["files"], report["frames"]) == (5, 3, 90)
+    assert report["bytes_per_hour"] == pytest.approx(report["bytes"] * 3600 * 20 / 90)
+    lines = "\n".join(summary(report))
+    assert "bad: 3.mp4: " in lines
+    assert "MiB an hour" in lines
+    assert not [path for path in (tmp_path / "out").rglob("*") if "1.mp4" in path.name or "3.mp4" in path.name]
+    json.dumps(report)
+    tally.refuse_rotten(0.4, tmp_path)
+    with pytest.raises(UserError, match=r"2 of 5 recordings.*max_bad_fraction = 0\.39.*1\.mp4: .*3\.mp4: .*mend the source"):
+        tally.refuse_rotten(0.39, tmp_path)
+
+
+def jobs_of(count: int) -> IngestPlan:
+    return IngestPlan(None, tuple(Job(0, Recording(f"r{i}", "g", ()), "train", "whole") for i in range(count)), (), None)  # pyright: ignore[reportArgumentType]
+
+
+def test_a_rotten_source_is_refused_long_before_all_of_it_was_read(tmp_path):
+    tally = Tally(jobs_of(10_000))
+    with pytest.raises(UserError) as refused:
+        for number in range(10_000):
+            tally.add(number, "its clock is damaged")
+            tally.refuse_rotten(0.1, tmp_path)
+    assert 2 < len(tally.bad) < 10
+    assert "r0: its clock is damaged" in str(refused.value)
+
+
+def test_a_source_as_bad_as_allowed_is_read_to_its_end(tmp_path, sets):
+    file = sets.files(tmp_path, [5])[0]
+    for seed in range(20):
+        order, tally = np.random.default_rng(seed).permutation(600), Tally(jobs_of(600))
+        for number in order.tolist():
+            tally.add(number, "bad" if number < 60 else file)
+            tally.refuse_rotten(0.1, tmp_path)
+        assert len(tally.bad) == 60
+
+
+def test_no_bad_recording_where_none_is_allowed(tmp_path):
+    tally = Tally(jobs_of(100))
+    tally.add(0, "bad")
+    with pytest.raises(UserError, match="max_bad_fraction = 0 of 100"):
+        tally.refuse_rotten(0.0, tmp_path)
+
+
+def test_a_recording_that_holds_nothing_is_no_bad_one(tmp_path, videos):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    rows = [
+        {"mouse": {"x": 0, "y": 0, "dx": 1.0, "dy": 0, "buttons": [], "newButtons": []}, "keyboard": {"keys": []}, "tick": t}
+        for t in range(12)
+    ]
+    for i in range(3):
+        name = f"a-02e496ce4ab{i}-20220421-092639"
+        videos.write(folder / f"{name}.mp4", 12)
+        lag = [row | {"serverTickDurationMs": 900.0 if i == 1 else 50.0} for row in rows]
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, lag)))
+    values = config({"source": {"kind": "vpt", "path": str(folder)}}, heldout=0.4)
+    found = made(values, tmp_path / "out")
+    assert sum(len(set_.episodes) for set_ in found.values()) == 2
+    dropped = [set_.manifest.origin.dropped.get("frames of server lag above 200 ms", 0) for set_ in found.values()]
+    assert sorted(dropped) == [0, 12]
+
+
+# ---- what does not fit together
+
+
+def refused(values: RecordingsConfig, reason: str):
+    with pytest.raises(UserError, match=reason):
+        ingest_plan(values)
+
+
+def test_sources_of_different_actions_are_refused(tmp_path, videos):
+    one = films(tmp_path / "one", videos, {"a.mp4": 12, "b.mp4": 12}, labelled=True)
+    refused(config(luanti(), folder_of(one)), r"recordings\.sources\.1: its actions are keys \(binary 2\), .*take its pictures alone")
+    found = made(config(luanti(), folder_of(one, labelled_fraction=0.0)), tmp_path / "out")["train"]
+    assert all(found.rows(i).labelled.any() == (e.info["source"] == 0) for i, e in enumerate(found.episodes))
+
+
+def test_tasks_of_several_sources_stand_side_by_side(tmp_path, videos):
+    one = films(tmp_path / "one", videos, {"a.mp4": 40, "b.mp4": 40}, labelled=True)
+    other = films(tmp_path / "other", videos, {"a.mp4": 40, "b.mp4": 40}, labelled=True)
+    (other / "actions.yaml").write_text(COLUMNS.replace("coin:", "gem:"))
+    found = made(config(folder_of(one), folder_of(other)), tmp_path / "out")["train"]
+    assert found.schema.tasks == ("coin", "gem")
+    for index, episode in enumerate(found.episodes):
+        assert found.rows(index).events.any(0).tolist() == [episode.info["source"] == 0, episode.info["source"] == 1]
+
+
+def test_recordings_of_one_group_cannot_be_split(tmp_path, videos):
+    folder = films(tmp_path / "in" / "walk", videos, {"a.mp4": 12, "b.mp4": 12})
+    source = {"source": {"kind": "videos", "path": str(folder.parent), "group": "folder"}}
+    refused(config(source), r"sources\[0\]: all its 2 recordings are of one group, walk, so none can be held out")
+
+
+@pytest.mark.parametrize("codec", ["source"])
+def test_packets_are_taken_over_only_where_pictures_stay_as_they_are(tmp_path, videos, codec):
+    refused(config(luanti(), codec={"kind": codec}), r"kind vpt: the cursor has to be drawn .*choose codec\.kind = h264")
+    slow = films(tmp_path / "slow", videos, {"a.mp4": 12, "b.mp4": 12}, rate=10)
+    fast = films(tmp_path / "fast", videos, {"a.mp4": 12, "b.mp4": 12})
+    refused(config(folder_of(fast), folder_of(slow), codec={"kind": codec}), r"sources\[1\]: .*10 frames a second and sources\[0\] has 20")
+    with pytest.raises(ValidationError, match="leave fps out"):
+        config(folder_of(fast), codec={"kind": codec}, fps=20.0)
+    _, tally = do(config(folder_of(fast), codec={"kind": codec}, layout={"shape": [64, 64]}), tmp_path / "out")
+    assert set(tally.bad) == {0, 1}
+    assert "pictures of 48 x 64" in tally.bad[0]
+    assert "set layout.shape to that of the videos, or choose codec.kind = h264" in tally.bad[0]
+
+
+@pytest.mark.parametrize(
+    ("shares", "reason"),
+    [((0.6, 0.6), "sum to 1.2"), ((0.3, 0.3), "sum to 0.6; wanted 1"), ((1.0, None), "nothing is left"), ((0.0, None), "greater than 0")],
+)
+def test_shares_that_do_not_fit(shares, reason):
+    with pytest.raises(ValidationError, match=reason):
+        config(*(luanti(share=share) for share in shares))
+
+
+def test_path_takes_the_place_of_the_first_source(tmp_path, videos, monkeypatch):
+    films(tmp_path / "in", videos, {"a.mp4": 12, "b.mp4": 12})
+    monkeypatch.chdir(tmp_path)
+    values = config(folder_of(Path("nowhere")), luanti(), path="in")
+    assert [entry.source.path for entry in values.entries()] == [str(tmp_path / "in"), str(LUANTI)]
+    minari = config({"source": {"kind": "minari", "dataset": "a/b-v0", "fps": 10.0}}, path="in")
+    assert minari.entries()[0].source.root == str(tmp_path / "in")
+
+
+# ---- size
+
+
+def test_memory_does_not_grow_with_the_length_of_a_recording(tmp_path, videos):
+    """Raw, the longer recording is 11 MB."""
+    peaks = []
+    for length in (100, 1200):
+        folder = films(tmp_path / f"in-{length}", videos, {"a.mp4": length, "b.mp4": 2})
+        values = config(folder_of(folder))
+        plan = ingest_plan(values)
+        job = next(job for job in plan.jobs if job.recording.name == "a.mp4")
+        tracemalloc.start()
+        make_file(values, open_source(values.entries()[0].source), plan.schema, job, tmp_path / "out")
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < peaks[0] + 10**6
+
+
+@pytest.mark.skipif(not SAMPLES, reason="DREAMER_RAY_SAMPLES names no folder of recordings")
+@pytest.mark.parametrize("codec", ["h264", "source"])
+def test_real_videos(tmp_path, codec):
+    values = config(
+        folder_of(Path(SAMPLES) / "minecraft_video_360p"), layout={"shape": [360, 640]}, codec={"kind": codec}, episode_frames=300
+    )
+    found = made(values, tmp_path / "out")
+    assert sum(set_.lengths.sum() for set_ in found.values()) == 4 * 600
+    for index, episode in enumerate(found["train"].episodes):
+        video = Path(SAMPLES) / "minecraft_video_360p" / str(episode.info["video"])
+        shown = list(pictures(str(video), count=int(episode.info["first"]) + 20))[-1]
+        frame = found["train"].frames(index, slice(19, 20))[0]
+        error = np.abs(frame.astype(int) - shown).mean()
+        assert error == 0 if codec == "source" else error < 8

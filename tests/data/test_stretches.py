@@ -1,0 +1,154 @@
+"""Takes at another rate and cut into episodes: no frame twice, no event lost."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dreamer_ray.data.gops import BEFORE_KEYFRAME, packet_episodes, runs
+from dreamer_ray.data.packets import CodedPacket
+from dreamer_ray.data.rows import ShardSchema
+from dreamer_ray.data.sources import Take
+from dreamer_ray.data.stretches import Stretch, at_rate, chosen, evenly, filled
+from dreamer_ray.types import ActionSpace, Binary, Categorical, Continuous
+
+SPACE: ActionSpace = {"keys": Binary(size=2), "mouse": Categorical(size=9), "arm": Continuous(size=1)}
+
+
+def take(length: int, seed: int = 0, first: int = 5) -> Take:
+    rng = np.random.default_rng(seed)
+    actions = {
+        "keys": rng.integers(0, 2, (length, 2)).astype(np.uint8),
+        "mouse": rng.integers(0, 9, length),
+        "arm": rng.normal(size=(length, 1)).astype(np.float32),
+    }
+    events = (rng.random((length, 3)) < 0.2).astype(np.uint8)
+    continues = np.ones(length, np.float32)
+    continues[-1] = seed % 2
+    return Take(first, actions, rng.random(length) < 0.8, events, continues, {"from": "here"})
+
+
+def at(fps: float, **options) -> Stretch:
+    return at_rate(take(**options), SPACE, source_fps=20.0, fps=fps, name="x")
+
+
+@settings(deadline=None)
+@given(length=st.integers(1, 90), fps=st.sampled_from([5.0, 7.0, 10.0, 13.3, 20.0, 20.1, 30.0, 60.0]), seed=st.integers(0, 50))
+def test_at_any_rate_events_and_ends_are_kept_and_numbers_do_not_fall(length, fps, seed):
+    known, found = take(length, seed), at(fps, length=length, seed=seed)
+    assert (np.diff(found.numbers) >= 0).all()
+    assert found.numbers[0] == 5
+    assert found.numbers[-1] < 5 + length
+    np.testing.assert_array_equal(found.events.sum(0), known.events.sum(0))
+    assert found.continues.min() == known.continues.min()
+    assert len(found) == len(found.labelled) == len(found.events) == len(found.continues) == len(found.actions["keys"])
+
+
+def test_at_half_the_rate_every_second_frame_is_shown():
+    known, found = take(8), at(10.0, length=8)
+    assert found.numbers.tolist() == [5, 7, 9, 11]
+    np.testing.assert_array_equal(found.events[1], known.events[1] + known.events[2])
+    np.testing.assert_array_equal(found.events[3], known.events[5:].sum(0), "what comes after the last one counts there")
+    np.testing.assert_array_equal(found.actions["keys"][1], known.actions["keys"][2:4].max(0), "a key held in between is not lost")
+    np.testing.assert_array_equal(found.actions["mouse"], known.actions["mouse"][::2])
+    np.testing.assert_array_equal(found.labelled, known.labelled[::2] & known.labelled[1::2])
+
+
+def test_at_twice_the_rate_a_frame_is_shown_twice_and_its_event_counts_once():
+    known, found = take(4), at(40.0, length=4)
+    assert found.numbers.tolist() == [5, 5, 6, 6, 7, 7, 8]
+    np.testing.assert_array_equal(found.events[2::2], known.events[1:])
+    assert not found.events[1::2].any()
+    np.testing.assert_array_equal(found.actions["arm"][:2], known.actions["arm"][[0, 0]])
+
+
+def test_an_almost_equal_rate_is_kept():
+    assert at(19.98, length=50).numbers.tolist() == list(range(5, 55))
+
+
+@settings(deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 60), min_size=1, max_size=4), most=st.integers(2, 25), start=st.integers(0, 80), size=st.integers(0, 80)
+)
+def test_parts_and_episodes_hold_each_frame_once(lengths, most, start, size):
+    firsts = np.cumsum([0, *lengths]) * 2
+    stretches = [at(20.0, length=n, seed=i, first=int(firsts[i])) for i, n in enumerate(lengths)]
+    everything = np.concatenate([stretch.numbers for stretch in stretches])
+    part = chosen(stretches, slice(start, start + size))
+    assert [n for stretch in part for n in stretch.numbers] == everything[start : start + size].tolist()
+    for stretch in stretches:
+        pieces = evenly(stretch, most)
+        sizes = [len(piece) for piece in pieces]
+        assert max(sizes) <= most
+        assert max(sizes) - min(sizes) <= 1
+        assert len(pieces) == -(-len(stretch) // most)
+        np.testing.assert_array_equal(np.concatenate([piece.numbers for piece in pieces]), stretch.numbers)
+        np.testing.assert_array_equal(np.concatenate([piece.actions["arm"] for piece in pieces]), stretch.actions["arm"])
+
+
+def test_what_a_source_does_not_know_is_zero_and_unlabelled():
+    plain = Stretch(np.arange(3), {}, np.ones(3, bool), np.zeros((3, 0), np.uint8), np.ones(3, np.float32), {})
+    schema = ShardSchema(codec="png", frame_shape=(4, 6), action_space=SPACE, tasks=("dig",), fps=20.0)
+    found = filled(plain, {}, (), schema)
+    assert {name: (values.shape, values.any()) for name, values in found.actions.items()} == {
+        "keys": ((3, 2), False),
+        "mouse": ((3,), False),
+        "arm": ((3, 1), False),
+    }
+    assert not found.labelled.any()
+    assert found.events.tolist() == [[0]] * 3
+
+
+def packets_of(keyframes: list[int], count: int) -> list[CodedPacket]:
+    return [CodedPacket(bytes([i % 251]), i, i in keyframes) for i in range(count)]
+
+
+@settings(deadline=None)
+@given(
+    keyframes=st.lists(st.integers(0, 99), max_size=20, unique=True),
+    bounds=st.lists(st.integers(0, 100), min_size=2, max_size=8, unique=True).map(sorted),
+    most=st.integers(2, 40),
+)
+def test_packets_of_episodes_begin_at_keyframes_inside_their_take(keyframes, bounds, most):
+    takes = [(a, b) for a, b in zip(bounds[::2], bounds[1::2], strict=False) if b - a > 1]
+    stretches = [at(20.0, length=b - a, first=a) for a, b in takes]
+    dropped = Counter()
+    found = list(packet_episodes(packets_of(keyframes, 100), stretches, most, dropped))
+    seen = []
+    for stretch, packets in found:
+        numbers = stretch.numbers.tolist()
+        assert [packet.frame for packet in packets] == numbers
+        assert packets[0].keyframe
+        assert any(a <= numbers[0] and numbers[-1] < b for a, b in takes)
+        assert len(numbers) <= most or sum(packet.keyframe for packet in packets) == 1
+        seen += numbers
+    assert seen == sorted(set(seen))
+    wanted = sum(b - a for a, b in takes)
+    assert dropped[BEFORE_KEYFRAME] == wanted - len(seen)
+    lost = sum(min(next((k for k in sorted(keyframes) if k >= a), b), b) - a for a, b in takes)
+    single = sum(len(run) == 1 for run in runs(packets_of(keyframes, 100))) + len(takes) * 2
+    assert lost <= wanted - len(seen) <= lost + single, "only what stands before a keyframe, or alone, is lost"
+
+
+def test_a_video_that_begins_within_a_run_waits_for_its_keyframe():
+    packets = packets_of([3, 6], 9)
+    assert [[packet.frame for packet in run] for run in runs(packets)] == [[3, 4, 5], [6, 7, 8]]
+    assert [stretch.numbers.tolist() for stretch, _ in packet_episodes(packets, [at(20.0, length=9, first=0)], 4, Counter())] == [
+        [3, 4, 5],
+        [6, 7, 8],
+    ]
+
+
+def test_a_rate_that_is_none():
+    with pytest.raises(ValueError, match="fps -1"):
+        at(-1.0, length=3)
+
+
+def test_events_of_a_source_go_to_the_columns_of_its_tasks():
+    schema = ShardSchema(codec="png", frame_shape=(4, 6), action_space=SPACE, tasks=("dig", "swim", "chop"), fps=20.0)
+    stretch = at(20.0, length=9)
+    found = filled(stretch, SPACE, ("chop", "sing", "dig"), schema)
+    np.testing.assert_array_equal(found.events, np.stack([stretch.events[:, 2], 0 * stretch.events[:, 0], stretch.events[:, 0]], 1))
+    np.testing.assert_array_equal(found.labelled, stretch.labelled)
