@@ -27,7 +27,7 @@ def assert_flat(figures: list[int], *, slack: int) -> None:
 def test_200_publishes_of_10_mb_through_a_store_of_80_that_two_replicas_read():
     found = under_pressure("publishes")
     assert len(found["used"]) == 200
-    assert max(found["used"]) <= 70 * MB, "two versions, one on its way, and what readers still hold"
+    assert max(found["used"]) <= 71 * MB, "two versions, one on its way, and what readers still hold"
     assert_flat(found["used"], slack=10 * MB)
     assert_flat(found["own"], slack=20 * MB)
     assert found["spilled"] == 0
