@@ -71,9 +71,11 @@ def _fit(stage: str, recipe: Recipe, run: Path, board: Actor) -> None:
 def _trainer(stage: str, recipe: Recipe, run: Path, board: Actor) -> TorchTrainer:
     cluster = recipe.cluster
     fewest = cluster.fewest_workers or cluster.workers
+    operations = operations_per_frame(recipe)[stage]  # asks the sources, whose paths may be relative: workers have other folders
+    told = {"stage": stage, "recipe": recipe.model_dump_json(), "run": str(run), "board": board, "operations": operations}
     return TorchTrainer(
         _worker,
-        train_loop_config={"stage": stage, "recipe": recipe.model_dump_json(), "run": str(run), "board": board},
+        train_loop_config=told,
         torch_config=_OwnGroup(),
         scaling_config=ScalingConfig(
             num_workers=cluster.workers if fewest == cluster.workers else (fewest, cluster.workers),
@@ -133,7 +135,7 @@ def _worker(config: dict[str, Any]) -> None:
 
         fit(
             job.phase,
-            export.counted(stream(stage, recipe, run, steps=job.fit.steps, rank=rank, world=world), operations_per_frame(recipe)[stage]),
+            export.counted(stream(stage, recipe, run, steps=job.fit.steps, rank=rank, world=world), config["operations"]),
             job.fit,
             place=Place(run / stage / "checkpoints", sink, get_device(), rank, recipe.cluster.tuning),
             made_by=job.made_by,
