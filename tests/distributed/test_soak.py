@@ -68,8 +68,8 @@ def disturb(run, seed: int) -> tuple[Counter, list[int], list[int]]:
     while run.process.poll() is None:
         assert time.monotonic() < run.given_up, run.said.read_text()
         alive = run.look()
-        if time.monotonic() >= due:
-            there = sorted((kind, each.pid, each) for each in alive for kind in VICTIMS if each.called(kind))
+        there = sorted((kind, each.pid, each) for each in alive for kind in VICTIMS if each.called(kind))
+        if there and time.monotonic() >= due:  # there is none while the run begins and when it ends
             kind = chance.choice(sorted({kind for kind, _, _ in there}))
             chance.choice([each for found, _, each in there if found == kind]).kill()
             killed[kind] += 1
