@@ -55,6 +55,10 @@ class VptConfig(Config):
             return DIAMOND_LADDER
         return {name: (rule,) if isinstance(rule, str) else rule for name, rule in self.tasks.items()}
 
+    def cuts(self) -> CutRules:
+        """Where takes end and what is left out of them."""
+        return CutRules(self.max_server_ms, self.max_idle_seconds, self.max_step_ms)
+
 
 @dataclass(frozen=True)
 class VptSource:
@@ -115,9 +119,8 @@ class VptSource:
             file.close()  # it is opened again by whoever reads the pictures; a copy from elsewhere lasts until then
         copy = None if file.closed else file
         size = video_info(video, file=copy).frames
-        rules = CutRules(self.config.max_server_ms, self.config.max_idle_seconds, self.config.max_step_ms)
         info = {"segment": recording.name, "recorder": version}
-        takes, dropped = cut_takes(segment, read_events(lines, self.config.rules()), rules, frames=size, info=info)
+        takes, dropped = cut_takes(segment, read_events(lines, self.config.rules()), self.config.cuts(), frames=size, info=info)
         return Reading(takes, _pictures(video, copy, segment, min(size, len(segment.keys)), layout), dropped)
 
 
