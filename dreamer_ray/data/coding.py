@@ -10,21 +10,27 @@ from PIL import Image
 
 from dreamer_ray.data.codecs import H264, Jpeg, decode_jpeg, encode_h264, encode_jpeg
 from dreamer_ray.data.frame_rate import pick
+from dreamer_ray.data.layout import PictureLayout
+from dreamer_ray.data.links import Links
 from dreamer_ray.data.packets import CodedPacket, StreamParameters, decode_span
 from dreamer_ray.data.sources import BadRecordingError
 
-Kind = Literal["png", "float16", "jpeg", "h264"]
+Kind = Literal["png", "float16", "jpeg", "h264", "link"]
+PACKETS = ("h264", "link")
+"""Kinds whose rows are packets of H.264; those of "link" lie in the videos of others."""
 
 
 @dataclass(frozen=True)
 class Coded:
-    """The frames of one episode, compressed. Of codec h264 rows are packets in the decoder's order, otherwise a row is a frame alone."""
+    """The frames of one episode, compressed. Of H.264 rows are packets in the decoder's order, otherwise a row is a frame alone."""
 
     payload: list[bytes]
     begins: np.ndarray
     """bool ``[T]``: whether decoding may begin at a row."""
     extradata: bytes = b""
-    """Codec h264: what the decoder needs besides the packets."""
+    """Of H.264: what the decoder needs besides the packets."""
+    links: Links | None = None
+    """Codec link: where the packets lie."""
 
     @property
     def bytes(self) -> int:
@@ -52,13 +58,15 @@ def code_latents(latents: np.ndarray) -> Coded:
     return Coded([frame.astype(np.float16).tobytes() for frame in latents], np.ones(len(latents), bool))
 
 
-def decode_frames(coded: Coded, numbers: Sequence[int], *, codec: Kind, shape: tuple[int, int]) -> Iterator[np.ndarray]:
+def decode_frames(
+    coded: Coded, numbers: Sequence[int], *, codec: Kind, shape: tuple[int, int], layout: PictureLayout | None = None
+) -> Iterator[np.ndarray]:
     """The frames of these ascending ``numbers``, one by one: pictures uint8 ``[y, x, 3]``, or latents float16 ``[l, c]``.
 
-    Of codec h264 only what lies between the keyframe before a frame and the frame is decoded. Raises ``BadRecordingError`` in place of
-    the first frame that is damaged.
+    Of H.264 only what lies between the keyframe before a frame and the frame is decoded, and brought to ``layout``. Raises
+    ``BadRecordingError`` in place of the first frame that is damaged.
     """
-    frames = _from_packets(coded, np.asarray(numbers, np.int64)) if codec == "h264" else _alone(coded, numbers, codec, shape)
+    frames = _from_packets(coded, np.asarray(numbers, np.int64), layout) if codec in PACKETS else _alone(coded, numbers, codec, shape)
     for frame in frames:
         wanted = shape if codec == "float16" else (*shape, 3)
         if frame.shape != wanted:
@@ -101,7 +109,7 @@ def _decode_png(payload: bytes, shape: tuple[int, int]) -> np.ndarray:
         raise BadRecordingError(str(error)) from error
 
 
-def _from_packets(coded: Coded, numbers: np.ndarray) -> Iterator[np.ndarray]:
+def _from_packets(coded: Coded, numbers: np.ndarray, layout: PictureLayout | None) -> Iterator[np.ndarray]:
     """Decodes on from one wanted frame to the next, unless there is a keyframe between them to begin again at."""
     keyframes = np.flatnonzero(coded.begins)
     if not len(numbers):
@@ -113,5 +121,5 @@ def _from_packets(coded: Coded, numbers: np.ndarray) -> Iterator[np.ndarray]:
     parameters = StreamParameters("h264", coded.extradata)
     for part, start in zip(np.split(numbers, fresh), begin[[0, *fresh]], strict=True):
         first, count = int(part[0]), int(part[-1] - part[0]) + 1
-        span = decode_span(parameters, coded.payload[start:], first=first - int(start), count=count, name="it")
+        span = decode_span(parameters, coded.payload[start:], first=first - int(start), count=count, name="it", layout=layout)
         yield from pick(span, (part - first).tolist(), name="it")

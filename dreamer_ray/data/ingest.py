@@ -6,7 +6,7 @@ Source.read  --> takes at the rate of the shards --> episodes --> frames compres
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
@@ -17,15 +17,15 @@ from dreamer_ray.data.coding import Coded, code_pictures, coded_packets
 from dreamer_ray.data.frame_rate import pick
 from dreamer_ray.data.gops import packet_episodes
 from dreamer_ray.data.layout import picture_maker
+from dreamer_ray.data.links import link
 from dreamer_ray.data.open_source import open_sources, shared_actions, shared_tasks
 from dreamer_ray.data.packets import source_packets
-from dreamer_ray.data.recordings import RecordingsConfig, SourceCodec, SourceEntry
+from dreamer_ray.data.recordings import RecordingsConfig, SourceEntry
 from dreamer_ray.data.rows import CodedEpisode, Rows, ShardSchema
 from dreamer_ray.data.shards import ShardFile, existing_shard, write_shard
 from dreamer_ray.data.sources import BadRecordingError, Reading, Recording, Source
 from dreamer_ray.data.splits import Part, Split, in_time, sides
 from dreamer_ray.data.stretches import SAME_RATE, Stretch, at_rate, chosen, evenly, filled
-from dreamer_ray.data.video import video_info
 from dreamer_ray.data.vpt import VptSource
 from dreamer_ray.errors import UserError
 
@@ -102,10 +102,10 @@ def ingest_plan(config: RecordingsConfig) -> IngestPlan:
 
 def _schema(config: RecordingsConfig, sources: Sequence[Source]) -> ShardSchema:
     fps = config.fps or sources[0].fps
-    if isinstance(config.codec, SourceCodec):
+    if config.keeps_packets:
         _check_source_codec(config, sources, fps)
     return ShardSchema(
-        codec="h264" if isinstance(config.codec, SourceCodec) else config.codec.kind,
+        codec="h264" if config.codec.kind == "source" else config.codec.kind,
         frame_shape=config.layout.shape,
         action_space=shared_actions(config, sources),
         tasks=shared_tasks(config, sources),
@@ -115,7 +115,7 @@ def _schema(config: RecordingsConfig, sources: Sequence[Source]) -> ShardSchema:
 
 def _check_source_codec(config: RecordingsConfig, sources: Sequence[Source], fps: float) -> None:
     for number, (entry, source) in enumerate(zip(config.sources, sources, strict=True)):
-        place, remedy = f"sources[{number}]: codec.kind = source", "choose codec.kind = h264"
+        place, remedy = f"sources[{number}]: codec.kind = {config.codec.kind}", "choose codec.kind = h264"
         if entry.source.kind != "videos":
             why = {"vpt": "the cursor has to be drawn into frames on which a menu is open"}.get(
                 entry.source.kind, "its videos are not a file each"
@@ -149,7 +149,7 @@ def ingest_recording(config: RecordingsConfig, source: Source, schema: ShardSche
     The pictures of one episode are held at most, and compressed.
     """
     name, entry = job.recording.name, config.entries()[job.source]
-    reading = source.read(job.recording, None if isinstance(config.codec, SourceCodec) else config.layout)
+    reading = source.read(job.recording, None if config.keeps_packets else config.layout)
     dropped = Counter(reading.dropped) if job.part != "end" else Counter[str]()
     stretches = [at_rate(take, source.action_space, source_fps=source.fps, fps=schema.fps, name=name) for take in reading.takes]
     size = sum(map(len, stretches))
@@ -157,8 +157,8 @@ def ingest_recording(config: RecordingsConfig, source: Source, schema: ShardSche
     if alone := sum(len(stretch) for stretch in stretches if len(stretch) < 2):
         dropped[ALONE] += alone
     stretches = [filled(stretch, source.action_space, source.tasks, schema) for stretch in stretches if len(stretch) > 1]
-    if isinstance(config.codec, SourceCodec):
-        coded = _cut(config, schema, job, stretches, dropped)
+    if config.keeps_packets:
+        coded = _cut(config, job, stretches, dropped)
     else:
         coded = _compressed(config, schema, reading, stretches, name)
     episodes = (_episode(job, stretch, frames) for stretch, frames in coded)
@@ -176,19 +176,13 @@ def _compressed(
         yield piece, code_pictures(islice(shown, len(piece)), codec, shape=schema.frame_shape, fps=schema.fps)
 
 
-def _cut(
-    config: RecordingsConfig, schema: ShardSchema, job: Job, stretches: Sequence[Stretch], dropped: Counter[str]
-) -> Iterator[tuple[Stretch, Coded]]:
+def _cut(config: RecordingsConfig, job: Job, stretches: Sequence[Stretch], dropped: Counter[str]) -> Iterator[tuple[Stretch, Coded]]:
     """Episodes with the packets of the video as they are."""
     path = job.recording.files[0]
-    if (shape := video_info(path).shape) != schema.frame_shape:
-        raise BadRecordingError(
-            f"{path}: pictures of {shape[0]} x {shape[1]}, which codec.kind = source keeps as they are, but layout.shape is "
-            f"{schema.frame_shape[0]} x {schema.frame_shape[1]}; set layout.shape to that of the videos, or choose codec.kind = h264"
-        )
     stream = source_packets(path)
     for piece, packets in packet_episodes(stream.packets, stretches, config.episode_frames, dropped):
-        yield piece, coded_packets(packets, stream.parameters)
+        coded = coded_packets(packets, stream.parameters)
+        yield piece, replace(coded, links=link(path, packets)) if config.codec.kind == "link" else coded
 
 
 def _episode(job: Job, piece: Stretch, frames: Coded) -> CodedEpisode:

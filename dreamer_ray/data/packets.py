@@ -36,6 +36,8 @@ class CodedPacket:
     """Number of the frame that it shows. Where there are frames coded from later ones, that is not the packet's own place."""
     keyframe: bool
     """Whether decoding may begin here: it is the packet's own place, and no later packet needs or shows anything before."""
+    offset: int = -1
+    """Where ``data`` begins in its file, as far as the container tells."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,8 @@ def _packets(path: str, file: IO[bytes] | None, parameters: StreamParameters, sh
                 begins = highest[place] == place - 1 and shown[place] == place
                 data, frame = bytes(packet), int(shown[place])
                 if frame < count:
-                    yield CodedPacket(data, frame, bool(begins and packet.is_keyframe and IDR in unit_types(data, parameters.extradata)))
+                    keyframe = bool(begins and packet.is_keyframe and IDR in unit_types(data, parameters.extradata))
+                    yield CodedPacket(data, frame, keyframe, -1 if packet.pos is None else packet.pos)
     except DAMAGE as error:
         raise BadRecordingError(f"{path}: packet {place} cannot be read ({error})") from error
 

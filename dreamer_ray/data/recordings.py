@@ -19,9 +19,17 @@ SourceConfig = Annotated[VptConfig | MinerlConfig | LeRobotConfig | MinariConfig
 
 
 class SourceCodec(Config):
-    """The source's own H.264, cut at its keyframes and not decoded: no loss, no work. Size and rate stay those of the source."""
+    """The source's own H.264, cut at its keyframes and not decoded: no loss, no work. It is brought to the layout when it is read, and
+    keeps its rate."""
 
     kind: Literal["source"] = "source"
+
+
+class LinkCodec(Config):
+    """The source's own H.264 where it lies: shards say where each packet is, and training reads it out of the video. Nothing is copied;
+    the videos must stay, under the same paths on every machine that trains."""
+
+    kind: Literal["link"] = "link"
 
 
 class Png(Config):
@@ -30,7 +38,7 @@ class Png(Config):
     kind: Literal["png"] = "png"
 
 
-Codec = Annotated[H264 | Jpeg | Png | SourceCodec, Field(discriminator="kind")]
+Codec = Annotated[H264 | Jpeg | Png | SourceCodec | LinkCodec, Field(discriminator="kind")]
 
 
 class SourceEntry(Config):
@@ -70,10 +78,15 @@ class RecordingsConfig(Config):
     ladder: tuple[str, ...] = ()
     """Tasks in the order in which an agent is to achieve them, which make clips task-relevant; all tasks of the sources where empty."""
 
+    @property
+    def keeps_packets(self) -> bool:
+        """Whether the sources' own packets are used, without decoding."""
+        return isinstance(self.codec, SourceCodec | LinkCodec)
+
     @model_validator(mode="after")
     def _source_codec_keeps_pictures(self) -> "RecordingsConfig":
-        if self.codec.kind == "source" and self.fps is not None:
-            raise ValueError("codec.kind = source keeps the rate of the source: leave fps out, or choose another codec")
+        if self.keeps_packets and self.fps is not None:
+            raise ValueError(f"codec.kind = {self.codec.kind} keeps the rate of the source: leave fps out, or choose another codec")
         return self
 
     @model_validator(mode="after")

@@ -9,7 +9,8 @@ from pydantic import Field
 
 from dreamer_ray.config import Config
 from dreamer_ray.data.codecs import H264, Jpeg
-from dreamer_ray.data.coding import Coded, Kind, code_latents, code_pictures
+from dreamer_ray.data.coding import PACKETS, Coded, Kind, code_latents, code_pictures
+from dreamer_ray.data.links import Links, read_links
 from dreamer_ray.types import ActionSpace, Categorical, Continuous
 
 Count = Annotated[int, Field(gt=0, lt=2**31)]
@@ -95,8 +96,12 @@ def code_episode(episode: Episode, schema: ShardSchema) -> CodedEpisode:
 
 def table_schema(schema: ShardSchema) -> pa.Schema:
     """Columns and their types."""
-    fields = [pa.field("payload", pa.binary()), pa.field("labelled", pa.bool_()), pa.field("continues", pa.float32())]
-    if schema.codec == "h264":
+    fields = [pa.field("labelled", pa.bool_()), pa.field("continues", pa.float32())]
+    if schema.codec == "link":
+        fields = [pa.field("video", pa.string()), *(pa.field(name, pa.int64()) for name in ("offset", "size", "crc32")), *fields]
+    else:
+        fields.insert(0, pa.field("payload", pa.binary()))
+    if schema.codec in PACKETS:
         fields += [pa.field("begins", pa.bool_()), pa.field("extradata", pa.binary())]
     if schema.tasks:
         fields.append(pa.field("events", pa.binary(len(schema.tasks))))
@@ -117,24 +122,31 @@ def to_table(rows: Rows, columns_schema: pa.Schema) -> pa.Table:
         "events": [row.tobytes() for row in np.ascontiguousarray(rows.events, np.uint8)],
     }
     columns |= {f"action.{name}": list(values) for name, values in rows.actions.items()}
+    if links := rows.coded.links:
+        columns |= {"video": [links.video] * len(links.offsets), "offset": links.offsets, "size": links.sizes, "crc32": links.checksums}
     arrays = {name: pa.array(columns[name], columns_schema.field(name).type) for name in columns_schema.names}
     return pa.table(arrays, schema=columns_schema)
 
 
 def from_table(table: pa.Table, schema: ShardSchema) -> Rows:
-    """The inverse of ``to_table``."""
+    """The inverse of ``to_table``. Raises ``UserError`` where a linked video has changed."""
     actions = {}
     for name, component in schema.action_space.items():
         column = table[f"action.{name}"].combine_chunks()
         flat = column if isinstance(component, Categorical) else column.flatten()
         values = flat.to_numpy(zero_copy_only=False)
         actions[name] = values if isinstance(component, Categorical) else values.reshape(-1, component.size)
-    payload = table["payload"].to_pylist()
-    if schema.codec == "h264":
-        coded = Coded(payload, table["begins"].to_numpy(), table["extradata"][0].as_py())
-    else:
-        coded = Coded(payload, np.ones(len(payload), bool))
-    return Rows(coded, actions, table["labelled"].to_numpy(), events_of(table, schema), table["continues"].to_numpy())
+    return Rows(_coded(table, schema), actions, table["labelled"].to_numpy(), events_of(table, schema), table["continues"].to_numpy())
+
+
+def _coded(table: pa.Table, schema: ShardSchema) -> Coded:
+    if schema.codec not in PACKETS:
+        return Coded(table["payload"].to_pylist(), np.ones(table.num_rows, bool))
+    links = None
+    if schema.codec == "link":
+        links = Links(table["video"][0].as_py(), *(table[name].to_numpy() for name in ("offset", "size", "crc32")))
+    payload = read_links(links) if links else table["payload"].to_pylist()
+    return Coded(payload, table["begins"].to_numpy(), table["extradata"][0].as_py(), links)
 
 
 def events_of(table: pa.Table, schema: ShardSchema) -> np.ndarray:

@@ -140,7 +140,7 @@ class ShardSet:
         numbers = range(len(coded.payload))[which]
         done = 0
         try:
-            for frame in decode_frames(coded, numbers, codec=schema.codec, shape=schema.frame_shape):
+            for frame in decode_frames(coded, numbers, codec=schema.codec, shape=schema.frame_shape, layout=self.manifest.origin.layout):
                 yield frame
                 done += 1
         except BadRecordingError as error:

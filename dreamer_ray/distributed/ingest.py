@@ -63,7 +63,7 @@ def record(recipe: Recipe, run: Path, progress: Progress) -> dict[str, Any]:
 def ingest(recipe: Recipe, run: Path) -> dict[str, Any]:
     """Brings the recordings of the recipe into ``run/record``, with an account of them in its ``report.json``.
 
-    A bad recording costs itself. Raises ``UserError`` where more of them are bad than ``max_bad_fraction`` allows.
+    A bad recording costs itself, also one that ends or hangs its worker time and again. Raises ``UserError`` where more of them are bad than ``max_bad_fraction`` allows.
     """
     config, folder = recipe.data.recordings, run / "record"
     assert config is not None
@@ -76,7 +76,8 @@ def ingest(recipe: Recipe, run: Path) -> dict[str, Any]:
     jobs, seconds = list(enumerate(plan.jobs)), recipe.cluster.job_seconds
     report = folder / "report.json"
     try:
-        for (number, job), outcome in spread(ingesters, jobs, lambda actor, job: actor.write.remote(job[1]), job_seconds=seconds):
+        outcomes = spread(ingesters, jobs, lambda actor, job: actor.write.remote(job[1]), job_seconds=seconds, given_up=str)
+        for (number, job), outcome in outcomes:
             assert isinstance(outcome, ShardFile | str)
             tally.add(number, outcome)
             if isinstance(outcome, str):

@@ -24,11 +24,17 @@ PAUSE = 0.5
 
 
 def spread(
-    actors: Sequence[Actor], jobs: Sequence[J], send: Callable[[Actor, J], ObjectRef], *, job_seconds: float
+    actors: Sequence[Actor],
+    jobs: Sequence[J],
+    send: Callable[[Actor, J], ObjectRef],
+    *,
+    job_seconds: float,
+    given_up: Callable[[str], object] | None = None,
 ) -> Iterator[tuple[J, object]]:
-    """Yields ``(job, result)`` as they come. An exception of a job itself is raised; a job that loses its actor 3 times ends the run.
+    """Yields ``(job, result)`` as they come. An exception of a job itself is raised.
 
-    An actor that has started and then answers nothing for ``job_seconds`` is taken for hung.
+    An actor that has started and then answers nothing for ``job_seconds`` is taken for hung. A job that loses its actor 3 times ends the
+    run, or has ``given_up`` of the reason for its result.
     """
     waiting, losses, crew = list(reversed(jobs)), [0] * len(jobs), _Crew(actors, job_seconds)
     order = {id(job): i for i, job in enumerate(jobs)}
@@ -39,13 +45,17 @@ def spread(
                 crew.flying[send(actor, job)] = (job, actor)
             for reference, job, actor in crew.answers():
                 try:
-                    yield job, ray.get(reference)
+                    result = ray.get(reference)
                 except LOST as error:
-                    losses[order[id(job)]] += 1
-                    if losses[order[id(job)]] >= LOSSES_PER_JOB:
-                        raise RunError(f"{job}: its worker died {LOSSES_PER_JOB} times ({error}); see the Ray dashboard") from error
-                    waiting.append(job)
-                    crew.lost(actor)
+                    losses[order[id(job)]] += crew.lost(actor)
+                    if losses[order[id(job)]] < LOSSES_PER_JOB:
+                        waiting.append(job)
+                        continue
+                    reason = f"its worker died {LOSSES_PER_JOB} times ({error}); see the Ray dashboard"
+                    if given_up is None:
+                        raise RunError(f"{job}: {reason}") from error
+                    result = given_up(reason)
+                yield job, result
     finally:
         for actor in actors:
             ray.kill(actor)
@@ -77,19 +87,23 @@ class _Crew:
         for reference in ray.wait([*self.flying, *self.away], timeout=PATIENCE)[0]:
             if reference in self.away:
                 self._welcome(reference)
-            else:
-                job, actor = self.flying.pop(reference)
-                self.heard[actor] = time.monotonic()
-                yield reference, job, actor
+                continue
+            _, actor = self.flying[reference]
+            self.heard[actor] = time.monotonic()
+            for earlier in [each for each, (_, carrier) in self.flying.items() if carrier == actor]:
+                yield earlier, *self.flying.pop(earlier)
+                if earlier == reference:
+                    break
         for actor in {actor for _, actor in self.flying.values() if time.monotonic() - self.heard[actor] > self.job_seconds}:
             if not ray.wait([reference for reference, (_, carrier) in self.flying.items() if carrier == actor], timeout=0)[0]:
                 ray.kill(actor, no_restart=False)
                 self.heard[actor] = time.monotonic()
 
-    def lost(self, actor: Actor) -> None:
-        """``actor`` gets nothing until it answers."""
-        if actor not in self.away.values():
+    def lost(self, actor: Actor) -> bool:
+        """``actor`` gets nothing until it answers. Whether that is news: jobs are done in turn, so the first that is lost was under way."""
+        if news := actor not in self.away.values():
             self.away[actor.__ray_ready__.remote()] = actor
+        return news
 
     def _welcome(self, reference: ObjectRef) -> None:
         actor = self.away.pop(reference)

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from dreamer_ray.data import ingest
 from dreamer_ray.data.ingest import IngestPlan, Job, ingest_plan, make_file
 from dreamer_ray.data.ingest_report import Tally, summary
+from dreamer_ray.data.layout import PictureLayout
 from dreamer_ray.data.open_source import open_source
 from dreamer_ray.data.recordings import RecordingsConfig
 from dreamer_ray.data.shards import ShardSet, commit_manifest, open_shards
@@ -77,7 +78,7 @@ def numbers(found: ShardSet, videos) -> dict[str, list[int]]:
     return shown
 
 
-@pytest.mark.parametrize("codec", ["h264", "jpeg", "png", "source"])
+@pytest.mark.parametrize("codec", ["h264", "jpeg", "png", "source", "link"])
 def test_a_folder_of_videos_becomes_two_sets_that_hold_each_frame_once(tmp_path, videos, codec):
     lengths = {"a.mp4": 60, "b.mp4": 30, "c.mp4": 61, "d.mp4": 12}
     found = made(config(folder_of(films(tmp_path / "in", videos, lengths)), codec={"kind": codec}), tmp_path / "out")
@@ -287,7 +288,7 @@ def test_recordings_of_one_group_cannot_be_split(tmp_path, videos):
     refused(config(source), r"sources\[0\]: all its 2 recordings are of one group, walk, so none can be held out")
 
 
-@pytest.mark.parametrize("codec", ["source"])
+@pytest.mark.parametrize("codec", ["source", "link"])
 def test_packets_are_taken_over_only_where_pictures_stay_as_they_are(tmp_path, videos, codec):
     refused(config(luanti(), codec={"kind": codec}), r"kind vpt: the cursor has to be drawn .*choose codec\.kind = h264")
     slow = films(tmp_path / "slow", videos, {"a.mp4": 12, "b.mp4": 12}, rate=10)
@@ -295,10 +296,53 @@ def test_packets_are_taken_over_only_where_pictures_stay_as_they_are(tmp_path, v
     refused(config(folder_of(fast), folder_of(slow), codec={"kind": codec}), r"sources\[1\]: .*10 frames a second and sources\[0\] has 20")
     with pytest.raises(ValidationError, match="leave fps out"):
         config(folder_of(fast), codec={"kind": codec}, fps=20.0)
-    _, tally = do(config(folder_of(fast), codec={"kind": codec}, layout={"shape": [64, 64]}), tmp_path / "out")
-    assert set(tally.bad) == {0, 1}
-    assert "pictures of 48 x 64" in tally.bad[0]
-    assert "set layout.shape to that of the videos, or choose codec.kind = h264" in tally.bad[0]
+
+
+@pytest.mark.parametrize("codec", ["source", "link"])
+def test_packets_that_are_taken_over_are_brought_to_the_layout_when_they_are_read(tmp_path, videos, codec):
+    folder = films(tmp_path / "in", videos, {"a.mp4": 30, "b.mp4": 30})
+    layout = {"shape": [24, 24], "fit": "letterbox"}
+    found = made(config(folder_of(folder), codec={"kind": codec}, layout=layout), tmp_path / "out")["train"]
+    recording = str(found.episodes[0].info["recording"])
+    wanted = list(pictures(str(folder / recording), layout=PictureLayout.model_validate_json(json.dumps(layout))))
+    shown = np.concatenate([found.frames(index) for index in range(len(found.episodes))])
+    np.testing.assert_array_equal(shown, np.stack(wanted))
+
+
+def test_linked_videos_are_not_copied_and_are_missed_by_name_when_they_change(tmp_path, videos):
+    folder = films(tmp_path / "in", videos, {"a.mp4": 60, "b.mp4": 60}, labelled=True)
+    values = config(folder_of(folder), codec={"kind": "link"})
+    copied, found = made(config(folder_of(folder), codec={"kind": "source"}), tmp_path / "copied"), made(values, tmp_path / "out")
+    for index in range(len(found["train"].episodes)):
+        rows, same = found["train"].rows(index), copied["train"].rows(index)
+        assert rows.coded.payload == same.coded.payload
+        np.testing.assert_array_equal(rows.actions["keys"], same.actions["keys"])
+    video = folder / str(found["train"].episodes[0].info["recording"])
+    shard = (tmp_path / "out" / "train" / found["train"].files[0].name).read_bytes()
+    assert not any(packet in shard for packet in found["train"].rows(0).coded.payload if len(packet) > 16)
+    data = bytearray(video.read_bytes())
+    links = found["train"].rows(0).coded.links
+    assert links is not None
+    data[int(links.offsets[3]) + 5] ^= 1
+    video.write_bytes(data)
+    for damage, reason in ((None, "its bytes from [0-9]+ on are others"), (100, "it has 100 bytes"), (0, "No such file")):
+        if damage:
+            video.write_bytes(data[:damage])
+        elif damage == 0:
+            video.unlink()
+        with pytest.raises(UserError, match=f"video {video}: is not what it was .*{reason}.*--from record"):
+            open_shards(tmp_path / "out" / "train").rows(0)
+
+
+@pytest.mark.parametrize(("suffix", "in_place"), [("mp4", True), ("mov", True), ("avi", True), ("mkv", False)])
+def test_packets_are_read_in_place_where_the_container_holds_them_in_one_piece(tmp_path, videos, suffix, in_place):
+    folder = films(tmp_path / "in", videos, {f"a.{suffix}": 30, f"b.{suffix}": 30})
+    if in_place:
+        found = made(config(folder_of(folder), codec={"kind": "link"}), tmp_path / "out")
+        assert numbers(found["train"], videos) == {str(found["train"].episodes[0].info["recording"]): list(range(30))}
+    else:
+        _, tally = do(config(folder_of(folder), codec={"kind": "link"}), tmp_path / "out")
+        assert all("choose codec.kind = source, which copies them" in tally.bad[job] for job in (0, 1))
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,9 @@ class Squarer:
         return number * number
 
 
-def squares(jobs, kind=Squarer, actors=2, job_seconds=300.0):
-    return dict(spread([kind.remote() for _ in range(actors)], jobs, lambda actor, job: actor.square.remote(job), job_seconds=job_seconds))
+def squares(jobs, kind=Squarer, actors=2, job_seconds=300.0, given_up=None):
+    crew = [kind.remote() for _ in range(actors)]
+    return dict(spread(crew, jobs, lambda actor, job: actor.square.remote(job), job_seconds=job_seconds, given_up=given_up))
 
 
 def test_each_job_once(local_ray):
@@ -75,3 +76,12 @@ def test_a_job_whose_actor_hangs_is_done_again(local_ray, tmp_path):
 def test_a_job_that_kills_every_actor_ends_the_run(local_ray):
     with pytest.raises(RunError, match="died 3 times"):
         squares([(1, "always")])
+
+
+@pytest.mark.parametrize("deadly", [0, 1, 3])
+def test_a_job_that_kills_every_actor_costs_itself_where_the_caller_can_go_on(local_ray, deadly):
+    """Not the one that waits behind it."""
+    jobs = [(number, "always" if number == deadly else "") for number in range(4)]
+    found = squares(jobs, actors=1, given_up=lambda reason: reason)
+    assert "its worker died 3 times" in found.pop((deadly, "always"))
+    assert found == {(number, ""): number * number for number in range(4) if number != deadly}
