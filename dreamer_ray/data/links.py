@@ -42,6 +42,8 @@ def read_links(links: Links) -> list[bytes]:
     """The packets. Raises ``UserError`` where they are no longer what they were."""
     found = []
     try:
+        if not Path(links.video).is_file():
+            raise FileNotFoundError("there is no such file")
         with Path(links.video).open("rb") as file:
             end = os.fstat(file.fileno()).st_size
             for offset, size, checksum in zip(links.offsets.tolist(), links.sizes.tolist(), links.checksums.tolist(), strict=True):

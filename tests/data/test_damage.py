@@ -1,6 +1,8 @@
 """Sets that are damaged, foreign or hostile: every one ends in a ``UserError`` that names the place and a remedy."""
 
+import copy
 import json
+import random
 
 import numpy as np
 import pyarrow as pa
@@ -8,7 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from dreamer_ray.data.coding import Coded, decode_frames, encode_png
-from dreamer_ray.data.shards import commit_manifest, open_shards, write_shard
+from dreamer_ray.data.ingest import ingest_plan, make_file
+from dreamer_ray.data.open_source import open_source
+from dreamer_ray.data.recordings import RecordingsConfig
+from dreamer_ray.data.shards import Origin, ShardFile, commit_manifest, open_shards, write_shard
 from dreamer_ray.data.sources import BadRecordingError
 from dreamer_ray.errors import UserError
 
@@ -112,6 +117,86 @@ def test_values_that_no_manifest_has(folder, place, value):
     change(folder, *place, to=value)
     with pytest.raises(UserError, match=r"manifest\.json"):
         open_shards(folder)
+
+
+HOSTILE = (
+    *(
+        None,
+        True,
+        -1,
+        0,
+        1.5,
+        2**31,
+        2**63,
+        10**400,
+        1e308,
+        float("nan"),
+        "",
+        "..",
+        "../../x",
+        "/etc/passwd",
+        "a\0b",
+        "\ud800",
+        "x" * 10**5,
+    ),
+    *([], {}, [[]], {"a": {"b": []}}, ["/etc/passwd"], {"../x": 1}, {"kind": "binary", "size": 10**12}, ["a"] * 1000),
+)
+
+
+@pytest.mark.parametrize("kind", ["png", "h264", "link"])
+def test_no_value_in_a_manifest_or_in_the_rows_does_more_than_end_in_an_error_that_names_the_place(tmp_path, sets, videos, kind):
+    """A value of another kind, too large, or a path, at places chosen at random; what is accepted must then be readable or refused."""
+    values = RecordingsConfig.model_validate_json(json.dumps(recordings(tmp_path, videos, kind)))
+    plan = ingest_plan(values)
+    source, folder = open_source(values.entries()[0].source), tmp_path / "set"
+    files = [made for job in plan.jobs if isinstance(made := make_file(values, source, plan.schema, job, folder), ShardFile)]
+    commit_manifest(folder, plan.schema, files, made_by={"a": [1]}, parents={"b": "c"}, origin=Origin(layout=values.layout, notes=("n",)))
+    whole, before = (folder / "manifest.json").read_text(), snapshot(tmp_path)
+    rng, refused = random.Random(kind), 0
+    for _ in range(1200):
+        (folder / "manifest.json").write_text(mutated(whole, rng))
+        try:
+            found = open_shards(folder)
+            found.verify()
+            found.event_frames()
+            for index in range(len(found.episodes)):
+                found.read_episode(index)
+        except UserError as error:
+            refused += 1
+            assert str(folder) in str(error)
+    (folder / "manifest.json").write_text(whole)
+    assert refused > 800
+    assert snapshot(tmp_path) == before
+
+
+def recordings(folder, videos, kind) -> dict:
+    (folder / "in").mkdir()
+    for name in ("a.mp4", "b.mp4"):
+        videos.write(folder / "in" / name, 6)
+    source = {"source": {"kind": "videos", "path": str(folder / "in")}}
+    return {"sources": [source], "layout": {"shape": [48, 64]}, "codec": {"kind": kind}}
+
+
+def mutated(text: str, rng: random.Random) -> str:
+    """``text``, JSON, with one to three values at random places replaced by hostile ones, or taken away."""
+    values = json.loads(text)
+    for _ in range(rng.randint(1, 3)):
+        inner, depth = values, rng.randint(1, 8)
+        while isinstance(inner, dict | list) and inner:
+            key = rng.choice(list(inner) if isinstance(inner, dict) else range(len(inner)))
+            depth -= 1
+            if not depth or not isinstance(inner[key], dict | list) or not inner[key]:
+                if rng.random() < 0.1:
+                    del inner[key]
+                else:
+                    inner[key] = copy.deepcopy(rng.choice(HOSTILE))
+                break
+            inner = inner[key]
+    return json.dumps(values)
+
+
+def snapshot(folder) -> set[tuple[str, int]]:
+    return {(str(path), path.stat().st_size) for path in folder.rglob("*") if path.is_file()}
 
 
 def test_a_file_that_is_not_there(folder):

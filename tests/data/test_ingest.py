@@ -325,7 +325,7 @@ def test_linked_videos_are_not_copied_and_are_missed_by_name_when_they_change(tm
     assert links is not None
     data[int(links.offsets[3]) + 5] ^= 1
     video.write_bytes(data)
-    for damage, reason in ((None, "its bytes from [0-9]+ on are others"), (100, "it has 100 bytes"), (0, "No such file")):
+    for damage, reason in ((None, "its bytes from [0-9]+ on are others"), (100, "it has 100 bytes"), (0, "there is no such file")):
         if damage:
             video.write_bytes(data[:damage])
         elif damage == 0:
