@@ -116,4 +116,4 @@ def _on_gpus(needs: "dict[str, GpuNeed]") -> list[str]:
     seconds, operations = sum(need.seconds for need in needs.values()), sum(need.operations for need in needs.values())
     lines.append(f"{'all':<14}{'':>6}{operations:>11.2e} FLOP{'':>18}{f'{seconds / 86400:.2f} days':>14}")
     peak = f"{SHARE_OF_PEAK:.0%} of the peak of an H100 or H200 ({PEAKS['bf16'] / 1e12:,.0f} TFLOP/s in bf16)"
-    return [*lines, f"with {peak}: {sum(need.seconds * need.gpus for need in needs.values()) / 86400:,.0f} GPU days"]
+    return [*lines, f"with {peak}: {sum(need.seconds * need.gpus for need in needs.values()) / 86400:,.3g} GPU days"]
