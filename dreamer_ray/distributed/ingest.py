@@ -63,7 +63,8 @@ def record(recipe: Recipe, run: Path, progress: Progress) -> dict[str, Any]:
 def ingest(recipe: Recipe, run: Path) -> dict[str, Any]:
     """Brings the recordings of the recipe into ``run/record``, with an account of them in its ``report.json``.
 
-    A bad recording costs itself, also one that ends or hangs its worker time and again. Raises ``UserError`` where more of them are bad than ``max_bad_fraction`` allows.
+    A bad recording costs itself, also one that ends or hangs its worker time and again. Raises ``UserError`` where more of them are bad
+    than ``max_bad_fraction`` allows.
     """
     config, folder = recipe.data.recordings, run / "record"
     assert config is not None
