@@ -48,7 +48,8 @@ def encode_h264(pictures: Iterable[Picture], config: H264, *, shape: tuple[int, 
     encoder.options = {
         "preset": config.preset,
         "crf": str(config.crf),
-        "x264-params": f"keyint={every}:min-keyint={every}:scenecut=0:bframes=0:open-gop=0:threads=1",
+        # mbtree looks beyond the edges of small pictures: equal ones would not always be equal bytes
+        "x264-params": f"keyint={every}:min-keyint={every}:scenecut=0:bframes=0:open-gop=0:mbtree=0:threads=1",
     }
     encoder.flags |= Flags.global_header
     encoder.open()
