@@ -66,8 +66,9 @@ def act(options: argparse.Namespace) -> None:
     else:
         sys.stdout.write("\n".join(described(part, name, decoded=options.decode) for name, part in reports))
     if options.sheet:
-        sheet = write_sheet(parts[0][1], options.sheet)
-        log.info("%s: %d pictures of %d recordings", options.sheet, sheet.pictures, sheet.recordings)
+        name, found = parts[0]
+        sheet = write_sheet(found, options.sheet)
+        log.info("%s: %d pictures of %d recordings of %s", options.sheet, sheet.pictures, sheet.recordings, name or found.path)
     if options.clip:
         found = _with_recording([found for _, found in parts], options.recording)
         name, count = write_clip(found, options.clip, recording=options.recording, start=options.start, frames=options.frames)

@@ -15,6 +15,8 @@ from dreamer_ray.errors import UserError
 SHOWN = 3
 """Bad recordings that an error names."""
 REASONS = "see record/report.json in the run folder for the reasons, and mend or add recordings"
+LISTED = 20
+"""Recordings of a kind that the summary names."""
 SURE = 3.0
 """Standard deviations by which a part of the recordings must be worse than allowed for the rest not to be tried."""
 
@@ -119,9 +121,14 @@ def summary(report: dict[str, Any]) -> list[str]:
         lines.append(f"{report['bytes'] / 2**20:.3g} MiB, {report['bytes_per_hour'] / 2**20:.4g} MiB an hour")
     lines += [f"dropped: {count} {reason}" for reason, count in report["dropped"].items()]
     lines += [f"not in the index: {count} {reason}" for reason, count in report["left_out_of_index"].items()]
-    lines += [f"nothing usable in {name}" for name in report["empty"]]
-    lines += [f"bad: {entry['recording']}: {entry['reason']}" for entry in report["bad"]]
+    lines += _first([f"nothing usable in {name}" for name in report["empty"]])
+    lines += _first([f"bad: {entry['recording']}: {entry['reason']}" for entry in report["bad"]])
     return lines + report["notes"]
+
+
+def _first(lines: list[str]) -> list[str]:
+    more = [f"and {len(lines) - LISTED} more such recordings, all in record/report.json"] if len(lines) > LISTED else []
+    return lines[:LISTED] + more
 
 
 def _place(source: Any) -> str:

@@ -3,6 +3,7 @@
 import json
 import os
 import tracemalloc
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from dreamer_ray.data.ingest_report import Tally, summary
 from dreamer_ray.data.layout import PictureLayout
 from dreamer_ray.data.open_source import open_source
 from dreamer_ray.data.recordings import RecordingsConfig
+from dreamer_ray.data.rows import ShardSchema
 from dreamer_ray.data.shards import ShardSet, commit_manifest, open_shards
 from dreamer_ray.data.sources import Recording
 from dreamer_ray.data.splits import Split
@@ -207,8 +209,16 @@ def test_a_bad_recording_costs_itself_and_is_named(tmp_path, videos):
         tally.refuse_rotten(0.39, tmp_path)
 
 
+def test_the_summary_of_many_bad_recordings_names_the_first_and_counts_the_others(tmp_path):
+    tally = Tally(jobs_of(50), bad={number: f"reason {number}" for number in range(50)})
+    lines = summary(tally.report(tmp_path))
+    assert [line for line in lines if "bad: " in line] == [f"bad: r{number}: reason {number}" for number in range(20)]
+    assert "and 30 more such recordings, all in record/report.json" in lines
+
+
 def jobs_of(count: int) -> IngestPlan:
-    return IngestPlan(None, tuple(Job(0, Recording(f"r{i}", "g", ()), "train", "whole") for i in range(count)), (), None)  # pyright: ignore[reportArgumentType]
+    schema = ShardSchema(codec="png", frame_shape=(4, 6), action_space={}, tasks=(), fps=20.0)
+    return IngestPlan(schema, tuple(Job(0, Recording(f"r{i}", "g", ()), "train", "whole") for i in range(count)), (), Counter())
 
 
 def test_a_rotten_source_is_refused_long_before_all_of_it_was_read(tmp_path):
