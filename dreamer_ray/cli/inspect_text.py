@@ -95,7 +95,7 @@ def _bytes(count: float) -> str:
 
 def _set(facts: SetFacts) -> Lines:
     what = "latents of {} x {} channels" if facts.codec == "float16" else "pictures of {} x {}"
-    yield "set", f"split {facts.split}, fingerprint {facts.fingerprint}, {facts.files:,} files of {facts.codec} {what.format(*facts.shape)}"
+    yield "set", f"split {facts.split}, fingerprint {facts.fingerprint}, {facts.files:,} files of {FILES_OF.get(facts.codec, facts.codec)} {what.format(*facts.shape)}"
     if facts.std:
         yield "deviation", f"{facts.std[0]:.3g} .. {facts.std[1]:.3g} of a number of a latent"
     if facts.layout:
