@@ -94,8 +94,9 @@ def _bytes(count: float) -> str:
 
 
 def _set(facts: SetFacts) -> Lines:
-    what = "latents of {} x {} channels" if facts.codec == "float16" else "pictures of {} x {}"
-    yield "set", f"split {facts.split}, fingerprint {facts.fingerprint}, {facts.files:,} files of {FILES_OF.get(facts.codec, facts.codec)} {what.format(*facts.shape)}"
+    what = {"float16": "float16 latents of {} x {} channels", "link": "links to H.264 pictures, {} x {} when read"}
+    shown = what.get(facts.codec, f"{facts.codec} pictures of {{}} x {{}}").format(*facts.shape)
+    yield "set", f"split {facts.split}, fingerprint {facts.fingerprint}, {facts.files:,} files of {shown}"
     if facts.std:
         yield "deviation", f"{facts.std[0]:.3g} .. {facts.std[1]:.3g} of a number of a latent"
     if facts.layout:
