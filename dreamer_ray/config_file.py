@@ -76,14 +76,27 @@ def _apply(values: dict, override: str) -> None:
     if not equals or not path:
         raise UserError(f"override {override!r}: expected path=value, such as dynamics.fit.steps=100")
     *parents, leaf = path.split(".")
-    for depth, parent in enumerate(parents):
-        values = values.setdefault(parent, {})
-        if not isinstance(values, dict):
-            raise UserError(f"override {override!r}: {'.'.join(parents[: depth + 1])} is a value, not a section")
+    inner: Any = values
+    for depth, parent in enumerate(parents, start=1):
+        inner = inner[_place(inner, parent, override)]
+        if not isinstance(inner, dict | list):
+            raise UserError(f"override {override!r}: {'.'.join(parents[:depth])} is a value, not a section")
     try:
-        values[leaf] = _read_yaml(text)
+        inner[_place(inner, leaf, override)] = _read_yaml(text)
     except yaml.YAMLError as error:
         raise UserError(f"override {override!r}: the value is not valid YAML") from error
+
+
+def _place(inner: dict | list, key: str, override: str) -> Any:
+    """Where ``key`` is in ``inner``, made if it is not there: of a list its number, or that behind the end, where one more is added."""
+    if isinstance(inner, dict):
+        inner.setdefault(key, {})
+        return key
+    if not key.isdecimal() or int(key) > len(inner):
+        raise UserError(f"override {override!r}: {key} is no entry of a list of {len(inner)}; 0 is the first, {len(inner)} adds one")
+    if int(key) == len(inner):
+        inner.append({})
+    return int(key)
 
 
 def _explain(model: type[BaseModel], problem: Any) -> str:

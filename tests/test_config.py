@@ -25,6 +25,7 @@ class Whole(Config):
     name: str
     tokenizer: Section
     extra: Model | None = None
+    parts: tuple[Model, ...] = ()
 
 
 GOOD = "name: a\ntokenizer: {model: {width: 8}, steps: 3}\n"
@@ -51,6 +52,16 @@ def test_overrides_are_yaml_values_at_dotted_paths(recipe):
     read = load_config(Whole, recipe(GOOD), ["tokenizer.model.width=16", "tokenizer.model.rate=2e-3", "name=b", "extra.width=1"])
     assert (read.tokenizer.model.width, read.tokenizer.model.rate, read.name) == (16, 0.002, "b")
     assert read.extra == Model(width=1)
+
+
+def test_overrides_change_entries_of_lists_by_number_and_add_one_behind_the_last(recipe):
+    path = recipe(GOOD + "parts: [{width: 1}, {width: 2}]\n")
+    read = load_config(Whole, path, ["parts.1.width=5", "parts.2={width: 3, kind: a}", "parts.3.width=4"])
+    assert [part.width for part in read.parts] == [1, 5, 3, 4]
+    assert read.parts[2].kind == "a"
+    for entry in ("4.width", "x.width", "-1"):
+        assert "is no entry of a list of 2; 0 is the first, 2 adds one" in message(path, f"parts.{entry}=1")
+    assert "parts.1 is a value, not a section" in message(path, "parts.1=7", "parts.1.width=2")
 
 
 @pytest.mark.parametrize("text", ["1e-3", "1.5e-3", "2.0E4", "+1e3"])
