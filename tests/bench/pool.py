@@ -272,6 +272,8 @@ def main() -> None:
         plot(swept, options.plot)
     if options.json:
         options.json.write_text(json.dumps({"seconds": found, "ratios": ratios, "service": service}, indent=1))
+    if missed := [name for name, ratio in ratios.items() if ratio < RATIOS[name]] + ["publish to first use"] * (used > call):
+        raise SystemExit(f"missed: {', '.join(missed)}")
 
 
 if __name__ == "__main__":
