@@ -26,8 +26,8 @@ PUBLISHES, UPDATES, CALLS, MAX_LAG = 200, 60, 2, 2
 
 
 def memory() -> int:
-    """This process's share of what it has in memory (bytes)."""
-    (line,) = [line for line in Path("/proc/self/smaps_rollup").read_text().splitlines() if line.startswith("Pss:")]
+    """What this process has in memory (bytes), without the object store."""
+    (line,) = [line for line in Path("/proc/self/smaps_rollup").read_text().splitlines() if line.startswith("Anonymous:")]
     return int(line.split()[1]) * 1024
 
 
