@@ -68,6 +68,7 @@ def _join(address: str) -> None:
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
     except (OSError, OverflowError, ValueError) as error:
         raise UserError(f"RAY_ADDRESS = {address}: no Ray cluster answers there; start one, or unset it to use this machine") from error
+    request_resources(bundles=[])  # what a run that was killed while it waited has left keeps nodes up for ever
     there = ray.cluster_resources().get("object_store_memory", 0) / 2**20
     if there < LEAST_OBJECT_STORE_MB:
         raise UserError(
@@ -117,14 +118,16 @@ def here() -> NodeAffinitySchedulingStrategy:
 
 
 def _require(config: ClusterSection, kind: str, wanted: float, need: str, remedy: str) -> None:
-    """Asks an autoscaler, where ``config`` gives it time, and takes the request back: what is started then keeps what came."""
+    """Asks an autoscaler, where ``config`` gives it time, and takes the request back whatever comes: else nodes stay up for nobody."""
     given_up = time.monotonic() + config.wait_seconds
-    while (there := ray.cluster_resources().get(kind, 0)) < wanted:
-        if time.monotonic() >= given_up:
-            waited = f" after {config.wait_seconds:g} s" if config.wait_seconds else ""
-            raise UserError(f"{need}, the cluster has {there:g}{waited}; {remedy}, or let it grow: cluster.wait_seconds")
-        request_resources(bundles=[{kind: 1}] * math.ceil(wanted))
-        log.info("%s, the cluster has %g; waiting for it to grow", need, there)
-        time.sleep(min(SECONDS_BETWEEN_LOOKS, config.wait_seconds))
-    if config.wait_seconds:
-        request_resources(bundles=[])
+    try:
+        while (there := ray.cluster_resources().get(kind, 0)) < wanted:
+            if time.monotonic() >= given_up:
+                waited = f" after {config.wait_seconds:g} s" if config.wait_seconds else ""
+                raise UserError(f"{need}, the cluster has {there:g}{waited}; {remedy}, or let it grow: cluster.wait_seconds")
+            request_resources(bundles=[{kind: 1}] * math.ceil(wanted))  # each time: one cluster has one request, and others may clear it
+            log.info("%s, the cluster has %g; waiting for it to grow", need, there)
+            time.sleep(min(SECONDS_BETWEEN_LOOKS, config.wait_seconds))
+    finally:
+        if config.wait_seconds:
+            request_resources(bundles=[])
