@@ -14,9 +14,11 @@ from contextlib import contextmanager
 import ray
 from ray.autoscaler.sdk import request_resources
 from ray.data import DataContext
+from ray.exceptions import AuthenticationError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from dreamer_ray.cluster_section import LEAST_OBJECT_STORE_MB, REPLICA_RESOURCE, ClusterSection
+from dreamer_ray.distributed.authentication import refused, required_mode
 from dreamer_ray.distributed.demand import demands
 from dreamer_ray.distributed.head import head_required, knock
 from dreamer_ray.errors import UserError
@@ -63,11 +65,14 @@ def _quiet() -> None:
 
 
 def _join(address: str) -> None:
+    required_mode()
     try:
         knock(address)
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
     except (OSError, OverflowError, ValueError) as error:
         raise UserError(f"RAY_ADDRESS = {address}: no Ray cluster answers there; start one, or unset it to use this machine") from error
+    except AuthenticationError as error:
+        raise refused(f"RAY_ADDRESS = {address}", error) from error
     request_resources(bundles=[])  # what a run that was killed while it waited has left keeps nodes up for ever
     there = ray.cluster_resources().get("object_store_memory", 0) / 2**20
     if there < LEAST_OBJECT_STORE_MB:

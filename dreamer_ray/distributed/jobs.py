@@ -22,6 +22,7 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 from ray.util.state import list_actors, list_nodes
 from ray.util.state.exception import RayStateApiException
 
+from dreamer_ray.distributed.authentication import refused, required_mode
 from dreamer_ray.distributed.job_status import ActorState, JobReport, JobState, groups, last_error, newest_round, progress, stages
 from dreamer_ray.errors import RunError, UserError
 
@@ -113,11 +114,7 @@ def _no_answer(address: str, error: BaseException) -> str:
 
 def connect(address: str) -> Dashboard:
     """The dashboard at ``address``. Raises ``UserError`` where it does not answer, or refuses the token."""
-    if not (mode := os.environ.get("RAY_AUTH_MODE")):
-        raise UserError(
-            "RAY_AUTH_MODE is not set: RAY_AUTH_MODE=token (with RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH=FILE) for a cluster with token "
-            "authentication, RAY_AUTH_MODE=disabled for one without"
-        )
+    required_mode()
     for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
         os.environ.pop(name, None)  # Ray would prefer them to the address that it is given
     for handler in logging.getLogger("ray").handlers:
@@ -125,10 +122,7 @@ def connect(address: str) -> Dashboard:
     try:
         return Dashboard(address)
     except AuthenticationError as error:
-        raise UserError(
-            f"{address}: refused, with RAY_AUTH_MODE={mode}: {str(error).splitlines()[0]}; set RAY_AUTH_MODE=token and the cluster's own "
-            "token in RAY_AUTH_TOKEN, or the file that holds it in RAY_AUTH_TOKEN_PATH"
-        ) from error
+        raise refused(address, error) from error
     except (RuntimeError, ValueError, KeyError, OSError) as error:
         raise NoAnswerError(_no_answer(address, error)) from error
 

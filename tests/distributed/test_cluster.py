@@ -1,7 +1,9 @@
 """What a run asks of a cluster that may grow: it gets what it needs in time or is told why not, and leaves no request behind."""
 
 import json
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import ray
@@ -37,7 +39,7 @@ def waiting(local_ray, monkeypatch):
             looks.append(requested())
             then(len(looks))
 
-        monkeypatch.setattr(module.time, "sleep", sleep)
+        monkeypatch.setattr(module, "time", SimpleNamespace(sleep=sleep, monotonic=time.monotonic))  # Ray's threads sleep as before
         return looks
 
     return begin
