@@ -19,7 +19,8 @@ def required_mode() -> str:
 
 def refused(where: str, error: AuthenticationError) -> UserError:
     """The error of ours for a cluster that does not take the token that it was given, or was given none."""
+    reason = str(error).splitlines()[0]
     return UserError(
-        f"{where}: refused, with RAY_AUTH_MODE={os.environ.get('RAY_AUTH_MODE')}: {str(error).splitlines()[0]}; set RAY_AUTH_MODE=token and "
-        "the cluster's own token in RAY_AUTH_TOKEN, or the file that holds it in RAY_AUTH_TOKEN_PATH"
+        f"{where}: refused, with RAY_AUTH_MODE={os.environ.get('RAY_AUTH_MODE')}: {reason}; set RAY_AUTH_MODE=token and the cluster's own "
+        "token in RAY_AUTH_TOKEN, or the file that holds it in RAY_AUTH_TOKEN_PATH"
     )

@@ -361,7 +361,7 @@ class Relay:
 @pytest.mark.slow
 def test_a_broken_connection_is_made_again_and_nothing_is_shown_twice(head, project):
     relay = Relay(int(head.address.rpartition(":")[2]))
-    far = Head(f"http://127.0.0.1:{relay.port}", head.environment)
+    far = Head(f"http://127.0.0.1:{relay.port}", head.gcs, head.environment)
     lines = "for i in range(40): print('line', i, flush=True); time.sleep(0.2)\nsys.exit(4)"
     running = far.popen("submit", *project(lines), stderr=subprocess.STDOUT)
     said = said_until(running, "line 5\n")
