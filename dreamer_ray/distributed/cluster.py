@@ -7,7 +7,7 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 import ray
@@ -34,15 +34,15 @@ LEAST_CPUS = 4
 
 
 @contextmanager
-def cluster(recipe: Recipe) -> Iterator[None]:
-    """A connected Ray inside the ``with``; shut down or left behind it."""
+def cluster(recipe: Recipe, stages: Collection[str]) -> Iterator[None]:
+    """A connected Ray inside the ``with``; shut down or left behind it. It has what ``stages``, which are to be done, need beside CPUs."""
     _quiet()
     if address := named_cluster():
         _join(address)
     else:
         _start(recipe.cluster)
     try:
-        for stage in demands(recipe):
+        for stage in [stage for stage in demands(recipe) if stage in stages]:
             require(recipe, stage, "GPU", REPLICA_RESOURCE)
         with head_required():
             yield

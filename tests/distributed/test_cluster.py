@@ -73,3 +73,8 @@ def test_what_another_run_has_cleared_is_asked_for_again_until_it_is_there(waiti
     require(recipe(*TWO_GPUS, "cluster.wait_seconds=60"), "dynamics", "GPU")
     assert looks[0] == looks[1] != []
     assert requested() == []
+
+
+def test_gpus_of_stages_that_are_not_to_be_done_are_not_asked_for(dreamer_run, tmp_path):
+    dreamer_run(tmp_path, "--only", "record", "cluster.gpus_per_worker=100")
+    assert (tmp_path / "crafter-toy/record/manifest.json").exists()
