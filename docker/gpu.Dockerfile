@@ -11,9 +11,10 @@ COPY dreamer_ray dreamer_ray
 RUN pip wheel --no-cache-dir --no-deps --wheel-dir wheel .
 
 FROM python:3.11.15-slim-bookworm
-# torch.compile calls the compiler (cluster.tuning.compile, cluster.dreaming.compile).
+# torch.compile calls the compiler (cluster.tuning.compile, cluster.dreaming.compile); the probes that KubeRay's operator gives to pods
+# call wget, without which no pod ever becomes ready.
 RUN apt-get update \
- && apt-get install --yes --no-install-recommends g++=4:12.2.0-3 \
+ && apt-get install --yes --no-install-recommends g++=4:12.2.0-3 wget=1.21.* \
  && rm -rf /var/lib/apt/lists/*
 WORKDIR /dreamer_ray
 COPY docker/constraints-cpu.txt docker/

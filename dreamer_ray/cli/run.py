@@ -68,7 +68,7 @@ def act(options: argparse.Namespace) -> None:
         from dreamer_ray.distributed.run import ray_executors
         from dreamer_ray.stages import check_inputs
 
-        with cluster(recipe):
+        with cluster(recipe, [decision.stage.name for decision in decided.work]):
             execute(decided, {stage: _stoppable(executor) for stage, executor in ray_executors().items()}, check_inputs)
     log.info("finished: %s", folder)
 

@@ -79,14 +79,13 @@ def act(options: argparse.Namespace) -> int:
     name = options.id or f"{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise UserError(f"--id {name}: expected letters, digits, dots, dashes and underscores")
-    from dreamer_ray.distributed.demand import needs
     from dreamer_ray.distributed.jobs import connect, require_new, require_resources
 
     submission = _submission(options, recipe, name)
     environment = dict(os.environ)
     dashboard = connect(options.address)
     require_new(dashboard, name)
-    require_resources(dashboard, needs(recipe))
+    require_resources(dashboard, recipe)
     sys.stdout.write(submission.command(options.address, environment, wait=not options.no_wait) + "\n")
     sys.stdout.flush()
     if options.dry_run:

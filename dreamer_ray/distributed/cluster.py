@@ -4,20 +4,21 @@ driver --init--> [RAY_ADDRESS set: that cluster] | [else: a Ray of its own, ende
 """
 
 import logging
-import math
 import os
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 import ray
 from ray.autoscaler.sdk import request_resources
 from ray.data import DataContext
+from ray.exceptions import AuthenticationError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from dreamer_ray.cluster_section import LEAST_OBJECT_STORE_MB, REPLICA_RESOURCE, ClusterSection
-from dreamer_ray.distributed.demand import demands
+from dreamer_ray.distributed.authentication import refused, required_mode
+from dreamer_ray.distributed.demand import Demand, Shortage, demands
 from dreamer_ray.distributed.head import head_required, knock
 from dreamer_ray.errors import UserError
 from dreamer_ray.loopback import named_cluster
@@ -28,25 +29,20 @@ log = logging.getLogger("dreamer_ray")
 LOCAL_ENVIRONMENT = {"RAY_prestart_worker_first_driver": "0", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 """No idle worker processes beforehand, and none that waits for the machine to be taken away: their imports slow the start of a stage."""
 SECONDS_BETWEEN_LOOKS = 5.0
-REMEDIES = {
-    "CPU": "raise cluster.cpus or lower these keys",
-    "GPU": "lower these keys or their gpus_per_ (0 leaves them on CPUs), add GPUs",
-    REPLICA_RESOURCE: f"start nodes with --resources='{{\"{REPLICA_RESOURCE}\": N}}', set cluster.dedicated_replicas=false",
-}
 LEAST_CPUS = 4
 """Declared by a local Ray even where there are fewer: one each for the learner and two replicas, and one for what comes beside them."""
 
 
 @contextmanager
-def cluster(recipe: Recipe) -> Iterator[None]:
-    """A connected Ray inside the ``with``; shut down or left behind it."""
+def cluster(recipe: Recipe, stages: Collection[str]) -> Iterator[None]:
+    """A connected Ray inside the ``with``; shut down or left behind it. It has what ``stages``, which are to be done, need beside CPUs."""
     _quiet()
     if address := named_cluster():
         _join(address)
     else:
         _start(recipe.cluster)
     try:
-        for stage in demands(recipe):
+        for stage in [stage for stage in demands(recipe) if stage in stages]:
             require(recipe, stage, "GPU", REPLICA_RESOURCE)
         with head_required():
             yield
@@ -63,11 +59,15 @@ def _quiet() -> None:
 
 
 def _join(address: str) -> None:
+    required_mode()
     try:
         knock(address)
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
     except (OSError, OverflowError, ValueError) as error:
         raise UserError(f"RAY_ADDRESS = {address}: no Ray cluster answers there; start one, or unset it to use this machine") from error
+    except AuthenticationError as error:
+        raise refused(f"RAY_ADDRESS = {address}", error) from error
+    request_resources(bundles=[])  # what a run that was killed while it waited has left keeps nodes up for ever
     there = ray.cluster_resources().get("object_store_memory", 0) / 2**20
     if there < LEAST_OBJECT_STORE_MB:
         raise UserError(
@@ -105,26 +105,36 @@ def _resources() -> str:
 
 
 def require(recipe: Recipe, stage: str, *kinds: str) -> None:
-    """Raises ``UserError`` where the cluster does not give a stage the resources of ``kinds`` in time; Ray itself would wait for ever."""
-    demand = demands(recipe)[stage]
-    for kind in kinds:
-        _require(recipe.cluster, kind, demand.total(kind), demand.words(kind), REMEDIES[kind])
+    """Raises ``UserError`` where the cluster does not give the actors of a stage that take a resource of ``kinds`` all they take in time.
+
+    Ray itself would wait for ever.
+    """
+    demand, seconds = demands(recipe)[stage].of(*kinds), recipe.cluster.wait_seconds
+    shortage = demand.shortage(_nodes())
+    if shortage and seconds:
+        shortage = _grow(demand, seconds)
+    if shortage:
+        waited = f" after {seconds:g} s" if seconds else ""
+        raise UserError(f"{shortage.need}{waited}; {shortage.remedy}, or let it grow: cluster.wait_seconds")
+
+
+def _nodes() -> list[dict[str, float]]:
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _grow(demand: Demand, seconds: float) -> Shortage | None:
+    """Asks an autoscaler, and takes the request back whatever comes: else nodes stay up for nobody."""
+    given_up, bundles = time.monotonic() + seconds, [bundle for asked in demand.asked for bundle in asked.bundles]
+    try:
+        while (shortage := demand.shortage(_nodes())) and time.monotonic() < given_up:
+            request_resources(bundles=bundles)  # each time: a cluster has one request, and another run may clear it
+            log.info("%s; waiting for it to grow", shortage.need)
+            time.sleep(min(SECONDS_BETWEEN_LOOKS, seconds))
+        return shortage
+    finally:
+        request_resources(bundles=[])
 
 
 def here() -> NodeAffinitySchedulingStrategy:
     """For small actors that must not go with a node that is taken away: on that of the driver, with which they may go."""
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-
-
-def _require(config: ClusterSection, kind: str, wanted: float, need: str, remedy: str) -> None:
-    """Asks an autoscaler, where ``config`` gives it time, and takes the request back: what is started then keeps what came."""
-    given_up = time.monotonic() + config.wait_seconds
-    while (there := ray.cluster_resources().get(kind, 0)) < wanted:
-        if time.monotonic() >= given_up:
-            waited = f" after {config.wait_seconds:g} s" if config.wait_seconds else ""
-            raise UserError(f"{need}, the cluster has {there:g}{waited}; {remedy}, or let it grow: cluster.wait_seconds")
-        request_resources(bundles=[{kind: 1}] * math.ceil(wanted))
-        log.info("%s, the cluster has %g; waiting for it to grow", need, there)
-        time.sleep(min(SECONDS_BETWEEN_LOOKS, config.wait_seconds))
-    if config.wait_seconds:
-        request_resources(bundles=[])

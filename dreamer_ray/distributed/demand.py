@@ -1,5 +1,7 @@
 """What stages ask of a cluster at once, with as few actors as they go on with, by the keys that say how many there are."""
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dreamer_ray.cluster_section import REPLICA_RESOURCE, ClusterSection
@@ -7,7 +9,19 @@ from dreamer_ray.recipe import Recipe
 
 LOADER_CPUS = 0.5
 """Of the task that loads the batches of a worker, or the recorded clips of a learner."""
+MOST_LISTED = 4
+"""Sizes of nodes in a message."""
 TRAINED = ("tokenizer", "dynamics", "agent", "agent_scratch")
+KINDS = ("GPU", REPLICA_RESOURCE, "CPU")
+REMEDIES = {
+    "CPU": "raise cluster.cpus or lower these keys",
+    "GPU": "lower these keys or their gpus_per_ (0 leaves them on CPUs), add GPUs",
+    REPLICA_RESOURCE: f"start nodes with --resources='{{\"{REPLICA_RESOURCE}\": N}}', set cluster.dedicated_replicas=false",
+}
+LARGER_NODES = "lower what each takes (its gpus_per_) or how many there are, add nodes that hold one"
+
+Node = Mapping[str, float]
+"""All that a node has, by Ray's names of resources."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +32,37 @@ class Asked:
     """Of the section ``cluster``, which says how many; empty where it is always one."""
     count: int
     each: dict[str, float]
-    """What one of them takes, by Ray's names of resources."""
+    """What one of them takes on one node, by Ray's names of resources."""
+    loader: float = 0.0
+    """CPUs of the task that loads for one of them, on any node."""
+
+    def takes(self, kind: str) -> float:
+        """Of one resource, with the loader."""
+        return self.each.get(kind, 0.0) + (self.loader if kind == "CPU" else 0.0)
+
+    def room(self, node: Node) -> int:
+        """How many of them ``node`` holds as long as nothing else is there."""
+        return min(_pieces(kind, node.get(kind, 0.0), amount) for kind, amount in self.each.items() if amount)
+
+    @property
+    def bundles(self) -> list[dict[str, float]]:
+        """What an autoscaler is asked for."""
+        each = {kind: amount for kind, amount in self.each.items() if amount}
+        return [each] * self.count + [{"CPU": self.loader}] * (self.count if self.loader else 0)
+
+
+def _pieces(kind: str, there: float, each: float) -> int:
+    if kind == "GPU" and each < 1:  # a share is of one GPU
+        return int(there) * int(1 / each + 1e-6)
+    return int(there / each + 1e-6)
+
+
+@dataclass(frozen=True)
+class Shortage:
+    """What a cluster lacks for a stage, in words, and what to do."""
+
+    need: str
+    remedy: str
 
 
 @dataclass(frozen=True)
@@ -28,15 +72,40 @@ class Demand:
     stage: str
     asked: tuple[Asked, ...]
 
+    def of(self, *kinds: str) -> "Demand":
+        """Of those actors alone that take one of these resources."""
+        return Demand(self.stage, tuple(asked for asked in self.asked if asked.count and any(map(asked.takes, kinds))))
+
     def total(self, kind: str) -> float:
         """Of one resource."""
-        return sum(asked.count * asked.each.get(kind, 0.0) for asked in self.asked)
+        return sum(asked.count * asked.takes(kind) for asked in self.asked)
 
     def words(self, kind: str) -> str:
         """Who needs how much of a resource."""
-        parts = [asked for asked in self.asked if asked.count * asked.each.get(kind, 0.0)]
-        keys = " and ".join(f"cluster.{asked.key} = {asked.count} with {asked.each[kind]:g} each" for asked in parts if asked.key)
+        parts = [asked for asked in self.asked if asked.count * asked.takes(kind)]
+        keys = " and ".join(f"cluster.{asked.key} = {asked.count} with {asked.takes(kind):g} each" for asked in parts if asked.key)
         return f"stage {self.stage} needs {self.total(kind):g} {kind}s ({keys})"
+
+    def shortage(self, nodes: Sequence[Node]) -> Shortage | None:
+        """What these nodes lack: of a resource on all together, or of nodes that hold an actor whole. None where nothing is found.
+
+        A stage with actors of several kinds may still not fit: whether they do together is not tried.
+        """
+        for kind in KINDS:
+            if (there := sum(node.get(kind, 0.0) for node in nodes)) < self.total(kind):
+                return Shortage(f"{self.words(kind)}, the cluster has {there:g}", REMEDIES[kind])
+        for asked in self.asked:
+            if asked.count and (room := sum(map(asked.room, nodes))) < asked.count:
+                each = " and ".join(f"{amount:g} {kind}s" for kind, amount in asked.each.items() if amount)
+                who = f"cluster.{asked.key} = {asked.count}" if asked.key else f"{asked.count}"
+                need = f"stage {self.stage} needs nodes that hold {who} with {each} each on one node, the cluster holds {room}"
+                return Shortage(f"{need} ({_listed(nodes)})", LARGER_NODES)
+        return None
+
+
+def _listed(nodes: Sequence[Node]) -> str:
+    kinds = Counter(", ".join(f"{node[kind]:g} {kind}s" for kind in KINDS if node.get(kind)) or "nothing" for node in nodes)
+    return "; ".join(f"{count} nodes of {what}" for what, count in kinds.most_common(MOST_LISTED))
 
 
 def loader_cpus(cluster: ClusterSection, stage: str) -> float:
@@ -48,13 +117,14 @@ def loader_cpus(cluster: ClusterSection, stage: str) -> float:
 def demands(recipe: Recipe) -> dict[str, Demand]:
     """By stage, but for the report, which asks for nothing, and for imagination where there is none."""
     cluster = recipe.cluster
-    device, worker = {"CPU": 1.0, "GPU": cluster.gpus_per_replica}, 1 + loader_cpus(cluster, "dynamics")
-    workers = Asked("workers", cluster.fewest_workers or cluster.workers, {"CPU": worker, "GPU": cluster.gpus_per_worker})
+    device = {"CPU": 1.0, "GPU": cluster.gpus_per_replica}
+    worker, fewest = {"CPU": 1.0, "GPU": cluster.gpus_per_worker}, cluster.fewest_workers or cluster.workers
+    workers = Asked("workers", fewest, worker, loader_cpus(cluster, "dynamics"))
     rehearses = recipe.imagination is not None and recipe.imagination.finetune == "all"
-    learner = 1 + (loader_cpus(cluster, "imagination") if rehearses else 0)
+    loader = loader_cpus(cluster, "imagination") if rehearses else 0.0
     on_device = min(cluster.least_replicas, cluster.replicas)
     dreaming = (
-        Asked("learners", cluster.learners, {"CPU": learner, "GPU": cluster.gpus_per_learner}),
+        Asked("learners", cluster.learners, {"CPU": 1.0, "GPU": cluster.gpus_per_learner}, loader),
         Asked("replicas", on_device, device | {REPLICA_RESOURCE: float(cluster.dedicated_replicas)}),
         Asked("cpu_replicas", cluster.least_replicas - on_device, {"CPU": 1.0}),
         Asked("evaluators", cluster.evaluators, device),

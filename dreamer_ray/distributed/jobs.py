@@ -22,8 +22,11 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 from ray.util.state import list_actors, list_nodes
 from ray.util.state.exception import RayStateApiException
 
+from dreamer_ray.distributed.authentication import refused, required_mode
+from dreamer_ray.distributed.demand import demands, needs
 from dreamer_ray.distributed.job_status import ActorState, JobReport, JobState, groups, last_error, newest_round, progress, stages
 from dreamer_ray.errors import RunError, UserError
+from dreamer_ray.recipe import Recipe
 
 log = logging.getLogger("dreamer_ray")
 
@@ -77,13 +80,9 @@ class Dashboard(JobSubmissionClient):
         except RuntimeError as error:
             raise RunError(f"job {name}: its log cannot be read at {self.get_address()}: {error}") from error
 
-    def resources(self) -> dict[str, float]:
-        """CPUs, GPUs and the like of all nodes that are up."""
-        total: dict[str, float] = {}
-        for node in self._listed(list_nodes, filters=[("state", "=", "ALIVE")]):
-            for kind, amount in node.resources_total.items():
-                total[kind] = total.get(kind, 0.0) + amount
-        return total
+    def nodes(self) -> list[dict[str, float]]:
+        """CPUs, GPUs and the like of each node that is up."""
+        return [dict(node.resources_total) for node in self._listed(list_nodes, filters=[("state", "=", "ALIVE")])]
 
     def actors(self, job: JobDetails) -> list[ActorState]:
         """The actors of a job that has begun, also those that have ended."""
@@ -113,11 +112,7 @@ def _no_answer(address: str, error: BaseException) -> str:
 
 def connect(address: str) -> Dashboard:
     """The dashboard at ``address``. Raises ``UserError`` where it does not answer, or refuses the token."""
-    if not (mode := os.environ.get("RAY_AUTH_MODE")):
-        raise UserError(
-            "RAY_AUTH_MODE is not set: RAY_AUTH_MODE=token (with RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH=FILE) for a cluster with token "
-            "authentication, RAY_AUTH_MODE=disabled for one without"
-        )
+    required_mode()
     for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
         os.environ.pop(name, None)  # Ray would prefer them to the address that it is given
     for handler in logging.getLogger("ray").handlers:
@@ -125,10 +120,7 @@ def connect(address: str) -> Dashboard:
     try:
         return Dashboard(address)
     except AuthenticationError as error:
-        raise UserError(
-            f"{address}: refused, with RAY_AUTH_MODE={mode}: {str(error).splitlines()[0]}; set RAY_AUTH_MODE=token and the cluster's own "
-            "token in RAY_AUTH_TOKEN, or the file that holds it in RAY_AUTH_TOKEN_PATH"
-        ) from error
+        raise refused(address, error) from error
     except (RuntimeError, ValueError, KeyError, OSError) as error:
         raise NoAnswerError(_no_answer(address, error)) from error
 
@@ -138,11 +130,16 @@ def shortages(wanted: Mapping[str, float], there: Mapping[str, float]) -> list[s
     return [f"{amount:g} {kind}s, there {there.get(kind, 0):g}" for kind, amount in wanted.items() if amount > there.get(kind, 0)]
 
 
-def require_resources(dashboard: Dashboard, wanted: Mapping[str, float]) -> None:
+def require_resources(dashboard: Dashboard, recipe: Recipe) -> None:
     """Raises ``UserError`` where the cluster lacks what is wanted and will not grow; where it may grow only a warning is given."""
-    if not (lacking := shortages(wanted, dashboard.resources())):
+    nodes, wanted = dashboard.nodes(), needs(recipe)
+    there = {kind: sum(node.get(kind, 0.0) for node in nodes) for kind in wanted}
+    if lacking := shortages(wanted, there):
+        message = f"the recipe asks for {'; for '.join(lacking)} at {dashboard.get_address()}"
+    elif found := [shortage.need for demand in demands(recipe).values() if (shortage := demand.shortage(nodes))]:
+        message = f"{found[0]} at {dashboard.get_address()}"
+    else:
         return
-    message = f"the recipe asks for {'; for '.join(lacking)} at {dashboard.get_address()}"
     if dashboard.is_fixed():
         keys = "cluster.workers, cluster.learners, cluster.replicas, cluster.evaluators"
         raise UserError(f"{message}, which has no autoscaler; lower {keys} or their gpus_per_, or add nodes")

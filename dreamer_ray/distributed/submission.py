@@ -40,7 +40,8 @@ class Submission:
     @property
     def runtime_env(self) -> dict[str, Any]:
         """What every process of the job gets, without the working directory."""
-        return {"excludes": list(self.excludes), "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}}
+        mode = {name: os.environ[name] for name in ("RAY_AUTH_MODE",) if os.environ.get(name)}  # the run asks for it, the head may lack it
+        return {"excludes": list(self.excludes), "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)} | mode}
 
     def command(self, address: str, environment: Mapping[str, str], *, wait: bool = True) -> str:
         """The line for a shell with ``environment`` that submits the same."""

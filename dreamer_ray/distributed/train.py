@@ -4,6 +4,7 @@ TorchTrainer --starts--> worker ranks: Ray Data stream -> fit -> (rank 0) checkp
                                        each rank counts its frames for Prometheus
 """
 
+import math
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import ray
 import ray.train
 import torch
 from ray.exceptions import RayActorError, RayError
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig
 from ray.train.backend import Backend
 from ray.train.collective import broadcast_from_rank_zero
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
@@ -28,7 +29,8 @@ from dreamer_ray.errors import DreamerError, RunError
 from dreamer_ray.estimate import operations_per_frame
 from dreamer_ray.progress import Progress
 from dreamer_ray.recipe import Recipe
-from dreamer_ray.stages import feed, supervised, trained
+from dreamer_ray.stages import feed, section_of, supervised, trained
+from dreamer_ray.training.checkpoint import Checkpoint
 from dreamer_ray.training.loop import Place, fit
 from dreamer_ray.training.metrics import FileSink
 
@@ -38,6 +40,10 @@ GROUP_WAIT = timedelta(minutes=30)
 """How long workers wait for one of them that does not answer; one that is gone they notice at once."""
 WORKER_RESTARTS = 3
 """Of one trainer, which is replaced where there is a new checkpoint by then."""
+SECONDS_OF_A_START = 60.0
+"""After which Ray Train gives up placing its workers and begins anew: without a limit in silence, and for ever."""
+SECONDS_WITHOUT_ROOM = 900.0
+"""How long one trainer looks for room in all, or twice as long as the cluster may take to grow."""
 
 
 def train(stage: str, recipe: Recipe, run: Path, progress: Progress) -> dict[str, Any]:
@@ -47,7 +53,13 @@ def train(stage: str, recipe: Recipe, run: Path, progress: Progress) -> dict[str
     with watched(progress, run / stage / "checkpoints") as board:
         _fit(stage, recipe, run, board)
         raise_failure(board)
-    checkpoint = trained(run, stage)
+    return figures(stage, trained(run, stage), section_of(stage, recipe).fit.steps)
+
+
+def figures(stage: str, checkpoint: Checkpoint, steps: int) -> dict[str, Any]:
+    """Of a stage that ended with ``checkpoint``. Raises ``RunError`` where that is not the last of its ``steps``."""
+    if checkpoint.step != steps:
+        raise RunError(f"stage {stage}: its workers ended at step {checkpoint.step} of {steps} without an error; run again to resume")
     return {"checkpoint": checkpoint.fingerprint, "steps": checkpoint.step}
 
 
@@ -61,11 +73,22 @@ def _fit(stage: str, recipe: Recipe, run: Path, board: Actor) -> None:
             return
         except (ray.train.TrainingFailedError, RayActorError) as error:
             raise_failure(board)
-            if newest_step(checkpoints) == before:
+            if newest_step(checkpoints) > before:
+                continue
+            if isinstance(error, ControllerError):
                 raise RunError(
-                    f"stage {stage}: its workers failed up to {WORKER_RESTARTS + 1} times without a new checkpoint, last with: {error}; "
-                    "run again to resume"
+                    f"stage {stage}: Ray Train could not start its workers in {starts(recipe)} attempts, last with: {error}; look with "
+                    "`ray status` for what takes the CPUs and GPUs, or lower cluster.workers; run again to resume"
                 ) from error
+            raise RunError(
+                f"stage {stage}: its workers failed up to {WORKER_RESTARTS + 1} times without a new checkpoint, last with: {error}; "
+                "run again to resume"
+            ) from error
+
+
+def starts(recipe: Recipe) -> int:
+    """How many attempts to place its workers a trainer has."""
+    return math.ceil(max(SECONDS_WITHOUT_ROOM, 2 * recipe.cluster.wait_seconds) / SECONDS_OF_A_START)
 
 
 def _trainer(stage: str, recipe: Recipe, run: Path, board: Actor) -> TorchTrainer:
@@ -86,7 +109,7 @@ def _trainer(stage: str, recipe: Recipe, run: Path, board: Actor) -> TorchTraine
         run_config=RunConfig(
             name=stage,
             storage_path=str((run / "ray_train").absolute()),
-            failure_config=FailureConfig(max_failures=WORKER_RESTARTS),
+            failure_config=FailureConfig(max_failures=WORKER_RESTARTS, controller_failure_limit=starts(recipe) - 1),
             callbacks=[GroupRestarts(recipe.name, stage)],
         ),
     )

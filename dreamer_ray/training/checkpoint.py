@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -94,14 +95,14 @@ def save_checkpoint(
     Where several ``ranks`` hold rows of the tensors all of them call it, each with its own, into a folder that all see. A crash of any
     of them at any moment leaves either the whole new checkpoint or none of it. Raises ``RunError`` where the disk is full.
     """
-    target, partial = folder / f"step-{step:08d}", folder / f".partial-{step:08d}"
+    target, partial = folder / f"step-{step:08d}", folder / f".partial-{step:08d}-{secrets.token_hex(4)}"
     rank = dist.get_rank() if ranks > 1 else 0
     try:
         if rank == 0:
-            for left in [partial, *folder.glob(".partial-*")]:
+            for left in folder.glob(".partial-*"):
                 shutil.rmtree(left, ignore_errors=True)
             partial.mkdir(parents=True)
-        _wait_for_all(ranks)
+        partial = folder / _of_first_rank(partial.name, ranks)  # a group that was cut off, and writes on, never writes into that of another
         for name, values in tensors.items():
             _write(values, partial / (f"{name}-{rank:05d}-of-{ranks:05d}.safetensors" if ranks > 1 else f"{name}.safetensors"))
         _wait_for_all(ranks)
@@ -120,6 +121,14 @@ def save_checkpoint(
     for old in _committed(folder)[:-keep] if rank == 0 else ():
         shutil.rmtree(old, ignore_errors=True)
     return open_checkpoint(target)
+
+
+def _of_first_rank(name: str, ranks: int) -> str:
+    """What rank 0 calls it; the others wait for that."""
+    names = [name]
+    if ranks > 1:
+        dist.broadcast_object_list(names)
+    return names[0]
 
 
 def _wait_for_all(ranks: int) -> None:

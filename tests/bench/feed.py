@@ -70,7 +70,7 @@ def main() -> None:
     from dreamer_ray.distributed.cluster import cluster
 
     recipe, found = load_config(Recipe, options.recipe, options.overrides), {}
-    with cluster(recipe):
+    with cluster(recipe, options.stages):
         for stage in options.stages:
             run = (options.runs / recipe.name).absolute()
             found[stage] = measure(recipe, run, stage, steps=options.steps, repeats=options.repeats)

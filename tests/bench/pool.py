@@ -259,7 +259,7 @@ def main() -> None:
 
     torch.set_num_threads(1)
     recipe = load_config(Recipe, options.recipe, options.overrides)
-    with cluster(recipe):
+    with cluster(recipe, ["imagination"]):
         run = (options.runs / recipe.name).absolute()
         found, service, ratios = measure(recipe, run, repeats=options.repeats, calls=options.calls)
     for name, ratio in ratios.items():

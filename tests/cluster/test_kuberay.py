@@ -4,6 +4,7 @@ The CRD itself is third-party and not kept here: pod templates are checked as fa
 """
 
 import copy
+import re
 from pathlib import Path
 
 import pytest
@@ -153,6 +154,21 @@ def test_the_runs_lie_in_the_claim():
     assert len(places) == 1
     runs = read("kuberay-job")["spec"]["entrypoint"].split("--runs ")[1]
     assert Path(runs).is_relative_to(places.pop())
+
+
+def test_every_image_has_the_program_that_the_probes_of_the_operator_call():
+    images = re.findall(r"image: dreamer-ray:(\w+)", (ROOT / "cluster" / "kuberay-cluster.yaml").read_text())
+    assert set(images) == {"cpu", "gpu"}
+    for image in images:
+        assert re.search(r"apt-get install [^&]* wget=", (ROOT / "docker" / f"{image}.Dockerfile").read_text()), image
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_head_and_replicas_have_memory_for_a_large_world_model(name):
+    spec = cluster_of(read(name))
+    for pods in (spec["headGroupSpec"], group(spec, "replica")):
+        (container,) = pods["template"]["spec"]["containers"]
+        assert {container["resources"][kind]["memory"] for kind in ("limits", "requests")} == {"64Gi"}
 
 
 def group(spec: dict, name: str) -> dict:

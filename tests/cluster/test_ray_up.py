@@ -10,6 +10,7 @@ from jsonschema import ValidationError
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from dreamer_ray.cluster_section import REPLICA_RESOURCE
+from dreamer_ray.distributed.submission import EXCLUDES
 
 ROOT = Path(__file__).parents[2]
 FILES = ["aws", "gcp", "on-premise"]
@@ -55,6 +56,11 @@ def test_nodes_get_the_tried_ray(name):
     tried = re.search(r"^ray==\S+$", (ROOT / "docker" / "constraints-cpu.txt").read_text(), re.MULTILINE).group()
     pins = re.findall(r"ray\[[\w,]+\]==[\d.]+", " ".join(read(name)["setup_commands"]))
     assert [re.sub(r"\[.*\]", "", pin) for pin in pins] == [tried]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_neither_runs_nor_recordings_travel_to_the_nodes(name):
+    assert {"/runs", "/data"} <= set(EXCLUDES) & set(read(name)["rsync_exclude"])
 
 
 @pytest.mark.parametrize("name", ["aws", "gcp"])

@@ -117,7 +117,7 @@ def test_a_stage_with_too_few_cpus_is_refused_within_seconds(refused, stage, key
 
 
 def test_a_gpu_that_is_not_there(refused):
-    said = refused("encode", "cluster.workers=2", "cluster.gpus_per_worker=100")
+    said = refused("dynamics", "cluster.workers=2", "cluster.gpus_per_worker=100")
     assert "needs 200 GPUs (cluster.workers = 2 with 100 each), the cluster has 0; lower these keys or their gpus_per_" in said
     assert seconds_to_refuse(said) <= SECONDS_TO_REFUSE
     assert "needs 1 GPUs (cluster.replicas = 2 with 0.5 each)" in refused("encode", "cluster.gpus_per_replica=0.5")

@@ -46,6 +46,7 @@ class Head:
     """A Ray head of its own, and the command line beside it."""
 
     address: str
+    gcs: str
     environment: dict[str, str]
 
     def popen(self, verb: str, *words: object, environment: dict[str, str] | None = None, **options) -> subprocess.Popen:
@@ -63,6 +64,12 @@ class Head:
             running.kill()
         assert "Traceback" not in err, err
         return subprocess.CompletedProcess(running.args, running.returncode, out, err)
+
+    def join(self, folder: Path, *overrides: str, **variables: str) -> subprocess.CompletedProcess:
+        """The first stage of a run that joins this cluster itself, without the home directory's token."""
+        line = [sys.executable, "-m", "dreamer_ray", "run", str(TOY), "--only", "record", "--runs", str(folder / "runs"), *overrides]
+        environment = self.environment | {"PYTHONPATH": str(ROOT), "HOME": str(folder), "RAY_ADDRESS": self.gcs} | variables
+        return subprocess.run(line, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=SECONDS, check=False)
 
     def ask(self, path: str, values: dict | None = None) -> dict:
         """The dashboard's answer."""
@@ -95,7 +102,7 @@ def started(*extra: str, **variables: str) -> Iterator[Head]:
         environment = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "RAY_TMPDIR": folder, "PATH": path} | variables
         line = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", *options]
         process = subprocess.Popen(line, env=environment, stdout=subprocess.DEVNULL)
-        head = Head(f"http://127.0.0.1:{ports[1]}", environment)
+        head = Head(f"http://127.0.0.1:{ports[1]}", f"127.0.0.1:{ports[0]}", environment)
         try:
             deadline = time.monotonic() + SECONDS
             while True:
@@ -354,7 +361,7 @@ class Relay:
 @pytest.mark.slow
 def test_a_broken_connection_is_made_again_and_nothing_is_shown_twice(head, project):
     relay = Relay(int(head.address.rpartition(":")[2]))
-    far = Head(f"http://127.0.0.1:{relay.port}", head.environment)
+    far = Head(f"http://127.0.0.1:{relay.port}", head.gcs, head.environment)
     lines = "for i in range(40): print('line', i, flush=True); time.sleep(0.2)\nsys.exit(4)"
     running = far.popen("submit", *project(lines), stderr=subprocess.STDOUT)
     said = said_until(running, "line 5\n")
@@ -447,3 +454,24 @@ def test_a_job_whose_driver_is_killed_leaves_no_actor_and_goes_on_when_submitted
     assert found is not None
     assert found.checksums == wanted.checksums
     assert actors_alive(head) == set()
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"RAY_AUTH_MODE": ""}, "RAY_AUTH_MODE is not set: RAY_AUTH_MODE=token (with RAY_AUTH_TOKEN"),
+        ({"RAY_AUTH_TOKEN": ""}, "refused, with RAY_AUTH_MODE=token"),
+        ({"RAY_AUTH_TOKEN": "f" * 64}, "refused, with RAY_AUTH_MODE=token"),
+        ({"RAY_AUTH_MODE": "disabled"}, "refused, with RAY_AUTH_MODE=disabled"),
+    ],
+    ids=["no mode", "no token", "another token", "another mode"],
+)
+def test_a_run_that_a_cluster_does_not_let_in_is_refused_with_the_remedy(head, tmp_path, variables, message):
+    done = head.join(tmp_path, **variables)
+    assert_one_message(done, message, "RAY_AUTH_TOKEN_PATH")
+
+
+def test_a_run_with_the_token_joins(head, tmp_path):
+    done = head.join(tmp_path, "cluster.replicas=50")
+    assert_one_message(done, "cluster.replicas = 50", "the cluster has 4")
+    assert f"joined the Ray cluster at {head.gcs}: 4 CPUs" in done.stderr

@@ -107,6 +107,53 @@ def test_clips_that_are_rehearsed_need_a_loader():
     assert "cluster.learners = 2 with 1.5 each and cluster.replicas = 2 with 1 each" in demands(whole)["imagination"].words("CPU")
 
 
+ONE_GPU = {"CPU": 8.0, "GPU": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("keys", "nodes", "lacking"),
+    [
+        (
+            ["workers=2", "gpus_per_worker=2"],
+            [ONE_GPU] * 4,
+            "cluster.workers = 2 with 1 CPUs and 2 GPUs each on one node, the cluster holds 0",
+        ),
+        (
+            ["workers=3", "gpus_per_worker=2"],
+            [{"CPU": 8, "GPU": 3}] * 2,
+            "workers = 3 with 1 CPUs and 2 GPUs each on one node, the cluster holds 2",
+        ),
+        (["gpus_per_worker=1"], [{"CPU": 8}, {"GPU": 1}], "workers = 1 with 1 CPUs and 1 GPUs each on one node, the cluster holds 0"),
+        (
+            ["workers=9", "gpus_per_worker=0.7"],
+            [{"CPU": 99, "GPU": 8}],
+            "cluster.workers = 9 with 1 CPUs and 0.7 GPUs each on one node, the cluster holds 8",
+        ),
+        (["workers=4", "gpus_per_worker=1"], [ONE_GPU] * 3, "needs 4 GPUs (cluster.workers = 4 with 1 each), the cluster has 3"),
+        (["workers=4", "gpus_per_worker=1"], [ONE_GPU] * 4, None),
+        (["workers=2", "gpus_per_worker=2"], [{"CPU": 2, "GPU": 4}, {"CPU": 1}], None),
+        (["workers=2"], [{"CPU": 1}] * 3, None),
+        (["workers=10", "gpus_per_worker=0.1"], [{"CPU": 15, "GPU": 1}], None),
+    ],
+)
+def test_a_node_holds_a_worker_whole_or_the_stage_is_refused_with_numbers(keys, nodes, lacking):
+    sizes = [f"{stage}.batches.{size}=360" for stage in ("tokenizer", "dynamics", "agent") for size in ("batch_size",)]
+    recipe = load_config(Recipe, TOY, [*sizes, "dynamics.batches.long_batch_size=360", *(f"cluster.{key}" for key in keys)])
+    shortage = demands(recipe)["dynamics"].shortage(nodes)
+    assert (lacking or "") in (shortage.need if shortage else "")
+    assert (shortage is None) == (lacking is None)
+
+
+def test_a_replica_of_its_own_node_finds_cpu_gpu_and_room_together():
+    keys = ["cluster.replicas=2", "cluster.gpus_per_replica=0.5", "cluster.dedicated_replicas=true"]
+    demand = demands(load_config(Recipe, TOY, keys))["imagination"].of("replica")
+    assert demand.shortage([{"CPU": 4, "GPU": 1, "replica": 2}]) is None
+    shortage = demand.shortage([{"CPU": 4, "GPU": 1}, {"CPU": 4, "replica": 2}])
+    assert shortage is not None
+    assert "1 CPUs and 0.5 GPUs and 1 replicas each on one node, the cluster holds 0" in shortage.need
+    assert "1 nodes of 1 GPUs, 4 CPUs; 1 nodes of 2 replicas, 4 CPUs" in shortage.need
+
+
 def test_what_is_lacking_is_named_with_numbers():
     assert shortages({"CPU": 6, "GPU": 1.5}, {"CPU": 6.0}) == ["1.5 GPUs, there 0"]
     assert shortages({"CPU": 6, "GPU": 0}, {"CPU": 8.0}) == []

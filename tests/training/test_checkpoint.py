@@ -157,6 +157,30 @@ def test_a_crash_between_any_two_files_leaves_the_old_one(tmp_path, monkeypatch,
     assert _value(tmp_path) == 1.0
 
 
+def test_a_writer_that_was_cut_off_mixes_nothing_into_what_its_successor_writes(tmp_path, monkeypatch):
+    save_file, begun = module.save_file, []
+
+    def between(tensors, path):
+        """The first writer halts before its first file; while its successor writes the second one it writes on, and ends."""
+        begun.append((tensors, path))
+        if len(begun) == 1:
+            _save(tmp_path, 2, weights={"a": torch.full((50, 3), 7.0)})
+            raise KeyboardInterrupt
+        if len(begun) == 3:
+            late, place = begun[0]
+            place.parent.mkdir(exist_ok=True)
+            save_file(late, place)
+        save_file(tensors, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "save_file", between)
+        with pytest.raises(KeyboardInterrupt):
+            _save(tmp_path, 2)
+    assert _value(tmp_path) == 7.0
+    _save(tmp_path, 3)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000002", "step-00000003"]
+
+
 def test_an_error_of_the_file_system_at_the_rename_is_a_failed_run(tmp_path, monkeypatch):
     _save(tmp_path, 1)
 
