@@ -1,7 +1,7 @@
 """Play in real worlds, without Ray: who plays, a batch of worlds at a time, and the file of each batch, which is never played again."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -30,7 +30,7 @@ class Match:
         return folder / "played" / f"{self.variant}-{self.seeds[0]}-{self.seeds[-1]}.json"
 
 
-def matches(worlds: dict[str, Sequence[int]], batch: int) -> list[Match]:
+def matches(worlds: Mapping[str, Sequence[int]], batch: int) -> list[Match]:
     """The worlds of each variant in batches."""
     return [Match(variant, tuple(seeds[i : i + batch])) for variant, seeds in worlds.items() for i in range(0, len(seeds), batch)]
 

@@ -13,7 +13,6 @@ import torch
 
 from dreamer_ray.data.crafter_files import commit_recording, record_jobs, recorded_so_far, write_episodes
 from dreamer_ray.data.shards import ShardFile, open_shards
-from dreamer_ray.domain import domain_of
 from dreamer_ray.encoding import commit_encoding, encode_file, open_encoder
 from dreamer_ray.errors import DreamerError, RunError, UserError
 from dreamer_ray.measure import refuse_poor_data
@@ -117,7 +116,7 @@ def refuse_missing_gpu(recipe: Recipe) -> None:
     if (cluster.gpus_per_worker or cluster.gpus_per_learner or cluster.gpus_per_replica) and not torch.cuda.is_available():
         raise UserError(
             f"{recipe.name}: cluster.gpus_per_worker = {cluster.gpus_per_worker:g}, gpus_per_learner = {cluster.gpus_per_learner:g}, "
-            f"gpus_per_replica = {cluster.gpus_per_replica:g}, and PyTorch finds no GPU here; set all three to 0, and cluster.dreaming to {{}}"
+            f"gpus_per_replica = {cluster.gpus_per_replica:g}, and there is no GPU; set all three to 0, and cluster.dreaming to {{}}"
         )
 
 

