@@ -1,11 +1,14 @@
 """A reproduction: seeds of training, results and their page, and a toy size from beginning to end, in one go and in pieces."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from dreamer_ray.cli.reproduce import SEEDS, shipped_recipe
+from dreamer_ray.cli.reproduce import SEEDS, UNFINISHED, shipped_recipe
 from dreamer_ray.config_file import load_config
 from dreamer_ray.domain import domain_of
 from dreamer_ray.envs.crafter import LADDER, TASKS
@@ -151,6 +154,23 @@ def test_results_hold_every_world_so_that_intervals_can_be_computed_again(tmp_pa
         assert words in page, words
 
 
+@pytest.mark.parametrize(
+    ("arguments", "variables", "words"),
+    [
+        (["--seeds", "0"], {}, "--seeds 0: at least one"),
+        (["--minutes", "-1"], {}, "--minutes -1: expected more than 0"),
+        (["--minutes", "9"], {"RAY_ADDRESS": "localhost:1"}, "--minutes: only without a cluster"),
+        (["imagination.horizn=3"], {}, "unknown key imagination.horizn; did you mean imagination.horizon?"),
+    ],
+)
+def test_mistakes_of_the_command_are_one_message(arguments, variables, words, tmp_path):
+    line = [sys.executable, "-m", "dreamer_ray", "reproduce", "imagination", "--out", str(tmp_path / "out"), *arguments]
+    done = subprocess.run(line, capture_output=True, text=True, env=os.environ | variables, check=False)
+    assert done.returncode == 2, done.stderr
+    assert words in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
 class Pieces:
     """A clock that ends every piece after a few looks."""
 
@@ -197,6 +217,18 @@ def test_cut_in_pieces_it_has_the_same_result_as_in_one_go(whole, tmp_path):
             pieces += 1
     assert pieces > 5
     assert played(tmp_path) == played(whole)
+
+
+@pytest.mark.slow
+def test_the_command_says_that_it_is_not_done_and_goes_on(tmp_path):
+    line = [sys.executable, "-m", "dreamer_ray", "reproduce", "imagination", "--seeds", "1", "--out", str(tmp_path), *OVERRIDES]
+    first = subprocess.run([*line, "--minutes", "0.01"], capture_output=True, text=True, check=False)
+    assert first.returncode == UNFINISHED, first.stderr
+    assert "give the same command again to go on" in first.stderr and "error" not in first.stderr
+    second = subprocess.run([*line, "cluster.replicas=2"], capture_output=True, text=True, check=False)
+    assert second.returncode == 0, second.stderr
+    assert "one phase-2 seed shows a direction, no more" in second.stderr
+    assert "reproduce.html" in second.stderr and (tmp_path / "reproduce.html").exists()
 
 
 @pytest.mark.slow

@@ -43,11 +43,7 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
 
 def act(options: argparse.Namespace) -> int:
     """Reproduces what ``options`` name; 0, or ``UNFINISHED``."""
-    from dreamer_ray.config_file import load_config
     from dreamer_ray.loopback import named_cluster
-    from dreamer_ray.recipe import Recipe
-    from dreamer_ray.reproduce import Reproduction
-    from dreamer_ray.run_folder import locked
 
     seeds = SEEDS[options.size] if options.seeds is None else options.seeds
     if seeds < 1:
@@ -56,6 +52,11 @@ def act(options: argparse.Namespace) -> int:
         raise UserError(f"--minutes {options.minutes:g}: expected more than 0")
     if options.minutes is not None and named_cluster():
         raise UserError("--minutes: only without a cluster; unset RAY_ADDRESS, or leave the option out")
+    from dreamer_ray.config_file import load_config
+    from dreamer_ray.recipe import Recipe
+    from dreamer_ray.reproduce import Reproduction
+    from dreamer_ray.run_folder import locked
+
     recipe = load_config(Recipe, shipped_recipe(options.result, options.size), options.overrides)
     folder = (options.out or Path("runs") / f"reproduce-{options.result}-{options.size}").absolute()
     with locked(folder):
