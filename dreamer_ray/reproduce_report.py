@@ -1,7 +1,7 @@
 """What a reproduction has found: every world's outcome as JSON, the effects with their intervals, one page and lines for the console."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +131,7 @@ def build_page(recipe: Recipe, domain: Domain, outcomes: Outcomes) -> Report:
     wider = "the wider of two: over phase-2 seeds by Student's t, over worlds by {}"
     return Report(
         title=f"Does imagination training help? {recipe.name}",
+        figures_file="reproduce.json",
         recipe=yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False),
         environment=environment(),
         success=[_success(task, outcomes, domain) for task in domain.ladder],
@@ -166,6 +167,7 @@ def _scores(outcomes: Outcomes, domain: Domain) -> list[Score]:
 
 def _quality(outcomes: Outcomes) -> list[Quality]:
     rows, distances = quality_rows(outcomes.held_out) if outcomes.held_out else [], outcomes.distances
+    rows = [replace(row, target=None, met=None) for row in rows]  # the targets are those of another recipe
     if "dream" not in distances:
         return rows
     still = distances["still"]
@@ -199,5 +201,5 @@ def _listed(seeds: Sequence[int]) -> str:
 
 
 def _moved(training: Mapping[int, Mapping[str, float]]) -> list[str]:
-    kl = [last["kl"] for last in training.values() if "kl" in last]
+    kl = [max(0.0, last["kl"]) for last in training.values() if "kl" in last]
     return [f"Imagination training ended {min(kl):.3f} to {max(kl):.3f} nats from the cloned policy (KL)."] if kl else []

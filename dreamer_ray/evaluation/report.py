@@ -109,6 +109,8 @@ class Report:
     comparisons: Sequence[Comparison] = ()
     effects: Sequence[Effect] = ()
     """Of training from several seeds; shown as charts."""
+    figures_file: str = "summary.json"
+    """What lies beside the page with the same figures."""
     intervals: tuple[str, str] = ("Wilson", "Student's t")
     """How those of ``success`` and of ``scores`` were made."""
     rounds: Mapping[str, Sequence[tuple[int, Interval]]] = field(default_factory=dict)
