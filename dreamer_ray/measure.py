@@ -29,7 +29,7 @@ from dreamer_ray.types import Clip, LatentClip
 AGENT_ROWS = 256
 SHOWN_PICTURES = 8
 SHOWN_DREAMS = 3
-MOST_WINDOWS, WINDOWS_AT_ONCE = 512, 32
+MOST_WINDOWS, WINDOWS_AT_ONCE = 256, 32
 """Of a distance of videos."""
 SHOWN_CONTEXT = 4
 """Frames of the context that a video shows before its dream."""
