@@ -217,6 +217,9 @@ def test_cut_in_pieces_it_has_the_same_result_as_in_one_go(whole, tmp_path):
             pieces += 1
     assert pieces > 5
     assert played(tmp_path) == played(whole)
+    last = Path("seed-1/imagination/manifest.json")
+    checkpoints = [json.loads((folder / last).read_text())["figures"]["checkpoint"] for folder in (tmp_path, whole)]
+    assert checkpoints[0] == checkpoints[1], "bitwise, with all parents"
 
 
 @pytest.mark.slow
