@@ -6,6 +6,7 @@
 FROM python:3.11.15-slim-bookworm AS wheel
 WORKDIR /dreamer_ray
 COPY pyproject.toml LICENSE ./
+COPY configs configs
 COPY dreamer_ray dreamer_ray
 RUN pip wheel --no-cache-dir --no-deps --wheel-dir wheel .
 

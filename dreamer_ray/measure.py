@@ -7,9 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dreamer_ray.data.batches import BatchConfig, BatchPlan, load
+from dreamer_ray.data.batches import BatchConfig, BatchPlan, clips_an_epoch, load
 from dreamer_ray.data.shards import ShardSet, open_shards
 from dreamer_ray.domain import Domain, domain_of
+from dreamer_ray.evaluation.frechet import FrechetDistance, feature_distance, refuse_few, video_features
 from dreamer_ray.evaluation.heldout import (
     Dreams,
     agent_figures,
@@ -28,6 +29,8 @@ from dreamer_ray.types import Clip, LatentClip
 AGENT_ROWS = 256
 SHOWN_PICTURES = 8
 SHOWN_DREAMS = 3
+MOST_WINDOWS, WINDOWS_AT_ONCE = 256, 32
+"""Of a distance of videos."""
 SHOWN_CONTEXT = 4
 """Frames of the context that a video shows before its dream."""
 
@@ -95,6 +98,31 @@ def _agents(recipe: Recipe, run: Path, domain: Domain) -> Measurements:
         if countable:
             arrays[f"policy_{variant}"] = policy_shares(agent, _relevant(clip), generator, countable)
     return Measurements(figures, arrays)
+
+
+def video_distances(recipe: Recipe, run: Path) -> dict[str, FrechetDistance]:
+    """How far from the true ends of held-out windows lie ``dream``, ``reconstruction``, and ``still``: the last frame before, held on.
+
+    Of as many windows as there are without overlap, up to ``MOST_WINDOWS``. Raises ``UserError`` where these are too few.
+    """
+    device, context, section = recipe.cluster.replica_device, recipe.dynamics.model.transformer.context - 1, recipe.evaluation
+    tokenizer = restore_tokenizer(trained(run, "tokenizer")).to(device)
+    dynamics = restore_dynamics(trained(run, "dynamics")).to(device)
+    shards, length = open_shards(run / "record" / "heldout"), context + section.dream_frames
+    rows = min(MOST_WINDOWS, int(clips_an_epoch(shards.lengths, length).sum()))
+    refuse_few(rows)
+    plan = BatchPlan(shards, BatchConfig(batch_size=rows, length=length, seed=3), steps=1, tasks=())
+    generator, parts = torch.Generator().manual_seed(3), -(-rows // WINDOWS_AT_ONCE)
+    found: dict[str, list[np.ndarray]] = {"truth": [], "dream": [], "reconstruction": [], "still": []}
+    for part in range(parts):
+        clip = load(shards, plan, 0, rank=part, world=parts).to(device)
+        assert isinstance(clip, Clip)
+        dreams = dream_windows(tokenizer, dynamics, clip, context=context, steps=section.sampling_steps, generator=generator)
+        shown = {"truth": dreams.truth, "dream": dreams.dream, "reconstruction": dreams.reconstruction}
+        for name, videos in (shown | {"still": dreams.last.expand_as(dreams.truth)}).items():
+            found[name].append(video_features(videos))
+    features = {name: np.concatenate(chunks) for name, chunks in found.items()}
+    return {name: feature_distance(of, features["truth"]) for name, of in features.items() if name != "truth"}
 
 
 def refuse_poor_data(recipe: Recipe, run: Path) -> None:

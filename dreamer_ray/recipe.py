@@ -21,6 +21,8 @@ from dreamer_ray.training.loop import FitConfig
 FIRST_FRESH_WORLD, MOST_WORLDS = 2 * HELDOUT_SEEDS, 1_000_000
 FIRST_ROUND_WORLD = SEEDS_A_SET - MOST_WORLDS
 """Worlds that are played during training have their seeds from here on: neither data sets nor the evaluation reach them."""
+FIRST_REPRODUCTION_WORLD = FIRST_ROUND_WORLD - MOST_WORLDS
+"""Worlds of reproductions of the paper's results have theirs from here on: by none of them was a recipe chosen."""
 
 
 class DataSection(Config):
@@ -133,14 +135,18 @@ class EvaluationSection(Config):
     pictures: int = Field(default=256, gt=0)
     """Held-out pictures on which reconstruction is measured."""
     sampling_steps: int = Field(default=4, gt=0)
-    seed: int = Field(default=FIRST_FRESH_WORLD, ge=FIRST_FRESH_WORLD, le=FIRST_ROUND_WORLD - MOST_WORLDS)
-    """Worlds take the seeds from here on; no recorded episode and no round has one of them."""
+    seed: int = Field(default=FIRST_FRESH_WORLD, ge=FIRST_FRESH_WORLD, le=FIRST_REPRODUCTION_WORLD - MOST_WORLDS)
+    """Worlds take the seeds from here on; no recorded episode, no round and no reproduction has one of them."""
     round_worlds: int = Field(default=40, ge=2, le=MOST_WORLDS)
     """Worlds of each round that ``cluster.evaluators`` play during training: the same ones in every round, never those of the end."""
 
     def round_seeds(self) -> range:
         """The worlds of a round."""
         return range(FIRST_ROUND_WORLD, FIRST_ROUND_WORLD + self.round_worlds)
+
+    def reproduction_seeds(self) -> range:
+        """The worlds of a reproduction, the same for every variant and every seed of training."""
+        return range(FIRST_REPRODUCTION_WORLD, FIRST_REPRODUCTION_WORLD + self.worlds)
 
 
 class Recipe(Config):

@@ -7,7 +7,7 @@ import platform
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from importlib.metadata import version
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,7 @@ def build_report(recipe: Recipe, run: Path, measured: Measurements, episodes: Ep
     return Report(
         title=recipe.name,
         recipe=yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False),
-        environment=_environment(),
+        environment=environment(),
         stages=_stages(run),
         curves=curves,
         originals=arrays["originals"],
@@ -227,11 +227,14 @@ def _unplayed_notes(recipe: Recipe, domain: Domain, heldout: Manifest) -> list[s
     return [*notes, *heldout.origin.notes]
 
 
-def _environment() -> dict[str, str]:
-    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "ray", "crafter", "numpy"))
+def environment() -> dict[str, str]:
+    """The command, the machine and the versions of what matters and is installed."""
+    installed = {found.name: found.version for found in distributions()}
+    packages = ", ".join(f"{name} {installed[name]}" for name in ("torch", "ray", "crafter", "numpy") if name in installed)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    gpus = [f", {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]
     return {
         "command": " ".join(["dreamer-ray", *sys.argv[1:]]),
-        "machine": f"{os.cpu_count()} CPU cores, {memory:.0f} GiB, {torch.cuda.device_count()} GPUs, {platform.machine()}",
+        "machine": f"{os.cpu_count()} CPU cores, {memory:.0f} GiB, {len(gpus)} GPUs{''.join(gpus)}, {platform.machine()}",
         "versions": f"Python {platform.python_version()}, {packages}",
     }

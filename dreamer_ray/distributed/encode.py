@@ -3,7 +3,6 @@
 file numbers --Ray Data--> tasks (each process keeps the tokenizer) --> latent files --> statistics and manifest, last
 """
 
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -12,16 +11,12 @@ import ray.data
 import torch
 from ray.data import TaskPoolStrategy
 
-from dreamer_ray.data.latents import commit_latents, latent_schema, write_latents
-from dreamer_ray.data.shards import ShardFile, ShardSet, existing_shard, open_shards, read_manifest
+from dreamer_ray.data.shards import ShardFile, open_shards
 from dreamer_ray.distributed.cluster import require
-from dreamer_ray.models.tokenizer import Tokenizer
+from dreamer_ray.encoding import Encoder, commit_encoding, encode_file, open_encoder
 from dreamer_ray.progress import Progress
 from dreamer_ray.recipe import Recipe
-from dreamer_ray.stages import encode_episode, trained
-from dreamer_ray.training.restore import restore_tokenizer
-
-SPLITS = ("train", "heldout")
+from dreamer_ray.stages import SPLITS
 
 
 def encode(recipe: Recipe, run: Path) -> dict[str, Any]:
@@ -44,49 +39,16 @@ def encode(recipe: Recipe, run: Path) -> dict[str, Any]:
         files[row["split"]].append(ShardFile.model_validate_json(row["entry"]))
         frames += files[row["split"]][-1].frames
         progress.update(frames, {})
-    tokenizer = trained(run, "tokenizer")
-    shape = tokenizer.made_by["tokenizer"]
-    for split, source in sources.items():
-        commit_latents(
-            run / "encode" / split,
-            latent_schema(source.schema, shape["latents"], shape["channels"]),
-            sorted(files[split], key=lambda file: file.name),
-            made_by={},
-            parents={"tokenizer": tokenizer.fingerprint, "record": source.fingerprint},
-            origin=source.manifest.origin,
-        )
+    commit_encoding(run, files)
     return {"frames": frames}
 
 
-@dataclass(frozen=True)
-class _Opened:
-    """What a worker process keeps between files."""
-
-    tokenizer: Tokenizer
-    fingerprint: str
-    sources: dict[str, ShardSet]
-
-
 @lru_cache(maxsize=1)
-def _open(run: str, device: str) -> _Opened:
+def _open(run: str, device: str) -> Encoder:
     torch.set_num_threads(1)
-    checkpoint = trained(Path(run), "tokenizer")
-    folders = {split: Path(run) / "record" / split for split in SPLITS}
-    sources = {split: ShardSet(folder, read_manifest(folder), cache_bytes=0) for split, folder in folders.items()}
-    return _Opened(restore_tokenizer(checkpoint).to(device), checkpoint.fingerprint, sources)
+    return open_encoder(Path(run), device)
 
 
 def _encode_file(row: dict[str, Any]) -> dict[str, Any]:
-    """Writes the latents of file number ``row["file"]`` of ``row["split"]`` unless they are there."""
-    opened, split = _open(row["run"], row["device"]), row["split"]
-    source, config = opened.sources[split], opened.tokenizer.config
-    file, folder = source.files[row["file"]], Path(row["run"]) / "encode" / split
-    schema = latent_schema(source.schema, config.latents, config.channels)
-    name = f"{Path(file.name).stem}-{opened.fingerprint[:8]}.parquet"
-    entry = existing_shard(folder, name, schema, [episode.name for episode in file.episodes])
-    if entry is None:
-        first = sum(len(before.episodes) for before in source.files[: row["file"]])
-        indices = range(first, first + len(file.episodes))
-        encoded = (source.with_frames(i, encode_episode(opened.tokenizer, source.each_frame(i))) for i in indices)
-        entry = write_latents(folder, name, encoded, schema)
-    return {"split": split, "entry": entry.model_dump_json()}
+    """The entry of the latents of file number ``row["file"]`` of ``row["split"]``."""
+    return {"split": row["split"], "entry": encode_file(_open(row["run"], row["device"]), row["split"], row["file"]).model_dump_json()}

@@ -3,27 +3,20 @@
 (variant, worlds) --> Evaluator actors (tokenizer + agent + worlds) --> episode results, a file for each batch
 """
 
-import json
-from dataclasses import asdict
 from pathlib import Path
 
 import ray
 import torch
 
+from dreamer_ray.closed_loop import RANDOM, Match, matches, play_match, save_match, unplayed
 from dreamer_ray.distributed import Actor
 from dreamer_ray.distributed.cluster import require
 from dreamer_ray.distributed.pool import spread
 from dreamer_ray.distributed.telemetry import export_success, exporter
 from dreamer_ray.domain import domain_of
-from dreamer_ray.evaluation.episodes import EpisodeResult, RandomPlayer, play
-from dreamer_ray.imagination.session import ActingSession
+from dreamer_ray.evaluation.episodes import EpisodeResult
 from dreamer_ray.progress import Progress
 from dreamer_ray.recipe import Recipe
-from dreamer_ray.run_folder import write_json
-from dreamer_ray.stages import acting_agent, trained
-from dreamer_ray.training.restore import restore_tokenizer
-
-RANDOM = "random"
 
 
 def variants(recipe: Recipe) -> dict[str, int]:
@@ -38,18 +31,10 @@ def variants(recipe: Recipe) -> dict[str, int]:
 
 def play_all(recipe: Recipe, run: Path, progress: Progress) -> dict[str, list[EpisodeResult]]:
     """Episode results by variant, in the order of the worlds' seeds; a batch that was played before a kill is not played again."""
-    section, tasks = recipe.evaluation, domain_of(recipe).tasks
+    section, tasks, folder = recipe.evaluation, domain_of(recipe).tasks, run / "evaluate"
     require(recipe, "evaluate", "CPU")
-    jobs = []
-    results: dict[str, list[EpisodeResult]] = {variant: [] for variant in variants(recipe)}
-    for variant, worlds in variants(recipe).items():
-        seeds = range(section.seed, section.seed + worlds)
-        for i in range(0, worlds, section.worlds_per_call):
-            job = (variant, list(seeds[i : i + section.worlds_per_call]))
-            if (played := _file(run, *job)).exists():
-                results[variant] += [EpisodeResult(**episode) for episode in json.loads(played.read_text())["episodes"]]
-            else:
-                jobs.append(job)
+    worlds = {variant: range(section.seed, section.seed + count) for variant, count in variants(recipe).items()}
+    results, jobs = unplayed(matches(worlds, section.worlds_per_call), folder)
     progress.update(sum(map(len, results.values())), {})
     export = exporter(recipe.name, "evaluate")
     for variant, episodes in results.items():
@@ -59,20 +44,14 @@ def play_all(recipe: Recipe, run: Path, progress: Progress) -> dict[str, list[Ep
         Evaluator.options(name=f"evaluator-{i}", num_gpus=gpus).remote(recipe.model_dump_json(), str(run))
         for i in range(recipe.cluster.replicas)
     ]
-    for (variant, seeds), episodes in spread(
-        actors, jobs, lambda actor, job: actor.play.remote(*job), job_seconds=recipe.cluster.job_seconds
-    ):
+    for match, episodes in spread(actors, jobs, lambda actor, job: actor.play.remote(job), job_seconds=recipe.cluster.job_seconds):
         assert isinstance(episodes, list)
-        write_json(_file(run, variant, seeds), {"episodes": [asdict(episode) for episode in episodes]})
-        results[variant] += episodes
-        export.add("episodes", len(episodes), variant=variant)
-        export_success(export, variant, results[variant], tasks)
+        save_match(match, episodes, folder)
+        results[match.variant] += episodes
+        export.add("episodes", len(episodes), variant=match.variant)
+        export_success(export, match.variant, results[match.variant], tasks)
         progress.update(sum(map(len, results.values())), {})
     return {variant: sorted(episodes, key=lambda episode: episode.seed) for variant, episodes in results.items()}
-
-
-def _file(run: Path, variant: str, seeds: list[int]) -> Path:
-    return run / "evaluate" / "played" / f"{variant}-{seeds[0]}-{seeds[-1]}.json"
 
 
 @ray.remote(num_cpus=1, max_restarts=-1)
@@ -83,15 +62,9 @@ class Evaluator:
         torch.set_num_threads(1)
         self.recipe, self.run = Recipe.model_validate_json(recipe), Path(run)
 
-    def play(self, variant: str, seeds: list[int]) -> list[EpisodeResult]:
-        """One episode in each of the worlds ``seeds``."""
-        domain = domain_of(self.recipe)
-        assert domain.worlds is not None, "without a world there is no job"
-        if variant == RANDOM:
-            return play(RandomPlayer(domain.action_space, torch.Generator().manual_seed(seeds[0])), seeds, domain.worlds)
-        device = self.recipe.cluster.replica_device
-        tokenizer, agent = restore_tokenizer(trained(self.run, "tokenizer")).to(device), acting_agent(self.run, variant).to(device)
-        return play(ActingSession(tokenizer, agent, seeds=seeds), seeds, domain.worlds)
+    def play(self, match: Match) -> list[EpisodeResult]:
+        """One episode in each of the worlds of ``match``."""
+        return play_match(self.recipe, self.run, match)
 
     def __repr__(self) -> str:
         return "Evaluator"

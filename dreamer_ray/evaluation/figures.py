@@ -101,6 +101,24 @@ def interval_chart(rows: Mapping[str, Mapping[str, Interval]]) -> str:
         return _svg(figure)
 
 
+def difference_chart(rows: Mapping[str, Interval]) -> str:
+    """Differences with their intervals beside the line of no difference; the last of ``rows`` sums up the others."""
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(9, 0.5 + 0.24 * len(rows)), layout="constrained")
+        axes = figure.subplots()
+        for place, found in enumerate(rows.values()):
+            last = place == len(rows) - 1
+            if np.isfinite(found.low):
+                axes.hlines(place, found.low, found.high, color=COLOURS[1 + last], linewidth=2.6 if last else 1.6, alpha=0.7)
+            axes.plot(found.value, place, "D" if last else "o", color=COLOURS[1 + last], markersize=5.5 if last else 4.5)
+        axes.axvline(0, color=_INK, linewidth=0.8)
+        axes.set_yticks(range(len(rows)), list(rows))
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.grid(axis="x", alpha=0.15, color=_INK)
+        axes.tick_params(axis="y", length=0)
+        return _svg(figure)
+
+
 def mosaic(rows: Sequence[Frames]) -> str:
     """Data URI of one PNG: each of ``rows`` is a row of pictures; the gaps are transparent."""
     _, height, width, _ = rows[0].shape

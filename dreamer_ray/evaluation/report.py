@@ -13,6 +13,7 @@ from jaxtyping import UInt8
 from markupsafe import Markup
 
 from dreamer_ray.evaluation import figures
+from dreamer_ray.evaluation.effects import Effect
 from dreamer_ray.evaluation.intervals import Interval
 from dreamer_ray.progress import duration
 
@@ -106,6 +107,12 @@ class Report:
     scores: Sequence[Score] = ()
     """Figures an episode, such as the number of achievements."""
     comparisons: Sequence[Comparison] = ()
+    effects: Sequence[Effect] = ()
+    """Of training from several seeds; shown as charts."""
+    figures_file: str = "summary.json"
+    """What lies beside the page with the same figures."""
+    intervals: tuple[str, str] = ("Wilson", "Student's t")
+    """How those of ``success`` and of ``scores`` were made."""
     rounds: Mapping[str, Sequence[tuple[int, Interval]]] = field(default_factory=dict)
     """What was reached in rounds of play during training: task or figure -> (step, value)."""
     notes: Sequence[str] = ()
@@ -165,12 +172,17 @@ def render(report: Report) -> str:
             for stage, metrics in report.curves.items()
         },
         rounds={name: Markup(figures.interval_curve(points)) for name, points in report.rounds.items()},
+        effects={effect: Markup(figures.difference_chart(_seed_rows(effect))) for effect in report.effects},
         pictures=_pictures(report),
         dreams=[_shown(dream, report.frames_per_second) for dream in report.dreams],
         actions=report.actions and Markup(figures.bar_chart(report.actions.names, report.actions.series)),
         success=report.success and Markup(figures.interval_chart({score.name: score.variants for score in report.success})),
         variants={variant: _episodes(report.success or report.scores, variant) for variant in _variants([*report.success, *report.scores])},
     )
+
+
+def _seed_rows(effect: Effect) -> dict[str, Interval]:
+    return {f"seed {seed}": found for seed, found in effect.within.items()} | {"all seeds": effect.across}
 
 
 def _pictures(report: Report) -> str | None:

@@ -127,7 +127,10 @@ def test_the_install_steps_of_the_cpu_image_make_a_working_environment(tmp_path)
             for source in sources:
                 target = context / place if len(sources) == 1 and not place.endswith("/") else context / place / Path(source).name
                 target.parent.mkdir(exist_ok=True)
-                (shutil.copytree if (ROOT / source).is_dir() else shutil.copy)(ROOT / source, target)
+                if (ROOT / source).is_dir():
+                    shutil.copytree(ROOT / source, target, dirs_exist_ok=True)
+                else:
+                    shutil.copy(ROOT / source, target)
         if word == "RUN" and rest.startswith("pip "):
             step = subprocess.run(["bash", "-c", rest], cwd=context, env=variables, capture_output=True, text=True, check=False)
             assert step.returncode == 0, f"{rest}\n{step.stdout[-2000:]}\n{step.stderr[-2000:]}"

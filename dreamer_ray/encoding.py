@@ -1,0 +1,59 @@
+"""The encode stage, without Ray: the latents of one file of pictures, and the sets that all files make."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from dreamer_ray.data.latents import commit_latents, latent_schema, write_latents
+from dreamer_ray.data.shards import ShardFile, ShardSet, existing_shard, open_shards, read_manifest
+from dreamer_ray.models.tokenizer import Tokenizer
+from dreamer_ray.stages import SPLITS, encode_episode, trained
+from dreamer_ray.training.restore import restore_tokenizer
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """What is kept between files."""
+
+    run: Path
+    tokenizer: Tokenizer
+    fingerprint: str
+    sources: dict[str, ShardSet]
+
+
+def open_encoder(run: Path, device: str) -> Encoder:
+    """The tokenizer of ``run`` on ``device``, and its recordings."""
+    checkpoint = trained(run, "tokenizer")
+    folders = {split: run / "record" / split for split in SPLITS}
+    sources = {split: ShardSet(folder, read_manifest(folder), cache_bytes=0) for split, folder in folders.items()}
+    return Encoder(run, restore_tokenizer(checkpoint).to(device), checkpoint.fingerprint, sources)
+
+
+def encode_file(encoder: Encoder, split: str, number: int) -> ShardFile:
+    """Writes the latents of file ``number`` of ``split`` unless they are there."""
+    source, config = encoder.sources[split], encoder.tokenizer.config
+    file, folder = source.files[number], encoder.run / "encode" / split
+    schema = latent_schema(source.schema, config.latents, config.channels)
+    name = f"{Path(file.name).stem}-{encoder.fingerprint[:8]}.parquet"
+    entry = existing_shard(folder, name, schema, [episode.name for episode in file.episodes])
+    if entry is not None:
+        return entry
+    first = sum(len(before.episodes) for before in source.files[:number])
+    indices = range(first, first + len(file.episodes))
+    encoded = (source.with_frames(i, encode_episode(encoder.tokenizer, source.each_frame(i))) for i in indices)
+    return write_latents(folder, name, encoded, schema)
+
+
+def commit_encoding(run: Path, files: dict[str, list[ShardFile]]) -> None:
+    """Makes a set of latents of the ``files`` of each split."""
+    tokenizer = trained(run, "tokenizer")
+    shape = tokenizer.made_by["tokenizer"]
+    for split, done in files.items():
+        source = open_shards(run / "record" / split)
+        commit_latents(
+            run / "encode" / split,
+            latent_schema(source.schema, shape["latents"], shape["channels"]),
+            sorted(done, key=lambda file: file.name),
+            made_by={},
+            parents={"tokenizer": tokenizer.fingerprint, "record": source.fingerprint},
+            origin=source.manifest.origin,
+        )

