@@ -54,6 +54,8 @@ class Finding:
     says: str
     figures: Mapping[str, float] = field(default_factory=dict)
     exhibits: tuple[Exhibit, ...] = ()
+    rests_on: tuple[str, ...] | None = None
+    """Where these very figures rest on less than the check does."""
 
     def showing(self, *exhibits: Exhibit) -> "Finding":
         """The same with charts and pictures."""
@@ -63,7 +65,11 @@ class Finding:
 def settled(findings: Sequence[Finding]) -> list[Finding]:
     """The findings in which a disease is blamed once: what it may have caused elsewhere is unknown, and says on what it hangs."""
     sick = {finding.check.name: finding.check for finding in findings if finding.status == "sick"}
-    return [_settled(finding, [sick[name] for name in finding.check.rests_on if name in sick]) for finding in findings]
+    return [_settled(finding, [sick[name] for name in _bases(finding) if name in sick]) for finding in findings]
+
+
+def _bases(finding: Finding) -> tuple[str, ...]:
+    return finding.check.rests_on if finding.rests_on is None else finding.rests_on
 
 
 def _settled(finding: Finding, causes: Sequence[Check]) -> Finding:

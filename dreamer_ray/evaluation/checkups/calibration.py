@@ -9,7 +9,7 @@ from torch import Tensor
 from dreamer_ray.evaluation.diagnosis import Check, Finding
 
 BINS, DRAWS = 10, 200
-LEAST_ERROR, SHARE_OF_BASE, FEWEST = 0.01, 0.25, 5
+LEAST_ERROR, SHARE_OF_BASE, FEWEST = 0.01, 0.5, 5
 
 _THRESHOLD = (
     f"Bad where the expected calibration error is larger than {LEAST_ERROR:g} and than {SHARE_OF_BASE:.0%} of the base rate "

@@ -117,7 +117,7 @@ def of_value(found: returns.Expectations) -> list[Exhibit]:
 
 def of_exploitation(found: exploitation.Earned) -> list[Exhibit]:
     """Rewards as they add up."""
-    sums = {"in dreams": found.imagined, "in the world": found.real}
+    sums = {"in dreams": found.imagined, "in the world": found.real, "foretold of the world's frames": found.foretold}
     chart = figures.line_chart(
         {name: _numbered(values.mean(0).cumsum(0).tolist()) for name, values in sums.items()}, across="step", up="rewards so far"
     )

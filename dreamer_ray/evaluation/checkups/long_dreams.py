@@ -122,8 +122,10 @@ def measure_long(found: LongDreams) -> LongFigures:
 
 @torch.no_grad()
 def quality_over_time(tokenizer: Tokenizer, dynamics: Dynamics, found: LongDreams) -> dict[str, list[float]]:
-    """PSNR (dB) of each frame against the reconstruction of the truth: of the dream, and of the copied last frame. Row by row, for "
-    "memory."""
+    """PSNR (dB) of each frame against the reconstruction of the truth: of the dream, and of the copied last frame.
+
+    Windows are decoded one by one, for memory.
+    """
     errors = {"dream": torch.zeros(found.truth.shape[1]), "copy of the last frame": torch.zeros(found.truth.shape[1])}
     for row in range(len(found.truth)):
         last, truth, dream = (dynamics.restore(part[row : row + 1]) for part in (found.last, found.truth, found.dream))

@@ -143,7 +143,7 @@ def judge_memory(found: MemoryFigures | None, returns: int) -> Finding:
         )
     ratio, copied = (float(error.mean() / found.remembering.mean()) for error in (found.without, found.copied))
     elsewhere = float(found.remembering.mean() / found.elsewhere.mean()) if len(found.elsewhere) else float("nan")
-    worse = paired_difference(found.without.tolist(), found.remembering.tolist())
+    worse = paired_difference(found.without.log().tolist(), found.remembering.log().tolist())
     figures = {"ratio": ratio, "copy_over_dream": copied, "again_over_new": elsewhere, "returns": float(returns)}
     says = (
         f"At {returns} returns to what was out of sight dreams err {ratio:.2f} times as much where the frames that showed it are "
@@ -162,7 +162,7 @@ def _small(shards: ShardSet, episode: int, frames: int) -> Float[Tensor, "t f"]:
     """The pictures, at most ``SIDE`` pixels a side, in which places are compared."""
     small = []
     for picture in shards.each_frame(episode, slice(0, frames)):
-        planes = torch.from_numpy(picture).movedim(-1, 0)[None] / 255
+        planes = torch.tensor(picture).movedim(-1, 0)[None] / 255
         rows, columns = (min(SIDE, side) for side in planes.shape[2:])
         small.append(interpolate(planes, (rows, columns), mode="area").flatten())
     return torch.stack(small)

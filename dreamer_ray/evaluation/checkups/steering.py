@@ -67,7 +67,7 @@ def judge_actions(found: SteeringFigures | None) -> Finding:
     if found is None or windows < FEWEST:
         return ACTIONS.unknown(f"Only {windows} held-out windows have all of their actions on record, and {FEWEST} are needed.")
     ratio, first = (float(other.mean() / own.mean()) for own, other in ((found.own, found.other), (found.own[:, 0], found.other[:, 0])))
-    worse = paired_difference(found.other.mean(1).tolist(), found.own.mean(1).tolist())
+    worse = paired_difference(found.other.mean(1).log().tolist(), found.own.mean(1).log().tolist())
     figures = {"ratio": ratio, "ratio_at_1": first, "windows": float(windows)}
     says = (
         f"Under another window's actions dreams of {found.own.shape[1]} frames err {ratio:.2f} times as much as under their own "
