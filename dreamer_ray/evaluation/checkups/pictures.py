@@ -29,7 +29,7 @@ BLUR = Check(
         "keep, and no "
         "later stage can see small things."
     ),
-    remedy="Train longer (tokenizer.fit.steps), give it more numbers (tokenizer.model.latents, tokenizer.model.channels) or mask less.",
+    remedy="Train longer (tokenizer.fit.steps), give it more numbers (tokenizer.model.latents, tokenizer.model.channels) or mask less (tokenizer.model.mask_max).",
     keys=("tokenizer.fit.steps", "tokenizer.model.latents", "tokenizer.model.channels", "tokenizer.model.mask_max"),
     rests_on=("collapse",),
 )
