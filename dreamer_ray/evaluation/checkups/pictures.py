@@ -26,10 +26,12 @@ BLUR = Check(
         f"Bad below {LEAST_DETAIL:.0%} of the fine detail (each pixel against the mean of the nine around it), or less than "
         f"{LEAST_GAIN:g} dB "
         "better than a mosaic of as many numbers as the latents have: then the transformers add nothing that averaging would not "
-        "keep, and no "
-        "later stage can see small things."
+        "keep, and no later stage can see small things."
     ),
-    remedy="Train longer (tokenizer.fit.steps), give it more numbers (tokenizer.model.latents, tokenizer.model.channels) or mask less (tokenizer.model.mask_max).",
+    remedy=(
+        "Train longer (tokenizer.fit.steps), give it more numbers (tokenizer.model.latents, tokenizer.model.channels) or mask less "
+        "(tokenizer.model.mask_max)."
+    ),
     keys=("tokenizer.fit.steps", "tokenizer.model.latents", "tokenizer.model.channels", "tokenizer.model.mask_max"),
     rests_on=("collapse",),
 )

@@ -100,7 +100,7 @@ def find_returns(shards: ShardSet, memory: Memory, *, most: int, generator: np.r
     seen = 0
     for episode in range(len(shards.lengths)):
         frames = min(int(shards.lengths[episode]), FRAMES_AN_EPISODE)
-        if frames <= memory.context or seen >= FRAMES:
+        if frames < memory.context or seen >= FRAMES:
             continue
         seen += frames
         known = shards.rows(episode).labelled[:frames]
