@@ -17,7 +17,7 @@ from dreamer_ray.types import LatentClip
 TIMES, LEAST_TIMES = 10, 2
 """How many times as long as training's clips the dreams are, and from how many on something can be said."""
 SPANS = 10
-MOST_DISTANCE, LEAST_CHANGE = 1.5, 0.25
+MOST_DISTANCE, LEAST_CHANGE = 1.25, 0.25
 BANK = 2048
 
 DRIFT = Check(
@@ -37,7 +37,7 @@ DRIFT = Check(
         "(dynamics.model.context_signal), or train longer (dynamics.fit.steps)."
     ),
     keys=("dynamics.batches.long_length", "dynamics.batches.final_long", "dynamics.model.context_signal", "dynamics.fit.steps"),
-    rests_on=("collapse",),
+    rests_on=("collapse", "freeze"),
 )
 FREEZE = Check(
     name="freeze",

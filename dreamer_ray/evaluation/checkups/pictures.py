@@ -14,7 +14,7 @@ from dreamer_ray.evaluation.metrics import block_averages, psnr
 from dreamer_ray.models.tokenizer import Tokenizer
 from dreamer_ray.types import Clip
 
-LEAST_DETAIL, LEAST_GAIN = 0.2, 1.0
+LEAST_DETAIL, LEAST_GAIN = 0.33, 2.0
 DEAD, MOST_DEAD, LEAST_SPREAD = 0.02, 0.1, 0.1
 
 BLUR = Check(

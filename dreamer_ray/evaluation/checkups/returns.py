@@ -33,7 +33,7 @@ VALUE = Check(
         "updates (imagination.fit.steps) or look farther along the dream (imagination.loss.lam)."
     ),
     keys=("imagination.loss.value_warmup", "imagination.fit.optimizer.rates", "imagination.fit.steps", "imagination.loss.lam"),
-    rests_on=("collapse", "actions", "reward", "continue", "policy", "exploit"),
+    rests_on=("collapse", "actions", "freeze", "reward", "continue", "policy", "exploit"),
 )
 
 

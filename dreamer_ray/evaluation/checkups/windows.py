@@ -11,7 +11,7 @@ from torch import Tensor
 from dreamer_ray.data.batches import BatchConfig, BatchPlan
 from dreamer_ray.data.clips import ClipRef, read_clip
 from dreamer_ray.data.shards import ShardSet
-from dreamer_ray.imagination.rollout import dream
+from dreamer_ray.imagination.engine import DreamEngine
 from dreamer_ray.imagination.sampler import Sampling
 from dreamer_ray.models.dynamics import Dynamics
 from dreamer_ray.models.tokenizer import Tokenizer
@@ -104,7 +104,11 @@ def dreamed_on(
     span = slice(context - 1, -1)
     taken = {name: value[:, span] for name, value in clip.notes.actions.items()} if actions is None else actions
     known = clip.notes.labelled[:, span] if taken else torch.zeros_like(clip.notes.labelled[:, span])
-    return dream(dynamics, part(clip, slice(0, context)), taken, known, sampling=Sampling(steps=steps), seeds=seeds)
+    engine, sampling = DreamEngine(dynamics, slots=len(seeds)), Sampling(steps=steps)
+    for slot, seed in zip(engine.join(part(clip, slice(0, context)), seeds, sampling=sampling), seeds, strict=True):
+        engine.streams.restart(slot, seed + 1)  # the noise of a dream is the same behind contexts of any length
+    told = [({name: value[:, t] for name, value in taken.items()}, known[:, t]) for t in range(known.shape[1])]
+    return torch.stack([engine.dream(actions, known=known, sampling=sampling).latents for actions, known in told], dim=1)
 
 
 def latent_errors(dynamics: Dynamics, dreamed: Float[Tensor, "b t l c"], truth: Float[Tensor, "b t l c"]) -> Float[Tensor, "b t"]:
