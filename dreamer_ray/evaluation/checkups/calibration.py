@@ -12,13 +12,10 @@ BINS, DRAWS = 10, 200
 LEAST_ERROR, SHARE_OF_BASE, FEWEST = 0.01, 0.5, 5
 
 _THRESHOLD = (
-    f"Bad where the expected calibration error is larger than {LEAST_ERROR:g} and than {SHARE_OF_BASE:.0%} of the base rate "
-    f"(smaller errors are "
-    f"lost in the other errors of a dream: {LEAST_ERROR:g} a frame is 0.15 in 15 frames), and larger than 19 of 20 draws of the "
-    f"outcomes from the "
-    "head's own probabilities are, so that it is no chance; or where the cross-entropy is not below that of the base rate: the head "
-    "tells no "
-    "frame from another."
+    f"Bad where the expected calibration error is larger than {LEAST_ERROR:g} and than {SHARE_OF_BASE:.0%} of the base rate (smaller "
+    f"errors are lost in the other errors of a dream: {LEAST_ERROR:g} a frame is 0.15 in 15 frames), and larger than 19 of 20 draws of "
+    "the outcomes from the head's own probabilities are, so that it is no chance; or where the cross-entropy is not below that of the "
+    "base rate: the head tells no frame from another."
 )
 REWARD = Check(
     name="reward",
@@ -99,9 +96,8 @@ def judge_calibration(check: Check, found: Calibration, event: str) -> Finding:
         "base_cross_entropy": found.base_cross_entropy,
     }
     says = (
-        f"Expected calibration error {found.error:.3f} at a base rate of {found.base:.3f} ({found.events} {event} in "
-        f"{found.frames:,} held-out "
-        f"frames; chance alone stays below {found.chance:.3f}); cross-entropy {found.cross_entropy:.3f} nats, of the base rate "
+        f"Expected calibration error {found.error:.3f} at a base rate of {found.base:.3f} ({found.events} {event} in {found.frames:,} "
+        f"held-out frames; chance alone stays below {found.chance:.3f}); cross-entropy {found.cross_entropy:.3f} nats, of the base rate "
         f"{found.base_cross_entropy:.3f}."
     )
     wrong = found.error > max(LEAST_ERROR, SHARE_OF_BASE * found.base, found.chance)

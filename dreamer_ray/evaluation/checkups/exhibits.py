@@ -81,8 +81,7 @@ def of_memory(found: revisits.MemoryFigures, again: LatentClip, tokenizer: Token
     columns = [_decoded(tokenizer, each) for each in (rows[:, last], rows[:, -1], found.shown[:SHOWN, 0], found.shown[:SHOWN, 1])]
     caption = (
         "Returns, one a column. From above: the last real frame before the dream, the truth at the return, the dream of it, and the "
-        "dream without "
-        "the frames that showed the place."
+        "dream without the frames that showed the place."
     )
     return [Exhibit(caption, picture(figures.mosaic(columns), "returns and their dreams"))]
 

@@ -26,11 +26,9 @@ DRIFT = Check(
     question="Does the dynamics drift?",
     disease="the dynamics drifts",
     threshold=(
-        f"Bad where frames late in a dream lie more than {MOST_DISTANCE:g} times as far from the nearest recorded frame of other "
-        f"episodes as real "
-        "frames do (distance of standardised latents): they have left what any recording shows. Distance to the nearest one is "
-        "asked, since a "
-        "dream may rightly go another way than the recording; PSNR, shown beside it, falls for that reason too."
+        f"Bad where frames late in a dream lie more than {MOST_DISTANCE:g} times as far from the nearest recorded frame of other episodes "
+        "as real frames do (distance of standardised latents): they have left what any recording shows. Distance to the nearest one is "
+        "asked, since a dream may rightly go another way than the recording; PSNR, shown beside it, falls for that reason too."
     ),
     remedy=(
         "Train on longer clips than the context (dynamics.batches.long_length, dynamics.batches.final_long), trust finished frames less "
@@ -45,14 +43,12 @@ FREEZE = Check(
     question="Does the dynamics freeze?",
     disease="the dynamics freezes",
     threshold=(
-        f"Bad where from frame to frame dreams change less than {LEAST_CHANGE:.0%} as much as recordings of the same stretch do "
-        f"(squared change of "
-        "standardised latents): a dream that copies its last frame makes small errors at first, and nothing ever happens in it."
+        f"Bad where from frame to frame dreams change less than {LEAST_CHANGE:.0%} as much as recordings of the same stretch do (squared "
+        "change of standardised latents): a dream that copies its last frame makes small errors at first, and nothing ever happens in it."
     ),
     remedy=(
-        "Train longer (dynamics.fit.steps) on clips, not on separate pictures (dynamics.forcing.image_fraction), with more "
-        "bootstrap rows for few "
-        "steps (dynamics.forcing.bootstrap_fraction)."
+        "Train longer (dynamics.fit.steps) on clips, not on separate pictures (dynamics.forcing.image_fraction), with more bootstrap "
+        "rows for few steps (dynamics.forcing.bootstrap_fraction)."
     ),
     keys=("dynamics.fit.steps", "dynamics.forcing.image_fraction", "dynamics.forcing.bootstrap_fraction"),
     rests_on=("collapse",),
@@ -143,9 +139,8 @@ def judge_drift(found: LongFigures) -> Finding:
         return DRIFT.unknown("There is a single held-out episode, and nothing to compare its frames with.")
     late, early = _ratio(found.dream_distance, found.real_distance, slice(-3, None)), found.dream_distance[0] / found.real_distance[0]
     says = (
-        f"The last frames of dreams of {found.frames} frames ({found.frames / found.trained:.0f} times training's clips) lie "
-        f"{late:.2f} times as "
-        f"far from the nearest recorded frame as real ones ({early:.2f} times in the first tenth)."
+        f"The last frames of dreams of {found.frames} frames ({found.frames / found.trained:.0f} times training's clips) lie {late:.2f} "
+        f"times as far from the nearest recorded frame as real ones ({early:.2f} times in the first tenth)."
     )
     return (DRIFT.sick if late > MOST_DISTANCE else DRIFT.healthy)(says, {"distance": late, "distance_at_first": early})
 

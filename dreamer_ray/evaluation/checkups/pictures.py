@@ -24,9 +24,8 @@ BLUR = Check(
     disease="the tokenizer blurs",
     threshold=(
         f"Bad below {LEAST_DETAIL:.0%} of the fine detail (each pixel against the mean of the nine around it), or less than "
-        f"{LEAST_GAIN:g} dB "
-        "better than a mosaic of as many numbers as the latents have: then the transformers add nothing that averaging would not "
-        "keep, and no later stage can see small things."
+        f"{LEAST_GAIN:g} dB better than a mosaic of as many numbers as the latents have: then the transformers add nothing that averaging "
+        "would not keep, and no later stage can see small things."
     ),
     remedy=(
         "Train longer (tokenizer.fit.steps), give it more numbers (tokenizer.model.latents, tokenizer.model.channels) or mask less "
@@ -41,12 +40,10 @@ COLLAPSE = Check(
     question="Has the tokenizer collapsed?",
     disease="the tokenizer collapsed",
     threshold=(
-        f"A number of a latent is dead where it varies by less than {DEAD:g} (deviation over the held-out pictures, of a range from "
-        f"-1 to 1): "
-        f"the noise that dreams put on their context is larger. Bad where more than {MOST_DEAD:.0%} of the numbers are dead, room "
-        f"that was paid "
-        f"for and is not used, or where the reconstructions vary less than {LEAST_SPREAD:.0%} as much as the pictures: nearly one "
-        f"picture for all."
+        f"A number of a latent is dead where it varies by less than {DEAD:g} (deviation over the held-out pictures, of a range from -1 to "
+        f"1): the noise that dreams put on their context is larger. Bad where more than {MOST_DEAD:.0%} of the numbers are dead, room "
+        f"that was paid for and is not used, or where the reconstructions vary less than {LEAST_SPREAD:.0%} as much as the pictures: "
+        "nearly one picture for all."
     ),
     remedy=(
         "Lower the rate (tokenizer.fit.optimizer.learning_rate), start from the mean picture and the grid (tokenizer.model.mean_frame, "
@@ -110,9 +107,8 @@ def judge_blur(found: PictureFigures) -> Finding:
     gain = found.psnr - found.block_psnr
     figures = {"detail": found.detail, "psnr": found.psnr, "block_average_psnr": found.block_psnr, "mean_frame_psnr": found.mean_psnr}
     says = (
-        f"Reconstructions keep {found.detail:.0%} of the fine detail and reach {found.psnr:.1f} dB, {gain:+.1f} dB against a mosaic "
-        f"of as many "
-        f"numbers and {found.psnr - found.mean_psnr:+.1f} dB against the mean picture."
+        f"Reconstructions keep {found.detail:.0%} of the fine detail and reach {found.psnr:.1f} dB, {gain:+.1f} dB against a mosaic of as "
+        f"many numbers and {found.psnr - found.mean_psnr:+.1f} dB against the mean picture."
     )
     return (BLUR.sick if found.detail < LEAST_DETAIL or gain < LEAST_GAIN else BLUR.healthy)(says, figures)
 

@@ -20,9 +20,9 @@ POLICY = Check(
     question="Has the policy left the prior?",
     disease="the policy left the prior",
     threshold=(
-        f"Bad above {MOST:g} nats a frame (mean of KL[policy || cloned policy] over held-out frames): such a policy keeps taking "
-        f"actions which "
-        "recorded players took seldom, so that the world model has seen little of what follows on them. Runs that improve stay near 0.1."
+        f"Bad above {MOST:g} nats a frame (mean of KL[policy || cloned policy] over held-out frames): such a policy keeps taking actions "
+        "which recorded players took seldom, so that the world model has seen little of what follows on them. Runs that improve stay "
+        "near 0.1."
     ),
     remedy=(
         "Hold it more strongly (imagination.loss.beta), make fewer or smaller updates (imagination.fit.steps, "
@@ -62,7 +62,7 @@ def judge_policy(found: PolicyFigures) -> Finding:
     """Whether the mean distance is too large."""
     kl, entropy, before = (float(values.mean()) for values in (found.kl, found.entropy, found.cloned_entropy))
     says = (
-        f"The policy is {kl:.3f} nats a frame away from the cloned one on {len(found.kl):,} held-out frames "
-        f"(a tenth of them above {float(found.kl.quantile(0.9)):.2f}); its entropy is {entropy:.2f}, the cloned one's {before:.2f}."
+        f"The policy is {kl:.3f} nats a frame away from the cloned one on {len(found.kl):,} held-out frames (a tenth of them above "
+        f"{float(found.kl.quantile(0.9)):.2f}); its entropy is {entropy:.2f}, the cloned one's {before:.2f}."
     )
     return (POLICY.sick if kl > MOST or math.isnan(kl) else POLICY.healthy)(says, {"kl": kl, "entropy": entropy, "cloned_entropy": before})

@@ -23,9 +23,10 @@ VALUE = Check(
     question="Does the value explain the return?",
     disease="the value explains nothing",
     threshold=(
-        f"Bad where the value explains less than {LEAST_EXPLAINED:.0%} of the variance of the dreamed return (squared correlation with the "
-        "discounted rewards of the next horizon, 0 where it is negative): the advantage of an action is then its return and the noise of a "
-        "baseline that knows nothing. Judged in dreams, since it is the improved policy's value; recordings are of other players."
+        f"Bad where the value explains less than {LEAST_EXPLAINED:.0%} of the variance of the dreamed return (squared correlation with "
+        "the discounted rewards of the next horizon, 0 where it is negative): the advantage of an action is then its return and the "
+        "noise of a baseline that knows nothing. Judged in dreams, since it is the improved policy's value; recordings are of other "
+        "players."
     ),
     remedy=(
         "Let the value learn first (imagination.loss.value_warmup) and faster (imagination.fit.optimizer.rates, such as "
@@ -102,8 +103,7 @@ def judge_value(dreamed: Expectations, recorded: Expectations | None) -> Finding
     figures |= {"value": float(dreamed.values.mean()), "return_deviation": spread}
     says = (
         f"The value explains {share:.0%} of the variance of the dreamed return ({len(dreamed.values):,} states; return "
-        f"{figures['return']:.3f}, "
-        f"value {figures['value']:.3f}), and {target:.0%} of that of the lambda-returns that it is trained on."
+        f"{figures['return']:.3f}, value {figures['value']:.3f}), and {target:.0%} of that of the lambda-returns that it is trained on."
     )
     if recorded is not None and float(recorded.returns.std()) >= LEAST_DEVIATION:
         figures["explained_in_recordings"] = explained(recorded.values, recorded.returns)

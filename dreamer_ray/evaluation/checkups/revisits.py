@@ -31,15 +31,13 @@ MEMORY = Check(
     question="Does the dynamics forget?",
     disease="the dynamics forgets",
     threshold=(
-        f"Where a recording leaves a place and comes back within the context, bad if dreams of the return err less than "
-        f"{LEAST_RATIO - 1:.0%} "
-        "more once the frames that showed the place are taken away: what may be left out without harm is not remembered. The same windows, "
-        "actions and noise go into both."
+        "Where a recording leaves a place and comes back within the context, bad if dreams of the return err less than "
+        f"{LEAST_RATIO - 1:.0%} more once the frames that showed the place are taken away: what may be left out without harm is not "
+        "remembered. The same windows, actions and noise go into both."
     ),
     remedy=(
-        "Train on clips as long as the context or longer (dynamics.batches.length, dynamics.batches.long_length), put more layers "
-        "over time "
-        "(dynamics.model.transformer.time_every), widen the context (dynamics.model.transformer.context), or train longer "
+        "Train on clips as long as the context or longer (dynamics.batches.length, dynamics.batches.long_length), put more layers over "
+        "time (dynamics.model.transformer.time_every), widen the context (dynamics.model.transformer.context), or train longer "
         "(dynamics.fit.steps)."
     ),
     keys=(
@@ -138,17 +136,16 @@ def judge_memory(found: MemoryFigures | None, returns: int) -> Finding:
     """Whether what was seen before helps where it is seen again."""
     if found is None or returns < FEWEST:
         return MEMORY.unknown(
-            f"In the held-out recordings {returns} windows of one context leave what they show and come back to it, and {FEWEST} "
-            f"are needed."
+            f"In the held-out recordings {returns} windows of one context leave what they show and come back to it, and {FEWEST} are "
+            "needed."
         )
     ratio, copied = (float(error.mean() / found.remembering.mean()) for error in (found.without, found.copied))
     elsewhere = float(found.remembering.mean() / found.elsewhere.mean()) if len(found.elsewhere) else float("nan")
     worse = paired_difference(found.without.log().tolist(), found.remembering.log().tolist())
     figures = {"ratio": ratio, "copy_over_dream": copied, "again_over_new": elsewhere, "returns": float(returns)}
     says = (
-        f"At {returns} returns to what was out of sight dreams err {ratio:.2f} times as much where the frames that showed it are "
-        f"taken away; "
-        f"copying the last frame errs {copied:.2f} times as much as the dream."
+        f"At {returns} returns to what was out of sight dreams err {ratio:.2f} times as much where the frames that showed it are taken "
+        f"away; copying the last frame errs {copied:.2f} times as much as the dream."
         + (f" Their error is {elsewhere:.2f} times that at frames which are new." if len(found.elsewhere) else "")
     )
     if ratio < LEAST_RATIO:

@@ -21,12 +21,12 @@ ACTIONS = Check(
     disease="the dynamics ignores actions",
     threshold=(
         f"Bad where dreams under another window's actions are less than {LEAST_RATIO - 1:.0%} worse: the same noise goes into both, so a "
-        "dynamics that does not look at actions has a ratio of exactly 1, and one that does has more, by as much as actions decide "
-        "what is seen."
+        "dynamics that does not look at actions has a ratio of exactly 1, and one that does has more, by as much as actions decide what "
+        "is seen."
     ),
     remedy=(
-        "Train longer (dynamics.fit.steps), with the actions of more episodes (dynamics.batches.label_fraction) and fewer rows of separate "
-        "pictures, which are told none (dynamics.forcing.image_fraction)."
+        "Train longer (dynamics.fit.steps), with the actions of more episodes (dynamics.batches.label_fraction) and fewer rows of "
+        "separate pictures, which are told none (dynamics.forcing.image_fraction)."
     ),
     keys=("dynamics.fit.steps", "dynamics.batches.label_fraction", "dynamics.forcing.image_fraction"),
     rests_on=("collapse", "freeze"),

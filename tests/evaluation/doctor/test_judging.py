@@ -172,6 +172,8 @@ def test_a_reward_head_that_pays_real_frames_as_much_may_be_to_blame_and_one_tha
     reward = REWARD.sick("", {})
     assert [f.status for f in settled([reward, judge_exploitation(earned(0.95, 0.3, 0.9), 8)])] == ["sick", "unknown"]
     assert [f.status for f in settled([reward, judge_exploitation(earned(0.95, 0.3, 0.3), 8)])] == ["sick", "sick"]
+    assert "It pays these frames too" in judge_exploitation(earned(0.95, 0.3, 0.9), 8).says
+    assert "It pays these frames too" not in judge_exploitation(earned(0.95, 0.3, 0.3), 8).says
 
 
 def expected(share: float, count: int = 400) -> Expectations:
