@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from dreamer_ray.data.batches import BatchConfig, BatchPlan, load
-from dreamer_ray.evaluation.checkups.windows import part
 from dreamer_ray.evaluation.doctor import CHECKS, Patient, examine, named
+from dreamer_ray.imagination.sampler import prefill
 from dreamer_ray.models.agent import Agent
 from dreamer_ray.models.dynamics import Dynamics
 from dreamer_ray.phases.dynamics_pretraining import DynamicsPretraining
@@ -16,7 +16,7 @@ from dreamer_ray.stages import latents
 from dreamer_ray.types import LatentClip
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
-LEFT, RIGHT, STAY, UNUSED = range(4)
+RIGHT, STAY, UNUSED = 1, 2, 3
 
 
 def examined(patient: Patient, extent) -> set[str]:
@@ -135,8 +135,7 @@ def test_a_policy_that_does_one_thing_left_the_prior(patient, extent):
 
 def test_an_action_that_only_the_model_rewards_is_exploited(patient, extent, run):
     """Nobody was recorded taking it, so nothing else shows; both policies take it often."""
-    clip = part(clips(run, 64, 8), slice(0, 8))
-    bait(patient.agent, clip)
+    bait(patient.agent, clips(run, 64, 8))
     patient.cloned.dynamics.load_state_dict(patient.agent.dynamics.state_dict())
     with torch.no_grad():
         for agent in agents(patient):
@@ -146,15 +145,14 @@ def test_an_action_that_only_the_model_rewards_is_exploited(patient, extent, run
 
 def bait(agent: Agent, clip: LatentClip) -> None:
     """Gives the action an embedding after which the reward head sees a reward."""
-    from dreamer_ray.evaluation.checkups.policy import agent_states
-
     table = agent.dynamics.actions.components[0].weight.requires_grad_(True)
     clip.notes.actions["move"][:, -2] = UNUSED
     optimizer = torch.optim.Adam([table], 0.05)
     draw = torch.Generator().manual_seed(0)
     for _ in range(100):
         optimizer.zero_grad()
-        states = agent_states.__wrapped__(agent, clip, torch.randn(clip.latents.shape, generator=draw))
+        noise = torch.randn(clip.latents.shape, generator=draw)
+        states = prefill(agent.dynamics, clip, noise=noise, agent=agent.prompt(clip.notes.task, noise.shape[1]))
         (-agent.reward.now(states[:, -1]).mean.mean()).backward()
         table.grad[:UNUSED] = 0
         optimizer.step()
