@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import NoReturn
 
 from dreamer_ray import __version__
-from dreamer_ray.cli import bench, console, ingest, inspect, record_env, reproduce, run, status, stop, submit
+from dreamer_ray.cli import bench, console, doctor, ingest, inspect, record_env, reproduce, run, status, stop, submit
 from dreamer_ray.errors import DreamerError
 
 log = logging.getLogger("dreamer_ray")
@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     parser = argparse.ArgumentParser(prog="dreamer-ray", description="Dreamer 4 on Ray: recorded play in, an agent improved in dreams out.")
     parser.add_argument("--version", action="version", version=f"dreamer-ray {__version__}")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
-    for verb in (run, ingest, record_env, inspect, bench, reproduce, submit, status, stop):
+    for verb in (run, ingest, record_env, inspect, doctor, bench, reproduce, submit, status, stop):
         verb.add_parser(verbs)
     options, rest = parser.parse_known_args(arguments)
     if unknown := [word for word in rest if word.startswith("-")]:

@@ -11,6 +11,8 @@ import matplotlib as mpl
 import numpy as np
 from jaxtyping import UInt8
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -35,6 +37,7 @@ _STYLE: dict[Any, Any] = {
 }
 
 Frames = UInt8[np.ndarray, "t y x 3"]
+Points = Sequence[tuple[float, float]]
 
 
 def curve_chart(points: Sequence[tuple[int, float]]) -> str:
@@ -116,6 +119,60 @@ def difference_chart(rows: Mapping[str, Interval]) -> str:
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.grid(axis="x", alpha=0.15, color=_INK)
         axes.tick_params(axis="y", length=0)
+        return _svg(figure)
+
+
+def line_chart(series: Mapping[str, Points], *, across: str, up: str, level: float | None = None) -> str:
+    """Several quantities over one, each with a colour; ``level`` is a line to compare them with."""
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(4.6, 2.5), layout="constrained")
+        axes = figure.subplots()
+        if level is not None:
+            axes.axhline(level, color=COLOURS[2], linewidth=0.9, linestyle="--")
+        for index, (label, points) in enumerate(series.items()):
+            marker = "." if len(points) <= 12 else None
+            axes.plot(*zip(*points, strict=True), color=COLOURS[(index + 1) % len(COLOURS)], linewidth=1.5, marker=marker, label=label)
+        axes.set(xlabel=across, ylabel=up)
+        axes.grid(axis="y", alpha=0.15, color=_INK)
+        _legend(axes, min(len(series), 2))
+        return _svg(figure)
+
+
+def reliability_chart(foretold: Sequence[float], came: Sequence[float], counts: Sequence[int]) -> str:
+    """Shares of what came to pass over what was foretold, a dot a bin, larger where there is more; true on the diagonal."""
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(3.2, 2.8), layout="constrained")
+        axes = figure.subplots()
+        axes.plot([0, 1], [0, 1], color=COLOURS[0], linewidth=0.8, linestyle="--")
+        axes.plot(foretold, came, color=COLOURS[1], linewidth=0.8, alpha=0.6)
+        axes.scatter(foretold, came, [12 + 20 * np.log10(count) for count in counts], color=COLOURS[1])
+        axes.set(xlabel="foretold probability", ylabel="share that came", xlim=(-0.04, 1.04), ylim=(-0.04, 1.04))
+        return _svg(figure)
+
+
+def histogram(values: np.ndarray, *, across: str, level: float) -> str:
+    """How often which value occurs; ``level`` is a line to compare them with."""
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(4.6, 2.2), layout="constrained")
+        axes = figure.subplots()
+        axes.hist(values, bins=40, color=COLOURS[1], alpha=0.8)
+        axes.axvline(level, color=COLOURS[2], linewidth=0.9, linestyle="--")
+        axes.set(xlabel=across, ylabel="frames", yscale="log")
+        return _svg(figure)
+
+
+def heat_maps(maps: Mapping[str, np.ndarray], *, across: str = "", up: str = "") -> str:
+    """Tables of numbers side by side as colours on one scale, from 0 on."""
+    most = max(float(values.max()) for values in maps.values()) or 1.0
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(3.0 * len(maps) + 0.4, 2.7), layout="constrained")
+        row = figure.subplots(1, len(maps), squeeze=False)[0]
+        colours = ScalarMappable(Normalize(0, most), "viridis")
+        for axes, (label, values) in zip(row, maps.items(), strict=True):
+            axes.pcolormesh(values, norm=colours.norm, cmap=colours.cmap, edgecolors="face", linewidth=0.2)
+            axes.invert_yaxis()
+            axes.set(title=label, xlabel=across, ylabel=up, aspect="equal" if not across else "auto", xticks=[], yticks=[])
+        figure.colorbar(colours, ax=list(row), shrink=0.85)
         return _svg(figure)
 
 

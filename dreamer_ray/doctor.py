@@ -1,0 +1,145 @@
+"""The doctor's visit to a run folder: the stages that it has become a patient, and the findings a page."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from dreamer_ray.config_file import load_config
+from dreamer_ray.data.shards import open_shards
+from dreamer_ray.domain import Domain, domain_of
+from dreamer_ray.errors import RunError, UserError
+from dreamer_ray.evaluation.checkups.returns import Discount
+from dreamer_ray.evaluation.checkups.windows import Recordings
+from dreamer_ray.evaluation.diagnosis import Finding
+from dreamer_ray.evaluation.doctor import CHECKS, Extent, Patient, Sizes, examine
+from dreamer_ray.evaluation.findings_page import MARKS, page
+from dreamer_ray.phases.imagination_training import ImaginationLossConfig
+from dreamer_ray.progress import Progress
+from dreamer_ray.recipe import Recipe
+from dreamer_ray.run_folder import read_record
+from dreamer_ray.stages import acting_agent, trained
+from dreamer_ray.training.checkpoint import latest_checkpoint
+from dreamer_ray.training.restore import restore_dynamics, restore_tokenizer
+
+log = logging.getLogger("dreamer_ray")
+
+STAGES = ("tokenizer", "dynamics", "agent", "imagination")
+HORIZON = 15
+"""Steps of dreams where the recipe trains none."""
+
+
+@dataclass(frozen=True)
+class Visit:
+    """What was found in a run, and how the page says what was looked at."""
+
+    recipe: Recipe
+    about: str
+    findings: list[Finding]
+
+    def page(self) -> str:
+        """As HTML."""
+        return page(self.recipe.name, self.about, self.findings)
+
+
+def visit(run: Path, extent: Extent, *, stage: str | None, seed: int) -> Visit:
+    """Examines the run in folder ``run`` as it was after ``stage`` (the last one that it has).
+
+    Raises ``UserError`` where it is no run, has no tokenizer yet, or not that stage.
+    """
+    recipe = recipe_of(run)
+    patient, reached = admit(recipe, run, stage=stage, seed=seed)
+    progress, done = Progress("doctor", len(CHECKS), "checks"), 0
+    log.info("the model after the stage %s; %d held-out episodes", reached, len(patient.recordings.shards.lengths))
+
+    def tell(findings: list[Finding]) -> None:
+        nonlocal done
+        done += len(findings)
+        for finding in findings:
+            log.debug("%s: %s %s", finding.check.name, MARKS[finding.status], finding.says)
+        progress.update(done, {})
+
+    findings = examine(patient, extent, seed=seed, on_findings=tell)
+    about = f"The model after the stage {reached}, on {len(patient.recordings.shards.lengths)} held-out episodes, seed {seed}."
+    return Visit(recipe, about, findings)
+
+
+def recipe_of(run: Path) -> Recipe:
+    """The recipe with which the run was made."""
+    path = run / "recipe.json"
+    if not path.is_file():
+        raise UserError(f"run folder {run}: has no recipe.json, so it is not the folder of a run; give a folder such as runs/crafter-tiny")
+    return load_config(Recipe, path)
+
+
+def admit(recipe: Recipe, run: Path, *, stage: str | None, seed: int) -> tuple[Patient, str]:
+    """The parts that the run has, at most those after ``stage``, and the name of the stage after which they are so."""
+    reached = _reached(recipe, run, stage)
+    later = {name: _absence(recipe, run, name, reached) for name in STAGES[STAGES.index(reached) + 1 :]}
+    shards = open_shards(run / "record" / "heldout")
+    domain = domain_of(recipe, shards.schema)
+    agent = acting_agent(run, reached) if reached in ("agent", "imagination") else None
+    dynamics = restore_dynamics(trained(run, "dynamics")) if reached == "dynamics" else None
+    patient = Patient(
+        recordings=Recordings(shards, domain.ladder, seed),
+        sizes=_sizes(recipe),
+        tile=domain.tile,
+        tokenizer=restore_tokenizer(trained(run, "tokenizer")),
+        dynamics=dynamics if agent is None else agent.dynamics,
+        agent=agent,
+        cloned=acting_agent(run, "agent") if reached == "imagination" else None,
+        worlds=domain.worlds,
+        seed=recipe.evaluation.seed,
+        missing=later | _no_worlds(domain),
+    )
+    return patient, reached
+
+
+def _reached(recipe: Recipe, run: Path, stage: str | None) -> str:
+    """The last stage, at most ``stage``, that has ended; those before it have too."""
+    wanted = STAGES if stage is None else STAGES[: STAGES.index(stage) + 1]
+    found = [name for name in wanted if _ended(run, name)]
+    if not found:
+        raise RunError(f"run folder {run}: its tokenizer is not trained yet, and there is nothing to examine; run it first")
+    if stage is not None and found[-1] != stage:
+        raise UserError(f"--stage {stage}: {_absence(recipe, run, stage, found[-1])} Leave --stage out to examine what there is.")
+    return found[-1]
+
+
+def _ended(run: Path, stage: str) -> bool:
+    record = read_record(run / stage)
+    return record is not None and record.fingerprint is not None
+
+
+def _absence(recipe: Recipe, run: Path, stage: str, reached: str) -> str:
+    section = {"agent": recipe.agent, "imagination": recipe.imagination}
+    if stage in section and section[stage] is None:
+        return f"The recipe has no section {stage}."
+    if _ended(run, stage):
+        return f"Only the model after the stage {reached} was asked for (--stage)."
+    begun = (
+        "has begun and not ended" if latest_checkpoint(run / stage / "checkpoints") or (run / stage).exists() else "has not been run yet"
+    )
+    return f"The stage {stage} {begun}."
+
+
+def _no_worlds(domain: Domain) -> dict[str, str]:
+    return (
+        {} if domain.worlds else {"worlds": "There are recordings but no world to play in, so what dreams pay cannot be held against it."}
+    )
+
+
+def _sizes(recipe: Recipe) -> Sizes:
+    dreams, dynamics = recipe.imagination, recipe.dynamics
+    loss = dreams.loss if dreams else ImaginationLossConfig()
+    return Sizes(
+        context=dynamics.model.transformer.context,
+        trained=max(dynamics.batches.length, dynamics.batches.long_length or 0),
+        steps=recipe.evaluation.sampling_steps,
+        dream_frames=recipe.evaluation.dream_frames,
+        clip=recipe.agent.batches.length if recipe.agent else 0,
+        start=dreams.contexts.length if dreams else max(1, dynamics.model.transformer.context // 2),
+        lookahead=dreams.contexts.lookahead if dreams else 0,
+        horizon=dreams.horizon if dreams else HORIZON,
+        episode=recipe.evaluation.length,
+        discount=Discount(loss.gamma, loss.lam),
+    )

@@ -1,0 +1,113 @@
+"""Does the value explain the return? What the value head expects beside the rewards that followed, in dreams and in recordings."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from dreamer_ray.evaluation.checkups.policy import agent_states
+from dreamer_ray.evaluation.diagnosis import Check, Finding
+from dreamer_ray.imagination.engine import DreamEngine
+from dreamer_ray.imagination.rollout import imagine
+from dreamer_ray.imagination.sampler import Sampling
+from dreamer_ray.models.agent import Agent
+from dreamer_ray.objectives.returns import lambda_returns
+from dreamer_ray.types import LatentClip
+
+LEAST_EXPLAINED, LEAST_DEVIATION = 0.05, 1e-3
+
+VALUE = Check(
+    name="value",
+    part="imagination",
+    question="Does the value explain the return?",
+    disease="the value explains nothing",
+    threshold=(
+        f"Bad where the value explains less than {LEAST_EXPLAINED:.0%} of the variance of the dreamed return (squared correlation with "
+        "the discounted rewards of the next horizon, 0 where it is negative): the advantage of an action is then its return and the "
+        "noise of a baseline that knows nothing. Judged in dreams, since it is the improved policy's value; recordings are of other "
+        "players."
+    ),
+    remedy=(
+        "Let the value learn first (imagination.loss.value_warmup) and faster (imagination.fit.optimizer.rates, such as "
+        "{value: 5}), make more "
+        "updates (imagination.fit.steps) or look farther along the dream (imagination.loss.lam)."
+    ),
+    keys=("imagination.loss.value_warmup", "imagination.fit.optimizer.rates", "imagination.fit.steps", "imagination.loss.lam"),
+    rests_on=("collapse", "actions", "freeze", "reward", "continue", "policy", "exploit"),
+)
+
+
+@dataclass(frozen=True)
+class Discount:
+    """How returns are made of rewards."""
+
+    gamma: float
+    lam: float
+
+
+@dataclass(frozen=True)
+class Expectations:
+    """Values beside the discounted rewards that followed on them within the horizon."""
+
+    values: Float[Tensor, "n"]
+    returns: Float[Tensor, "n"]
+    targets: Float[Tensor, "n"]
+    """Lambda-returns, as the value head is trained on them."""
+
+
+@torch.no_grad()
+def in_dreams(agent: Agent, context: LatentClip, discount: Discount, *, horizon: int, steps: int, seeds: list[int]) -> Expectations:
+    """Of the first ``horizon`` states of dreams twice as long, in which ``agent`` acts."""
+    engine = DreamEngine(agent.dynamics, slots=len(seeds), agent=agent)
+    dreamed = imagine(engine, context, horizon=2 * horizon, sampling=Sampling(steps=steps), seeds=seeds)
+    return expectations(agent.value(dreamed.states).mean, dreamed.rewards, dreamed.continues, discount, horizon)
+
+
+def in_recordings(agent: Agent, clip: LatentClip, discount: Discount, generator: torch.Generator) -> Expectations:
+    """Of the first half of the frames of ``clip``, under the rewards that were recorded."""
+    states = agent_states(agent, clip, torch.randn(clip.latents.shape, generator=generator))
+    with torch.no_grad():
+        values = agent.value(states).mean
+    return expectations(values, clip.notes.rewards[:, 1:], clip.notes.continues[:, 1:], discount, clip.latents.shape[1] // 2)
+
+
+def expectations(
+    values: Float[Tensor, "b t+1"], rewards: Float[Tensor, "b t"], continues: Float[Tensor, "b t"], discount: Discount, horizon: int
+) -> Expectations:
+    """Each of the first states with exactly ``horizon`` rewards behind it, so that returns differ by what happens and not by their "
+    "length."""
+    count = rewards.shape[1] - horizon + 1
+    alive = continues.cumprod(1)
+    sums = []
+    for t in range(count):
+        going = torch.cat([torch.ones_like(alive[:, :1]), continues[:, t : t + horizon - 1].cumprod(1)], 1)
+        sums.append((rewards[:, t : t + horizon] * going * discount.gamma ** torch.arange(horizon)).sum(1))
+    targets = lambda_returns(rewards, continues, values, gamma=discount.gamma, lam=discount.lam)
+    before = torch.cat([torch.ones_like(alive[:, :1]), alive[:, :-1]], 1)[:, :count] > 0.5  # behind an end nothing is expected
+    return Expectations(values[:, :count][before], torch.stack(sums, 1)[before], targets[:, :count][before])
+
+
+def explained(values: Float[Tensor, "n"], returns: Float[Tensor, "n"]) -> float:
+    """Share of the variance of ``returns`` that a straight line through ``values`` explains; 0 where it would have to fall."""
+    if min(float(values.std()), float(returns.std())) < 1e-6:
+        return 0.0
+    return max(0.0, float(torch.corrcoef(torch.stack([values, returns]))[0, 1])) ** 2
+
+
+def judge_value(dreamed: Expectations, recorded: Expectations | None) -> Finding:
+    """Whether the value knows better than a constant what comes."""
+    share, spread = explained(dreamed.values, dreamed.returns), float(dreamed.returns.std())
+    target = 1 - float((dreamed.targets - dreamed.values).var() / dreamed.targets.var().clamp(min=1e-12))
+    figures = {"explained": share, "explained_variance_of_targets": target, "return": float(dreamed.returns.mean())}
+    figures |= {"value": float(dreamed.values.mean()), "return_deviation": spread}
+    says = (
+        f"The value explains {share:.0%} of the variance of the dreamed return ({len(dreamed.values):,} states; return "
+        f"{figures['return']:.3f}, value {figures['value']:.3f}), and {target:.0%} of that of the lambda-returns that it is trained on."
+    )
+    if recorded is not None and float(recorded.returns.std()) >= LEAST_DEVIATION:
+        figures["explained_in_recordings"] = explained(recorded.values, recorded.returns)
+        says += f" Of what recorded players went on to get it explains {figures['explained_in_recordings']:.0%}."
+    if spread < LEAST_DEVIATION:
+        return VALUE.unknown(f"All dreams bring the same return ({figures['return']:.4f}); there is nothing to explain.", figures)
+    return (VALUE.sick if share < LEAST_EXPLAINED else VALUE.healthy)(says, figures)

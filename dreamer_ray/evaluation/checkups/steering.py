@@ -1,0 +1,80 @@
+"""Does the dynamics follow actions? Dreams under the recorded actions beside dreams under those of another window."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from dreamer_ray.evaluation.checkups.windows import dreamed_on, latent_errors
+from dreamer_ray.evaluation.diagnosis import Check, Finding
+from dreamer_ray.evaluation.intervals import paired_difference
+from dreamer_ray.models.dynamics import Dynamics
+from dreamer_ray.types import LatentClip
+
+LEAST_RATIO, FEWEST = 1.05, 8
+
+ACTIONS = Check(
+    name="actions",
+    part="dynamics",
+    question="Does the dynamics follow actions?",
+    disease="the dynamics ignores actions",
+    threshold=(
+        f"Bad where dreams under another window's actions are less than {LEAST_RATIO - 1:.0%} worse: the same noise goes into both, so a "
+        "dynamics that does not look at actions has a ratio of exactly 1, and one that does has more, by as much as actions decide what "
+        "is seen."
+    ),
+    remedy=(
+        "Train longer (dynamics.fit.steps), with the actions of more episodes (dynamics.batches.label_fraction) and fewer rows of "
+        "separate pictures, which are told none (dynamics.forcing.image_fraction)."
+    ),
+    keys=("dynamics.fit.steps", "dynamics.batches.label_fraction", "dynamics.forcing.image_fraction"),
+    rests_on=("collapse", "freeze"),
+)
+
+
+@dataclass(frozen=True)
+class SteeringFigures:
+    """Squared errors of latents, window by window and frame by frame."""
+
+    own: Float[Tensor, "b t"]
+    other: Float[Tensor, "b t"]
+    """Under the actions of another window."""
+
+
+def measure_steering(
+    dynamics: Dynamics, clip: LatentClip, *, context: int, steps: int, generator: torch.Generator
+) -> SteeringFigures | None:
+    """Dreams on from ``context`` frames of the windows of which all actions are known; None where there are fewer than two."""
+    clip = clip.rows(clip.notes.labelled[:, context - 1 : -1].all(1))
+    if len(clip.latents) < 2 or not clip.notes.actions:
+        return None
+    seeds = torch.randint(2**62, (len(clip.latents),), generator=generator).tolist()
+    actions = {name: value[:, context - 1 : -1] for name, value in clip.notes.actions.items()}
+    others = {name: value.roll(1, 0) for name, value in actions.items()}
+    own, other = (
+        latent_errors(
+            dynamics, dreamed_on(dynamics, clip, context=context, actions=taken, steps=steps, seeds=seeds), clip.latents[:, context:]
+        )
+        for taken in (actions, others)
+    )
+    return SteeringFigures(own, other)
+
+
+def judge_actions(found: SteeringFigures | None) -> Finding:
+    """Whether other actions make another dream, and a worse one."""
+    windows = 0 if found is None else len(found.own)
+    if found is None or windows < FEWEST:
+        return ACTIONS.unknown(f"Only {windows} held-out windows have all of their actions on record, and {FEWEST} are needed.")
+    ratio, first = (float(other.mean() / own.mean()) for own, other in ((found.own, found.other), (found.own[:, 0], found.other[:, 0])))
+    worse = paired_difference(found.other.mean(1).log().tolist(), found.own.mean(1).log().tolist())
+    figures = {"ratio": ratio, "ratio_at_1": first, "windows": float(windows)}
+    says = (
+        f"Under another window's actions dreams of {found.own.shape[1]} frames err {ratio:.2f} times as much as under their own "
+        f"({first:.2f} times in the first frame; {windows} windows)."
+    )
+    if ratio < LEAST_RATIO:
+        return ACTIONS.sick(says, figures)
+    if not worse.low > 0:
+        return ACTIONS.unknown(f"{says} The windows differ too much from each other to be sure of it; more are needed.", figures)
+    return ACTIONS.healthy(says, figures)

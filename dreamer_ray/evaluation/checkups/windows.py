@@ -1,0 +1,116 @@
+"""Held-out windows as the check-ups need them: drawn, cut from whole episodes, encoded, dreamed on; errors between latents."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from dreamer_ray.data.batches import BatchConfig, BatchPlan
+from dreamer_ray.data.clips import ClipRef, read_clip
+from dreamer_ray.data.shards import ShardSet
+from dreamer_ray.imagination.engine import DreamEngine
+from dreamer_ray.imagination.sampler import Sampling
+from dreamer_ray.models.dynamics import Dynamics
+from dreamer_ray.models.tokenizer import Tokenizer
+from dreamer_ray.types import Actions, Annotations, Clip, LatentClip
+
+ROWS_AT_ONCE = 32
+
+
+@dataclass(frozen=True)
+class Recordings:
+    """Held-out episodes and the tasks that prompt."""
+
+    shards: ShardSet
+    ladder: Sequence[str]
+    seed: int
+
+    @property
+    def longest(self) -> int:
+        """Frames of the longest episode."""
+        return int(self.shards.lengths.max())
+
+    def drawn(self, rows: int, length: int, *, lookahead: int = 0, relevant: float = 0.0) -> list[ClipRef]:
+        """Windows drawn as training draws them; the share ``relevant`` of them about an event, where any was recorded."""
+        events = self._any_event(length)
+        config = BatchConfig(
+            batch_size=rows,
+            length=length,
+            seed=self.seed,
+            relevant_fraction=relevant if events else 0.0,
+            lookahead=lookahead if events else 0,
+        )
+        return BatchPlan(self.shards, config, steps=1, tasks=self.ladder).refs(0)
+
+    def whole(self, rows: int, length: int) -> list[ClipRef]:
+        """At most about ``rows`` windows that cover episodes up to their ends, so that all is as frequent in them as in the recordings."""
+        draw = np.random.default_rng(self.seed)
+        tasks = [self.shards.schema.tasks.index(task) for task in self.ladder] or [0]
+        found: list[ClipRef] = []
+        for episode in draw.permutation(len(self.shards.lengths)).tolist():
+            starts = range(int(self.shards.lengths[episode]) - length, -1, -length)
+            found += [ClipRef(episode, start, length, int(draw.choice(tasks)), relevant=False, label=True) for start in starts]
+            if len(found) >= rows:
+                break
+        return found
+
+    def pictures(self, refs: Sequence[ClipRef]) -> Clip:
+        """What ``refs`` point to."""
+        clip = read_clip(self.shards, refs)
+        assert isinstance(clip, Clip)
+        return clip
+
+    def latents(self, tokenizer: Tokenizer, refs: Sequence[ClipRef]) -> LatentClip:
+        """The same behind the ``tokenizer``."""
+        parts = [encoded(tokenizer, self.pictures(refs[i : i + ROWS_AT_ONCE])) for i in range(0, len(refs), ROWS_AT_ONCE)]
+        joined = iter([torch.cat(same) for same in zip(*(part.tensors() for part in parts), strict=True)])
+        return parts[0].map(lambda _: next(joined))
+
+    def _any_event(self, length: int) -> bool:
+        episode, frame, task = self.shards.event_frames()
+        wanted = [self.shards.schema.tasks.index(name) for name in self.ladder]
+        return bool(((frame >= 1) & (self.shards.lengths[episode] >= length) & np.isin(task, wanted)).any())
+
+
+@torch.no_grad()
+def encoded(tokenizer: Tokenizer, clip: Clip) -> LatentClip:
+    """The clip behind the ``tokenizer``."""
+    return LatentClip(tokenizer.encode(clip.frames), clip.notes)
+
+
+def part(clip: LatentClip, frames: slice) -> LatentClip:
+    """Those frames of each row."""
+    notes = clip.notes
+    return LatentClip(
+        clip.latents[:, frames],
+        Annotations(
+            actions={name: value[:, frames] for name, value in notes.actions.items()},
+            labelled=notes.labelled[:, frames],
+            rewards=notes.rewards[:, frames],
+            continues=notes.continues[:, frames],
+            task=notes.task,
+            relevant=notes.relevant,
+        ),
+    )
+
+
+def dreamed_on(
+    dynamics: Dynamics, clip: LatentClip, *, context: int, steps: int, seeds: list[int], actions: Actions | None = None
+) -> Float[Tensor, "b t l c"]:
+    """What ``dynamics`` sees follow on the first ``context`` frames under the clip's own ``actions``, or others; K is ``steps``."""
+    span = slice(context - 1, -1)
+    taken = {name: value[:, span] for name, value in clip.notes.actions.items()} if actions is None else actions
+    known = clip.notes.labelled[:, span] if taken else torch.zeros_like(clip.notes.labelled[:, span])
+    engine, sampling = DreamEngine(dynamics, slots=len(seeds)), Sampling(steps=steps)
+    for slot, seed in zip(engine.join(part(clip, slice(0, context)), seeds, sampling=sampling), seeds, strict=True):
+        engine.streams.restart(slot, seed + 1)  # the noise of a dream is the same behind contexts of any length
+    told = [({name: value[:, t] for name, value in taken.items()}, known[:, t]) for t in range(known.shape[1])]
+    return torch.stack([engine.dream(actions, known=known, sampling=sampling).latents for actions, known in told], dim=1)
+
+
+def latent_errors(dynamics: Dynamics, dreamed: Float[Tensor, "b t l c"], truth: Float[Tensor, "b t l c"]) -> Float[Tensor, "b t"]:
+    """Mean squared error of each frame, of numbers scaled as the dynamics knows them, so that all count alike."""
+    return (dynamics.standardize(dreamed) - dynamics.standardize(truth)).square().mean((2, 3))

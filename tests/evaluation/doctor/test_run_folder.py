@@ -1,0 +1,119 @@
+"""The verb on run folders: what it prints and writes, what it says of stages that are not there, and what it refuses."""
+
+import json
+import logging
+import re
+import shutil
+import signal
+import sys
+from dataclasses import replace
+
+import pytest
+
+from dreamer_ray.cli.main import main
+from dreamer_ray.doctor import visit
+from dreamer_ray.evaluation.doctor import CHECKS, Extent
+
+FEW = Extent(pictures=16, windows=12, long_windows=4, clips=16, dreams=8, worlds=8, warm_up=8)
+
+
+@pytest.fixture(autouse=True)
+def _as_before(monkeypatch):
+    """Little is looked at, and what the command line sets for its process is set back."""
+    monkeypatch.setattr("dreamer_ray.evaluation.doctor.QUICK", FEW)
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    log, handlers = logging.getLogger("dreamer_ray"), {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before, propagate, level = log.handlers[:], log.propagate, log.level
+    yield
+    log.handlers[:], log.propagate = before, propagate
+    log.setLevel(level)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def doctor(*arguments) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(["doctor", *map(str, arguments)])
+    return ended.value.code
+
+
+def test_the_page_and_the_list_answer_every_question(hurried, tmp_path, capsys):
+    page = tmp_path / "page.html"
+    assert doctor(hurried, "--quick", "--output", page) == 0
+    shown, html = capsys.readouterr().out, page.read_text()
+    for check in CHECKS:
+        assert check.question in shown and check.question in html
+    assert re.search(r"\d+ to be mended, \d+ healthy, \d+ could not be told", shown)
+    assert html.count("<svg") >= 8 and html.count("data:image/png") >= 2
+    assert "http" not in re.sub(r'xmlns\S*="[^"]*"', "", html), "one page that needs nothing else"
+    assert not (hurried / "doctor.html").exists()
+
+
+def test_findings_are_the_same_for_the_same_seed_and_are_json_for_machines(hurried, tmp_path, capsys):
+    assert doctor(hurried, "--quick", "--json", "--output", tmp_path / "a.html") == 0
+    first = json.loads(capsys.readouterr().out)
+    assert doctor(hurried, "--quick", "--json", "--output", tmp_path / "b.html") == 0
+    assert json.loads(capsys.readouterr().out) == first
+    assert [finding["name"] for finding in first] == [check.name for check in CHECKS]
+    by_name = {finding["name"]: finding for finding in first}
+    assert by_name["exploit"]["status"] == "unknown"
+    assert "no world to play in" in by_name["exploit"]["says"]
+    sick = [finding for finding in first if finding["status"] == "sick"]
+    assert sick, "after four steps nothing can be well"
+    assert all(finding["recipe_keys"] and finding["remedy"] for finding in sick)
+
+
+def test_what_the_run_has_not_reached_is_unknown_and_never_healthy(hurried):
+    found = {f.check.name: f for f in visit(hurried, FEW, stage="tokenizer", seed=0).findings}
+    assert {finding.status for name, finding in found.items() if name not in ("blur", "collapse")} == {"unknown"}
+    assert "--stage" in found["drift"].says and "--stage" in found["value"].says
+    found = {f.check.name: f for f in visit(hurried, FEW, stage="agent", seed=0).findings}
+    assert found["policy"].status == found["value"].status == "unknown"
+    assert found["freeze"].figures and found["reward"].figures
+
+
+def test_a_stage_that_was_cut_off_or_not_begun_is_said_to_be_so(hurried, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(hurried, run)
+    shutil.rmtree(run / "imagination")
+    (run / "agent" / "manifest.json").unlink()
+    found = {f.check.name: f for f in visit(run, FEW, stage=None, seed=0).findings}
+    assert found["reward"].says == "The stage agent has begun and not ended."
+    assert found["policy"].says == "The stage agent has begun and not ended."
+    assert found["freeze"].status != "unknown" or found["freeze"].figures
+
+
+def test_short_recordings_are_said_to_be_too_short(hurried, monkeypatch):
+    from dreamer_ray import doctor as visits
+
+    admit = visits.admit
+
+    def demanding(*arguments, **options):
+        patient, reached = admit(*arguments, **options)
+        return replace(patient, sizes=replace(patient.sizes, context=1000, clip=1000, start=1000)), reached
+
+    monkeypatch.setattr(visits, "admit", demanding)
+    found = {f.check.name: f for f in visit(hurried, FEW, stage=None, seed=0).findings}
+    assert {name for name, finding in found.items() if finding.status == "unknown"} >= {check.name for check in CHECKS[2:]}
+    assert re.search(r"longest held-out episode has \d+ frames, and 1007 are needed", found["actions"].says)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["none"], "has no recipe.json"),
+        (["{run}", "--output", "none/page.html"], "there is no folder"),
+        (["{begun}", "--stage", "imagination"], "--stage imagination: The stage imagination has not been run yet"),
+        (["{bare}"], "its tokenizer is not trained yet"),
+    ],
+)
+def test_what_cannot_be_examined_is_refused(arguments, message, hurried, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    begun, bare = tmp_path / "begun", tmp_path / "bare"
+    shutil.copytree(hurried, begun)
+    shutil.rmtree(begun / "imagination")
+    bare.mkdir()
+    shutil.copy(hurried / "recipe.json", bare)
+    code = doctor(*(argument.format(run=hurried, begun=begun, bare=bare) for argument in arguments))
+    assert code == (1 if "bare" in arguments[0] else 2)
+    assert message in capsys.readouterr().err
