@@ -15,7 +15,7 @@ from dreamer_ray.distributed.cluster import cluster
 from dreamer_ray.distributed.failures import plain
 from dreamer_ray.distributed.run import ray_executors
 from dreamer_ray.in_process import Deadline, executors, processes
-from dreamer_ray.reproduce import Reproduction, check, finish_seed, playing, prepare, tell
+from dreamer_ray.reproduce import PHASE_1, Reproduction, check, finish_seed, playing, prepare, tell
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -26,7 +26,7 @@ def reproduce_on_ray(reproduction: Reproduction) -> None:
     check(reproduction.recipe)
     section = reproduction.recipe.cluster
     share = max(section.gpus_per_worker, section.gpus_per_learner, section.gpus_per_replica)
-    with cluster(reproduction.recipe):
+    with cluster(reproduction.recipe, PHASE_1):
         prepare(reproduction, ray_executors() | playing(_tasks))
         for _ in _tasks(_Seed(reproduction), range(reproduction.seeds), gpus=share):
             tell(reproduction)
