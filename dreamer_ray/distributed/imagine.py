@@ -5,6 +5,7 @@ evaluators beside them play with the newest weights: rounds.py
 """
 
 import itertools
+import math
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -84,22 +85,29 @@ class ElasticPool:
             ray.kill(actor)
 
 
-def useful_replicas(count: int, *, least: int, most: int, learner_idle: float, replica_idle: float) -> int:
+def useful_replicas(count: int, *, least: int, most: int, learner_idle: float, replica_idle: float, turns: bool) -> int:
     """How many replicas there should be, from the shares of time in which the learner and a replica of ``count`` had nothing to do.
 
-    One more while the learner waits for dreams though replicas are busy; fewer by as many as the idle time of all is worth, but for half
-    a replica's, so that it settles.
+    One more while the learner waits for dreams though replicas are busy then. Fewer while it does not wait, but so many that it will not:
+    by as many as the idle time of all is worth, but for half a replica's, so that it settles. Where learner and replicas take ``turns``
+    (``max_lag`` 0) each is idle while the other is not, which is worth nothing.
     """
-    wanted = count
-    if learner_idle > WAITS and replica_idle < IDLES:
-        wanted = count + 1
-    elif learner_idle < WAITS and replica_idle * count > 1.5:
-        wanted = count - int(replica_idle * count - 0.5)
+    if learner_idle > WAITS:
+        # While the learner does not wait all may be idle, since it is not their turn or nobody sends them calls: the rest counts.
+        idle = max(0.0, replica_idle + learner_idle - 1) / learner_idle
+        wanted = count + (idle < IDLES)
+    else:
+        wait = count * learner_idle / (1 - learner_idle)  # with one replica, in times of the learner's own work
+        for_waits = math.ceil(wait * (1 - FEW_WAITS) / FEW_WAITS - 1e-6)
+        for_work = 0 if turns else count - max(0, int(replica_idle * count - 0.5))
+        wanted = min(count, max(for_waits, for_work))
     return max(least, min(most, wanted))
 
 
-WAITS, IDLES = 0.2, 0.1
-"""Shares of time from which a learner counts as waiting, and up to which a replica counts as busy."""
+WAITS, FEW_WAITS = 0.2, 0.1
+"""Shares of time from which a learner counts as waiting, and which it may wait after the pool was made smaller."""
+IDLES = 0.5
+"""Share of the waits up to which replicas count as busy; where they share the last calls of a turn some end before others."""
 
 
 def _places(recipe: Recipe) -> PlacementGroup:
@@ -163,7 +171,10 @@ def _attend(running: list[Any], recipe: Recipe, pool: ElasticPool, board: Actor)
         if cluster.least_replicas < cluster.dreaming_replicas and updates > seen and "learner_idle" in figures:
             seen, count = updates, len(pool.replicas)
             idle = {name: figures[name] for name in ("learner_idle", "replica_idle")}
-            wanted = useful_replicas(count, least=cluster.least_replicas, most=cluster.dreaming_replicas, **idle)
+            dreams = dreams_of(recipe)
+            calls = dreams.contexts.batch_size // dreams.dreams_per_call * (dreams.max_lag + 1)  # to more there is nothing to give
+            most = min(cluster.dreaming_replicas, calls)
+            wanted = useful_replicas(count, least=cluster.least_replicas, most=most, turns=dreams.max_lag == 0, **idle)
             if wanted != count:
                 pool.resize(wanted)
     return ray.get(running)

@@ -16,6 +16,7 @@ from ray import ObjectRef
 from ray.exceptions import ObjectLostError
 
 from dreamer_ray.distributed import LOST, Actor
+from dreamer_ray.distributed.pool_clock import PoolClock, Shift
 from dreamer_ray.distributed.weights import MissingWeightsError
 from dreamer_ray.errors import RunError
 from dreamer_ray.imagination.schedule import Schedule, Seat
@@ -35,6 +36,8 @@ class TimedTrajectory(Trajectory):
 
     seconds: float | None = None
     """How long it took, None where that says nothing about the next one."""
+    busy: float | None = None
+    """How long its replica was at it, with all that came before."""
 
 
 @dataclass(eq=False)
@@ -48,6 +51,7 @@ class ReplicaSeat(Seat):
     """Asks whether it has started, then whether it has loaded what it needs."""
     greet_at: float = 0.0
     answer_by: float = math.inf
+    shift: Shift = field(default_factory=Shift)
 
     def lose(self) -> None:
         """Its process is gone."""
@@ -90,6 +94,7 @@ class ReplicaPool:
         self.schedule.open(start, steps)
         for update in range(start, steps):
             asked = heard = time.monotonic()
+            self._take_in()
             while not self.schedule.complete(update):
                 self._submit(update)
                 if self._collect():
@@ -114,27 +119,25 @@ class ReplicaPool:
         }
 
     def _submit(self, version: int) -> None:
+        self.clock.look((seat.shift, seat.calls) for seat in self.seats)
         while (given := self.schedule.take(version, self.seats)) is not None:
             seat, call = given
             reference = seat.actor.dream.remote(call, self.session, version)
             self.flying[reference] = _Flight(call, seat, time.monotonic() + self.call_seconds * seat.calls)
-        self.clock.busy([seat.calls > 0 for seat in self.seats if seat.ready])
+        for seat in self.seats:
+            seat.shift.calls = seat.calls if seat.ready else None
 
     def _collect(self) -> bool:
         """Takes in what ended, waiting a moment for it; whether a trajectory came."""
         self._look()
-        greetings = {seat.greeting: seat for seat in self.seats if seat.greeting is not None}
-        if not (references := [*self.flying, *greetings]):
-            time.sleep(PAUSE)
-            return False
         before = len(self.schedule.finished)
         # All that is there, before anybody is taken for hung: the learner may have been busy for longer than a call may take.
-        there = ray.wait(references, num_returns=len(references), timeout=0)[0] or ray.wait(references, timeout=PAUSE)[0]
-        for reference in there:
-            if reference in greetings:
-                self._greeted(greetings[reference], reference)
+        if not self._take_in():
+            if references := [*self.flying, *self._greetings()]:
+                ray.wait(references, timeout=PAUSE)
+                self._take_in()
             else:
-                self._landed(reference, self.flying.pop(reference))
+                time.sleep(PAUSE)
         now = time.monotonic()
         for reference, flight in list(self.flying.items()):
             if now > flight.deadline:
@@ -147,6 +150,21 @@ class ReplicaPool:
                 self._silent(seat)
         return len(self.schedule.finished) > before
 
+    def _greetings(self) -> dict[ObjectRef, ReplicaSeat]:
+        return {seat.greeting: seat for seat in self.seats if seat.greeting is not None}
+
+    def _take_in(self) -> bool:
+        """Takes in what has ended by now; whether anything had."""
+        if not (references := [*self.flying, *(greetings := self._greetings())]):
+            return False
+        there, _ = ray.wait(references, num_returns=len(references), timeout=0)
+        for reference in there:
+            if reference in greetings:
+                self._greeted(greetings[reference], reference)
+            else:
+                self._landed(reference, self.flying.pop(reference))
+        return bool(there)
+
     def _landed(self, reference: ObjectRef, flight: _Flight) -> None:
         try:
             trajectory = ray.get(reference)
@@ -157,9 +175,12 @@ class ReplicaPool:
             if isinstance(error, MissingWeightsError):
                 self._missed()
             self.schedule.again(flight.call, lost=isinstance(error, ObjectLostError))
+            flight.seat.shift.ended(None)
         else:
             self.schedule.finished[flight.call] = trajectory
-            flight.seat.took(trajectory.seconds if isinstance(trajectory, TimedTrajectory) else None)
+            seconds, busy = (trajectory.seconds, trajectory.busy) if isinstance(trajectory, TimedTrajectory) else (None, None)
+            flight.seat.took(seconds)
+            flight.seat.shift.ended(busy)
         flight.seat.calls -= 1
 
     def _missed(self) -> None:
@@ -170,6 +191,7 @@ class ReplicaPool:
 
     def _lost(self, flight: _Flight) -> None:
         flight.seat.calls -= 1
+        flight.seat.shift.ended(None)
         flight.seat.lose()
         self.schedule.again(flight.call, lost=True)
 
@@ -203,39 +225,3 @@ class ReplicaPool:
     def _seat(self, replicas: Sequence[Actor]) -> None:
         (rank, ranks), seated = self.schedule.share, {seat.actor: seat for seat in self.seats}
         self.seats = [seated.get(actor) or ReplicaSeat(actor=actor) for actor in replicas[rank::ranks]]
-
-
-class PoolClock:
-    """Shares of the time in which the learner and the replicas had nothing to do, and the age of what the learner used."""
-
-    def __init__(self) -> None:
-        self._reset()
-        self._idle_now = self._ready_now = 0
-
-    def waited(self, seconds: float, *, lag: int) -> None:
-        """The learner waited for a batch of this age."""
-        self._waited += seconds
-        self._lags.append(lag)
-
-    def busy(self, replicas: Sequence[bool]) -> None:
-        """From now on these replicas have something to do."""
-        now = time.monotonic()
-        self._idle += self._idle_now * (now - self._since)
-        self._ready += self._ready_now * (now - self._since)
-        self._since, self._idle_now, self._ready_now = now, len(replicas) - sum(replicas), len(replicas)
-
-    def figures(self) -> dict[str, float]:
-        """Since the last call of this."""
-        elapsed = max(time.monotonic() - self._begun, 1e-9)
-        found = {
-            "learner_idle": self._waited / elapsed,
-            "replica_idle": self._idle / self._ready if self._ready else 0.0,
-            "lag": sum(self._lags) / len(self._lags) if self._lags else 0.0,
-        }
-        self._reset()
-        return found
-
-    def _reset(self) -> None:
-        self._begun = self._since = time.monotonic()
-        self._waited = self._idle = self._ready = 0.0
-        self._lags: list[int] = []
