@@ -16,6 +16,7 @@ import ray
 import torch
 from ray.exceptions import RayActorError, RayError
 
+from dreamer_ray.cluster_section import ClusterSection
 from dreamer_ray.distributed import ZERO_COPY_TENSORS, Actor
 from dreamer_ray.distributed.batches import stream
 from dreamer_ray.distributed.board import note_failure
@@ -61,7 +62,7 @@ class Learner(WeightSource):
         """Fits to the end and returns counts of calls. Errors of ours go to the board; ``session`` names the life of the group."""
         try:
             if address is not None:  # others may have to wait for this one's dreams for as long as it waits itself
-                wait = timedelta(seconds=GROUP_SECONDS + self._outage_seconds())
+                wait = timedelta(seconds=GROUP_SECONDS + outage_seconds(self.recipe.cluster))
                 ranks = self.recipe.cluster.learners
                 join_group(address, self.listening, rank=self.rank, ranks=ranks, device=self.device, wait=wait)
             return self._fit(session, replicas, store, board)
@@ -71,9 +72,11 @@ class Learner(WeightSource):
             note_failure(board, error)
             return {}
 
-    def _outage_seconds(self) -> float:
-        cluster = self.recipe.cluster
-        return max(OUTAGE_LIMIT, 2 * cluster.call_seconds, cluster.wait_seconds)
+    def _heard(self, dreams: Iterator[Trajectory], board: Actor) -> Iterator[Trajectory]:
+        """The board hears when there is something to learn from: waiting for it is not part of an update's time."""
+        for batch in dreams:
+            board.beat.remote(self.rank)
+            yield batch
 
     def _fit(self, session: str, replicas: list[Actor], store: Actor, board: Actor) -> dict[str, int]:
         config, cluster = dreams_of(self.recipe), self.recipe.cluster
@@ -88,6 +91,7 @@ class Learner(WeightSource):
         counted: dict[str, float] = {}
 
         def publish(version: int) -> None:
+            board.beat.remote(self.rank)
             weights = _copied(phase, shelf)
             published[:] = [(session, version, weights)]  # by all: whose replicas find an emptied store must not wait for the others
             if first:
@@ -106,14 +110,15 @@ class Learner(WeightSource):
             Schedule(config.contexts.batch_size // config.dreams_per_call, config.max_lag, share=(self.rank, cluster.learners)),
             session,
             call_seconds=cluster.call_seconds,
-            outage_seconds=self._outage_seconds(),
+            outage_seconds=outage_seconds(cluster),
             publish_again=publish_again,
             look=_roster(board),
+            tell=board.tell.remote,
         )
 
         def batches(start: int) -> Any:
             publish(start)
-            dreams = pool.updates(start, config.fit.steps)
+            dreams = self._heard(pool.updates(start, config.fit.steps), board)
             return _rehearsals(dreams, recorded(start)) if self.whole else dreams
 
         files = FileSink(folder) if first else None
@@ -136,6 +141,16 @@ class Learner(WeightSource):
 
     def __repr__(self) -> str:
         return f"Learner({self.rank})"
+
+
+def outage_seconds(cluster: ClusterSection) -> float:
+    """How long learners wait for any dream."""
+    return max(OUTAGE_LIMIT, 2 * cluster.call_seconds, cluster.wait_seconds)
+
+
+def silent_seconds(cluster: ClusterSection) -> float:
+    """After so long without an update, and without a batch to learn from, learners are taken for hung."""
+    return GROUP_SECONDS + outage_seconds(cluster)
 
 
 def _rehearsals(dreams: Iterable[Trajectory], recorded: Iterable[Clip | LatentClip]) -> Iterator[Rehearsal]:

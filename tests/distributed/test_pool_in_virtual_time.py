@@ -3,6 +3,7 @@
 ``VirtualRay`` stands where the pool has ``ray`` and ``time``: waiting moves its clock to the next end of a call.
 """
 
+import errno
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +12,11 @@ import torch
 from ray.exceptions import ActorDiedError, RayTaskError
 
 from dreamer_ray.distributed import pool_clock, replica_pool
+from dreamer_ray.distributed.failures import plain
 from dreamer_ray.distributed.imagine import useful_replicas
 from dreamer_ray.distributed.pool_clock import Shift
-from dreamer_ray.distributed.replica_pool import ReplicaPool, TimedTrajectory
+from dreamer_ray.distributed.replica_pool import ReplicaPool, TimedTrajectory, pace_advice
+from dreamer_ray.errors import RunError, UserError
 from dreamer_ray.imagination.schedule import Schedule
 
 
@@ -28,7 +31,7 @@ class VirtualReplica:
 
     def __init__(self, ray: "VirtualRay", seconds: float, fails=lambda call: None):
         self.ray, self.seconds, self.fails = ray, float(seconds), fails
-        self.free, self.worked, self.killed, self.asked = 0.0, 0.0, 0, 0
+        self.free, self.worked, self.killed, self.rows = 0.0, 0.0, 0, 1
 
     def __getattr__(self, name: str) -> "Method":
         if name not in ("ready", "dream", "__ray_ready__"):
@@ -49,15 +52,21 @@ class Method:
         if self.name != "dream":
             return Reference(now, None)
         call, _, version = arguments
-        replica.asked += 1
         replica.free = max(replica.free, now) + replica.seconds
         replica.worked += replica.seconds
         if (error := replica.fails(call)) is not None:
             error = error if isinstance(error, ActorDiedError) else RayTaskError("dream", "traceback", error).as_instanceof_cause()
             return Reference(replica.free, error)
-        states, one = torch.full((1, 2, 1), float(call)), torch.zeros(1, 1)
+        states, one = torch.full((replica.rows, 2, 1), float(call)), torch.zeros(replica.rows, 1)
         trajectory = TimedTrajectory(
-            states, {"action": one}, one, one, torch.zeros(1, dtype=torch.long), version, seconds=replica.seconds, busy=replica.seconds
+            states,
+            {"action": one},
+            one,
+            one,
+            torch.zeros(replica.rows, dtype=torch.long),
+            version,
+            seconds=replica.seconds,
+            busy=replica.seconds,
         )
         return Reference(replica.free, trajectory)
 
@@ -74,7 +83,7 @@ class VirtualRay:
 
     def wait(self, references: list[Reference], num_returns: int = 1, timeout: float = 0.0) -> tuple[list[Reference], list[Reference]]:
         if not any(reference.ends <= self.now for reference in references):
-            self.now = max(self.now, min(self.now + timeout, min(reference.ends for reference in references)))
+            self.now = max(self.now, min(self.now + timeout, *(reference.ends for reference in references)))
         there = [reference for reference in references if reference.ends <= self.now][:num_returns]
         return there, [reference for reference in references if reference not in there]
 
@@ -103,7 +112,7 @@ def shares(monkeypatch, replicas: int, dream: float, update: float, *, max_lag: 
     virtual = install(monkeypatch)
     actors = [VirtualReplica(virtual, dream) for _ in range(replicas)]
     pool, found = ReplicaPool(actors, Schedule(calls, max_lag), "s"), []
-    for done, _ in zip(range(1, steps + 1), pool.updates(0, 2 * steps)):
+    for done, _ in zip(range(1, steps + 1), pool.updates(0, 2 * steps), strict=False):
         virtual.sleep(update)
         if done == steps // 2:
             pool.clock.figures()
@@ -175,3 +184,92 @@ def test_a_call_counts_no_more_than_it_took_over_several_looks():
     assert shift.busy(3.0, 1) == 3.0
     shift.ended(5.0)
     assert shift.busy(10.0, 0) == 2.0
+
+
+def errors(monkeypatch, *fails, updates: int = 6, calls: int = 4):
+    """A pool of replicas of which each ``fails`` so, what it said, and the calls that came out of it."""
+    virtual, said = install(monkeypatch), []
+    actors = [VirtualReplica(virtual, 1.0, each) for each in fails]
+    pool = ReplicaPool(actors, Schedule(calls, 1), "s", tell=lambda line, topic: said.append(line))
+    seen = [int(call) for batch in pool.updates(0, updates) for call in batch.states[:, 0, 0]]
+    assert seen == list(range(updates * calls))
+    return pool, actors, said
+
+
+def once(error: Exception):
+    """Fails in its first call."""
+    left = [error]
+    return lambda call: left.pop() if left else None
+
+
+def well(call: int) -> None:
+    """Never fails."""
+
+
+FOREIGN = OSError(errno.ESTALE, "Stale file handle")
+
+
+@pytest.mark.parametrize("others", [0, 2])
+def test_a_replica_that_meets_a_foreign_error_starts_again_and_its_call_is_sent_again(monkeypatch, others):
+    pool, actors, said = errors(monkeypatch, once(FOREIGN), *[well] * others)
+    assert [actor.killed for actor in actors] == [1] + [0] * others
+    assert pool.schedule.lost == 1
+    assert len(said) == 1
+    assert "a replica is lost (OSError: [Errno 116] Stale file handle)" in said[0]
+
+
+def test_one_broken_replica_among_others_does_not_end_the_run_and_is_tried_ever_more_seldom(monkeypatch):
+    _, actors, said = errors(monkeypatch, lambda call: FOREIGN, well, updates=60)
+    assert actors[0].killed == len(said)
+    assert 3 < len(said) < 10
+
+
+def test_replicas_that_only_fail_end_the_run_with_the_cause(monkeypatch):
+    with pytest.raises(RunError, match=r"replicas failed 6 times and did nothing else; last: OSError: .*Stale file handle"):
+        errors(monkeypatch, lambda call: FOREIGN, lambda call: FOREIGN)
+
+
+def test_a_call_that_no_replica_can_do_ends_the_run_though_others_succeed(monkeypatch):
+    def fails(call):
+        return ValueError("bad context") if call == 5 else None
+
+    with pytest.raises(RunError, match=r"call 5 failed 3 times; last: ValueError: bad context"):
+        errors(monkeypatch, *[fails] * 3, updates=60)
+
+
+def test_a_hiccup_that_all_replicas_feel_at_once_is_survived(monkeypatch):
+    pool, actors, _ = errors(monkeypatch, *[once(FOREIGN) for _ in range(4)])
+    assert [actor.killed for actor in actors] == [1] * 4
+    assert pool.schedule.lost == 4
+
+
+@pytest.mark.parametrize("error", [UserError("checkpoint x: SHA-256 differs"), OSError(errno.ENOSPC, "No space left on device", "/runs/x")])
+def test_an_error_of_ours_ends_the_run_at_once(monkeypatch, error):
+    with pytest.raises((UserError, OSError)) as raised:
+        errors(monkeypatch, once(error))
+    assert type(plain(raised.value)) in (UserError, RunError)
+
+
+def test_a_run_whose_replicas_only_die_says_of_what(monkeypatch):
+    with pytest.raises(RunError, match=r"update 0: no replica answered for 600 s; last: ActorDiedError: The actor died"):
+        errors(monkeypatch, lambda call: ActorDiedError())
+
+
+@pytest.mark.parametrize(("seconds", "key"), [(0.05, "raise"), (0.3, None), (15, None), (40, "lower")])
+def test_calls_that_are_too_short_or_too_long_are_told_of_once(monkeypatch, seconds, key):
+    virtual, said = install(monkeypatch), []
+    pool = ReplicaPool([VirtualReplica(virtual, seconds)], Schedule(4, 0), "s", tell=lambda line, topic: said.append((line, topic)))
+    for actor in pool.replicas:
+        actor.rows = 2
+    assert len(list(pool.updates(0, 5))) == 5
+    if key is None:
+        assert said == []
+    else:
+        ((line, topic),) = said
+        assert line.startswith(f"imagination: a call of a replica takes {seconds:g} s; {key} imagination.dreams_per_call (2 now)")
+        assert topic == "pace"
+
+
+def test_nothing_is_said_of_a_pace_that_cannot_be_helped():
+    assert pace_advice(0.05, 16, shorter=True, longer=False) is None
+    assert pace_advice(40.0, 1, shorter=False, longer=True) is None
