@@ -72,12 +72,6 @@ class Learner(WeightSource):
             note_failure(board, error)
             return {}
 
-    def _heard(self, dreams: Iterator[Trajectory], board: Actor) -> Iterator[Trajectory]:
-        """The board hears when there is something to learn from: waiting for it is not part of an update's time."""
-        for batch in dreams:
-            board.beat.remote(self.rank)
-            yield batch
-
     def _fit(self, session: str, replicas: list[Actor], store: Actor, board: Actor) -> dict[str, int]:
         config, cluster = dreams_of(self.recipe), self.recipe.cluster
         folder, first = self.run_folder / "imagination", self.rank == 0
@@ -112,13 +106,13 @@ class Learner(WeightSource):
             call_seconds=cluster.call_seconds,
             outage_seconds=outage_seconds(cluster),
             publish_again=publish_again,
-            look=_roster(board),
+            look=_roster(board, self.rank),
             tell=board.tell.remote,
         )
 
         def batches(start: int) -> Any:
             publish(start)
-            dreams = self._heard(pool.updates(start, config.fit.steps), board)
+            dreams = pool.updates(start, config.fit.steps)
             return _rehearsals(dreams, recorded(start)) if self.whole else dreams
 
         files = FileSink(folder) if first else None
@@ -149,7 +143,7 @@ def outage_seconds(cluster: ClusterSection) -> float:
 
 
 def silent_seconds(cluster: ClusterSection) -> float:
-    """After so long without an update, and without a batch to learn from, learners are taken for hung."""
+    """After so long without an update, and without waiting for dreams, learners are taken for hung."""
     return GROUP_SECONDS + outage_seconds(cluster)
 
 
@@ -164,11 +158,12 @@ def _copied(phase: ImaginationTraining | WholeImaginationTraining, device: torch
     return {name: whole(value).detach().to(device, copy=True) for name, value in phase.published().items()}
 
 
-def _roster(board: Actor) -> Callable[[], list[Actor] | None]:
-    """Asks the board, without waiting, who is in the pool."""
+def _roster(board: Actor, rank: int) -> Callable[[], list[Actor] | None]:
+    """Asks the board, without waiting, who is in the pool; who asks is not hung, however long the dreams of an update take."""
     asked = [board.enlisted.remote()]
 
     def look() -> list[Actor] | None:
+        board.beat.remote(rank)
         if not ray.wait(asked, timeout=0)[0]:
             return None
         (answer,) = asked
