@@ -1,8 +1,9 @@
 """Errors that crossed a process: Ray hands them over wrapped, with that process's traceback; here they are themselves again."""
 
 import errno
+from textwrap import shorten
 
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 
 from dreamer_ray.errors import DreamerError, RunError
 
@@ -22,3 +23,10 @@ def plain(error: BaseException) -> DreamerError | None:
             return RunError(f"{place}: not written ({inner.strerror}); make room and run again without --from: what is finished is kept")
         inner = getattr(inner, "cause", None) or inner.__cause__
     return None
+
+
+def in_a_line(error: BaseException) -> str:
+    """The kind and the words of an error, without Ray's traceback."""
+    inner: BaseException = plain(error) or (error.cause if isinstance(error, RayTaskError) else error)
+    said = next((line for line in reversed(str(inner).splitlines()) if line.strip()), "")
+    return f"{type(inner).__name__}: {shorten(said, 200)}"

@@ -5,6 +5,9 @@ evaluators beside them play with the newest weights: rounds.py
 """
 
 import itertools
+import logging
+import math
+import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -17,9 +20,10 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from dreamer_ray.distributed import LOST, Actor
-from dreamer_ray.distributed.board import raise_failure, watched
+from dreamer_ray.distributed.board import answer, raise_failure, watched
 from dreamer_ray.distributed.cluster import here, require
-from dreamer_ray.distributed.learner import Learner
+from dreamer_ray.distributed.failures import in_a_line, plain
+from dreamer_ray.distributed.learner import Learner, silent_seconds
 from dreamer_ray.distributed.replicas import device_of, start_replica
 from dreamer_ray.distributed.restarts import Restarts, newest_step
 from dreamer_ray.distributed.rounds import rounds_played, start_evaluator
@@ -29,6 +33,8 @@ from dreamer_ray.errors import RunError, UserError
 from dreamer_ray.progress import Progress
 from dreamer_ray.recipe import Recipe
 from dreamer_ray.stages import REHEARSAL, dreams_of, feed, trained
+
+log = logging.getLogger("dreamer_ray")
 
 SECONDS_BETWEEN_LOOKS = 5.0
 PLACING_SECONDS = 60.0
@@ -79,27 +85,34 @@ class ElasticPool:
         """Starts replicas or ends the last ones; a node that no replica needs is given back by the cluster's autoscaler."""
         started = [self.start(place) for place in range(len(self.replicas), count)]
         self.replicas, ended = [*self.replicas[:count], *started], self.replicas[count:]
-        ray.get(self.board.enlist.remote(self.replicas))
+        answer(lambda: self.board.enlist.remote(self.replicas))
         for actor in ended:
             ray.kill(actor)
 
 
-def useful_replicas(count: int, *, least: int, most: int, learner_idle: float, replica_idle: float) -> int:
+def useful_replicas(count: int, *, least: int, most: int, learner_idle: float, replica_idle: float, turns: bool) -> int:
     """How many replicas there should be, from the shares of time in which the learner and a replica of ``count`` had nothing to do.
 
-    One more while the learner waits for dreams though replicas are busy; fewer by as many as the idle time of all is worth, but for half
-    a replica's, so that it settles.
+    One more while the learner waits for dreams though replicas are busy then. Fewer while it does not wait, but so many that it will not:
+    by as many as the idle time of all is worth, but for half a replica's, so that it settles. Where learner and replicas take ``turns``
+    (``max_lag`` 0) each is idle while the other is not, which is worth nothing.
     """
-    wanted = count
-    if learner_idle > WAITS and replica_idle < IDLES:
-        wanted = count + 1
-    elif learner_idle < WAITS and replica_idle * count > 1.5:
-        wanted = count - int(replica_idle * count - 0.5)
+    if learner_idle > WAITS:
+        # While the learner does not wait all may be idle, since it is not their turn or nobody sends them calls: the rest counts.
+        idle = max(0.0, replica_idle + learner_idle - 1) / learner_idle
+        wanted = count + (idle < IDLES)
+    else:
+        wait = count * learner_idle / (1 - learner_idle)  # with one replica, in times of the learner's own work
+        for_waits = math.ceil(wait * (1 - FEW_WAITS) / FEW_WAITS - 1e-6)
+        for_work = 0 if turns else count - max(0, int(replica_idle * count - 0.5))
+        wanted = min(count, max(for_waits, for_work))
     return max(least, min(most, wanted))
 
 
-WAITS, IDLES = 0.2, 0.1
-"""Shares of time from which a learner counts as waiting, and up to which a replica counts as busy."""
+WAITS, FEW_WAITS = 0.2, 0.1
+"""Shares of time from which a learner counts as waiting, and which it may wait after the pool was made smaller."""
+IDLES = 0.5
+"""Share of the waits up to which replicas count as busy; where they share the last calls of a turn some end before others."""
 
 
 def _places(recipe: Recipe) -> PlacementGroup:
@@ -118,7 +131,7 @@ def _places(recipe: Recipe) -> PlacementGroup:
 
 def _supervise(recipe: Recipe, run: Path, pool: ElasticPool, store: Actor, board: Actor, places: PlacementGroup) -> dict[str, Any]:
     text, ranks, checkpoints = recipe.model_dump_json(), range(recipe.cluster.learners), run / "imagination" / "checkpoints"
-    restarts = Restarts(newest_step(checkpoints))
+    restarts, why = Restarts(newest_step(checkpoints)), ""
     while not restarts.too_many:
         learners: list[Actor] = [
             Learner.options(
@@ -129,48 +142,87 @@ def _supervise(recipe: Recipe, run: Path, pool: ElasticPool, store: Actor, board
             for rank in ranks
         ]
         try:
-            address, session = ray.get(learners[0].address.remote()) if len(ranks) > 1 else None, uuid.uuid4().hex
+            address, session = _address(learners), uuid.uuid4().hex
             found = _attend(
                 [learner.run.remote(session, pool.replicas, store, board, address) for learner in learners], recipe, pool, board
             )
             return {name: sum(part.get(name, 0) for part in found) for name in found[0]} | {"learner_restarts": restarts.all}
-        except (_LearnerLostError, *LOST):
+        except _LearnerLostError as error:
             exporter(recipe.name, "imagination").add("restarts", part="learner")
-            restarts.count(newest_step(checkpoints))
+            restarts.count(step := newest_step(checkpoints))
+            why = str(error)
+            log.warning("imagination: %s; %s", why, "given up" if restarts.too_many else f"started again from step {step}")
         finally:
             for learner in learners:
                 ray.kill(learner)
     raise RunError(
-        f"imagination: the learner was lost {restarts.in_vain} times without a new checkpoint; run again to resume from the last one"
+        f"imagination: the learner was lost {restarts.in_vain} times without a new checkpoint, last: {why}; run again to resume from the "
+        "last one"
     )
+
+
+def _address(learners: list[Actor]) -> tuple[str, int] | None:
+    """Where learners meet, None of one; says so where they wait for room. Raises ``_LearnerLostError``."""
+    starting, asked = [learner.__ray_ready__.remote() for learner in learners], time.monotonic()
+    while ray.wait(starting, num_returns=len(starting), timeout=PLACING_SECONDS)[1]:
+        log.warning("imagination: learners wait for room or to start, for %.0f s so far", time.monotonic() - asked)
+    _raise_loss(starting, starting)
+    if len(learners) == 1:
+        return None
+    try:
+        return ray.get(learners[0].address.remote(), timeout=PLACING_SECONDS)
+    except RayError as error:  # also that there was no answer
+        raise _LearnerLostError(0, in_a_line(error)) from error
 
 
 def _attend(running: list[Any], recipe: Recipe, pool: ElasticPool, board: Actor) -> list[dict[str, int]]:
     """Waits for all learners and resizes the pool meanwhile. Raises ``_LearnerLostError`` where one is lost, whatever the others say."""
-    cluster, waiting, seen = recipe.cluster, list(running), 0
+    waiting, seen, limit = list(running), 0, silent_seconds(recipe.cluster)
+    pulse, heard = {}, time.monotonic()
     while waiting:
         done, waiting = ray.wait(waiting, timeout=SECONDS_BETWEEN_LOOKS)
         if done:
             raise_failure(board)
-        if any(_failed(reference) for reference in done):
-            # That one was lost may come a moment after the others have missed it.
-            ended, _ = ray.wait(running, num_returns=len(running), timeout=SECONDS_BETWEEN_LOOKS)
-            for error in filter(None, map(_failed, ended)):
-                if isinstance(error, LOST) or (len(running) > 1 and _misses_another(error)):
-                    raise _LearnerLostError from error
-            ray.get(done)
-        updates, figures = ray.get(board.read.remote())
-        if cluster.least_replicas < cluster.dreaming_replicas and updates > seen and "learner_idle" in figures:
-            seen, count = updates, len(pool.replicas)
-            idle = {name: figures[name] for name in ("learner_idle", "replica_idle")}
-            wanted = useful_replicas(count, least=cluster.least_replicas, most=cluster.dreaming_replicas, **idle)
-            if wanted != count:
-                pool.resize(wanted)
+            _raise_loss(running, done)
+        if (beats := answer(board.pulse.remote)) != pulse:
+            pulse, heard = beats, time.monotonic()
+        elif time.monotonic() - heard > limit:
+            raise _LearnerLostError(0, f"no update for {limit:.0f} s, taken for hung: it takes longer? raise cluster.call_seconds")
+        seen = _resize(pool, recipe, answer(board.read.remote), seen)
     return ray.get(running)
 
 
+def _resize(pool: ElasticPool, recipe: Recipe, state: tuple[int, dict[str, float]], seen: int) -> int:
+    """Makes the pool as large as is useful by what the board says, if that is newer than ``seen``; what has been seen then."""
+    cluster, dreams, (updates, figures) = recipe.cluster, dreams_of(recipe), state
+    if cluster.least_replicas == cluster.dreaming_replicas or updates <= seen or "learner_idle" not in figures:
+        return seen
+    count, idle = len(pool.replicas), {name: figures[name] for name in ("learner_idle", "replica_idle")}
+    calls = dreams.contexts.batch_size // dreams.dreams_per_call * (dreams.max_lag + 1)  # to more there is nothing to give
+    most = min(cluster.dreaming_replicas, calls)
+    wanted = useful_replicas(count, least=cluster.least_replicas, most=most, turns=dreams.max_lag == 0, **idle)
+    if wanted != count:
+        pool.resize(wanted)
+    return updates
+
+
 class _LearnerLostError(Exception):
-    pass
+    def __init__(self, rank: int, why: str):
+        super().__init__(f"learner {rank} is lost ({why})")
+
+
+def _raise_loss(running: list[Any], done: list[Any]) -> None:
+    """Raises ``_LearnerLostError`` where one of ``done`` has failed, with the error behind all others, and an error of ours as it is."""
+    if not any(_failed(reference) for reference in done):
+        return
+    # That one was lost may come a moment after the others have missed it.
+    ended, _ = ray.wait(running, num_returns=len(running), timeout=SECONDS_BETWEEN_LOOKS)
+    errors = [(rank, error) for rank, error in ((running.index(each), _failed(each)) for each in ended) if error is not None]
+    for _, error in errors:
+        if (ours := plain(error)) is not None:
+            raise ours from error
+    rank, error = min(errors, key=lambda each: (_misses_another(each[1]), not isinstance(each[1], LOST)))
+    raise _LearnerLostError(rank, in_a_line(error)) from error
 
 
 def _misses_another(error: RayError) -> bool:

@@ -1,8 +1,9 @@
 """What a job is doing, read from its log and the states of its actors: stages, newest progress, replicas. Pure: no Ray in here."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 LIVE = {"ALIVE": "alive", "PENDING_CREATION": "pending", "DEPENDENCIES_UNREADY": "pending", "RESTARTING": "restarting"}
@@ -15,6 +16,9 @@ PROGRESS_LINE = re.compile(
     re.MULTILINE,
 )
 ROUND_LINE = re.compile(STAMP + r"\w+ +version (?P<version>\d+) in (?P<worlds>\d+) worlds(?P<figures>(?:  \S+ \S+)*)$", re.MULTILINE)
+LOSS_LINE = re.compile(STAMP + r"\w+: (?P<part>learner|evaluator) \d+ is lost \(.*\); .*started again", re.MULTILINE)
+GROUP_OF = {"learner": "learner", "evaluator": "round-evaluator"}
+"""Names of the actors that are replaced by new ones where Ray would start the same ones again."""
 ERROR_LINE = re.compile(STAMP + r"error: (?P<message>.*)$", re.MULTILINE)
 
 
@@ -38,7 +42,7 @@ class ActorGroup:
     pending: int = 0
     restarting: int = 0
     restarts: int = 0
-    """By Ray, of all of them together."""
+    """Of all of them together: by Ray, and of those that are replaced by new ones as the log tells."""
 
 
 @dataclass(frozen=True)
@@ -112,10 +116,16 @@ def groups(actors: Iterable[ActorState]) -> list[ActorGroup]:
     found: dict[str, dict[str, int]] = {}
     for actor in actors:
         if state := LIVE.get(actor.state):
-            counts = found.setdefault(re.sub(r"-\d+$", "", actor.name), {})
+            counts = found.setdefault(re.sub(r"(-\d+)+$", "", actor.name), {})
             counts[state] = counts.get(state, 0) + 1
             counts["restarts"] = counts.get("restarts", 0) + actor.restarts
     return [ActorGroup(name, **counts) for name, counts in sorted(found.items())]
+
+
+def with_replaced(actors: Iterable[ActorGroup], log: str) -> list[ActorGroup]:
+    """The same with the restarts of actors that are replaced by new ones, which Ray does not count but the log tells of."""
+    lost = Counter(GROUP_OF[part] for part in LOSS_LINE.findall(log))
+    return [replace(group, restarts=group.restarts + lost[group.name]) for group in actors]
 
 
 def stages(log: str, names: Sequence[str] = ()) -> list[StageState]:

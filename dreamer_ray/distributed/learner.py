@@ -16,6 +16,7 @@ import ray
 import torch
 from ray.exceptions import RayActorError, RayError
 
+from dreamer_ray.cluster_section import ClusterSection
 from dreamer_ray.distributed import ZERO_COPY_TENSORS, Actor
 from dreamer_ray.distributed.batches import stream
 from dreamer_ray.distributed.board import note_failure
@@ -61,7 +62,7 @@ class Learner(WeightSource):
         """Fits to the end and returns counts of calls. Errors of ours go to the board; ``session`` names the life of the group."""
         try:
             if address is not None:  # others may have to wait for this one's dreams for as long as it waits itself
-                wait = timedelta(seconds=GROUP_SECONDS + self._outage_seconds())
+                wait = timedelta(seconds=GROUP_SECONDS + outage_seconds(self.recipe.cluster))
                 ranks = self.recipe.cluster.learners
                 join_group(address, self.listening, rank=self.rank, ranks=ranks, device=self.device, wait=wait)
             return self._fit(session, replicas, store, board)
@@ -70,10 +71,6 @@ class Learner(WeightSource):
                 raise
             note_failure(board, error)
             return {}
-
-    def _outage_seconds(self) -> float:
-        cluster = self.recipe.cluster
-        return max(OUTAGE_LIMIT, 2 * cluster.call_seconds, cluster.wait_seconds)
 
     def _fit(self, session: str, replicas: list[Actor], store: Actor, board: Actor) -> dict[str, int]:
         config, cluster = dreams_of(self.recipe), self.recipe.cluster
@@ -88,6 +85,7 @@ class Learner(WeightSource):
         counted: dict[str, float] = {}
 
         def publish(version: int) -> None:
+            board.beat.remote(self.rank)
             weights = _copied(phase, shelf)
             published[:] = [(session, version, weights)]  # by all: whose replicas find an emptied store must not wait for the others
             if first:
@@ -106,9 +104,10 @@ class Learner(WeightSource):
             Schedule(config.contexts.batch_size // config.dreams_per_call, config.max_lag, share=(self.rank, cluster.learners)),
             session,
             call_seconds=cluster.call_seconds,
-            outage_seconds=self._outage_seconds(),
+            outage_seconds=outage_seconds(cluster),
             publish_again=publish_again,
-            look=_roster(board),
+            look=_roster(board, self.rank),
+            tell=board.tell.remote,
         )
 
         def batches(start: int) -> Any:
@@ -138,6 +137,16 @@ class Learner(WeightSource):
         return f"Learner({self.rank})"
 
 
+def outage_seconds(cluster: ClusterSection) -> float:
+    """How long learners wait for any dream."""
+    return max(OUTAGE_LIMIT, 2 * cluster.call_seconds, cluster.wait_seconds)
+
+
+def silent_seconds(cluster: ClusterSection) -> float:
+    """After so long without an update, and without waiting for dreams, learners are taken for hung."""
+    return GROUP_SECONDS + outage_seconds(cluster)
+
+
 def _rehearsals(dreams: Iterable[Trajectory], recorded: Iterable[Clip | LatentClip]) -> Iterator[Rehearsal]:
     for dreamed, clips in zip(dreams, recorded, strict=True):
         assert isinstance(clips, LatentClip)
@@ -149,11 +158,12 @@ def _copied(phase: ImaginationTraining | WholeImaginationTraining, device: torch
     return {name: whole(value).detach().to(device, copy=True) for name, value in phase.published().items()}
 
 
-def _roster(board: Actor) -> Callable[[], list[Actor] | None]:
-    """Asks the board, without waiting, who is in the pool."""
+def _roster(board: Actor, rank: int) -> Callable[[], list[Actor] | None]:
+    """Asks the board, without waiting, who is in the pool; who asks is not hung, however long the dreams of an update take."""
     asked = [board.enlisted.remote()]
 
     def look() -> list[Actor] | None:
+        board.beat.remote(rank)
         if not ray.wait(asked, timeout=0)[0]:
             return None
         (answer,) = asked

@@ -56,6 +56,7 @@ class WorldModelReplica:
 
         Raises ``MissingWeightsError`` where the store has no such weights.
         """
+        called = time.perf_counter()
         self.ready()
         assert self.dreamer is not None
         self._renew(self.dreamer)
@@ -64,9 +65,8 @@ class WorldModelReplica:
         begun = time.perf_counter()
         trajectory = self.dreamer.dream(call, self.version)
         self.export.add("frames_dreamed", frame_count(trajectory))
-        seconds = time.perf_counter() - begun if self.warm else None
-        self.warm = True
-        return TimedTrajectory(**vars(trajectory), seconds=seconds)
+        ended, measured, self.warm = time.perf_counter(), self.warm, True
+        return TimedTrajectory(**vars(trajectory), seconds=ended - begun if measured else None, busy=ended - called)
 
     def _renew(self, dreamer: Dreamer) -> None:
         begun = time.perf_counter()

@@ -14,17 +14,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from textwrap import shorten
 from typing import Any
 
 import ray
 import torch
 from ray import ObjectRef
-from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayError
 from torch.utils.tensorboard import SummaryWriter
 
 from dreamer_ray.distributed import ZERO_COPY_TENSORS, Actor
-from dreamer_ray.distributed.failures import plain
+from dreamer_ray.distributed.failures import in_a_line
 from dreamer_ray.distributed.telemetry import export_success, exporter
 from dreamer_ray.distributed.weights import STORE, MissingWeightsError, ObjectStoreTransport
 from dreamer_ray.domain import domain_of
@@ -190,7 +189,8 @@ class _Player:
 
     def _play(self) -> None:
         """Round after round, until there is no newer version and none will come."""
-        ray.get(self.actor.ready.remote())  # without a deadline: until the cluster has room for it; ends with the actor
+        ray.get(self.actor.__ray_ready__.remote())  # without a deadline: until the cluster has room for it; ends with the actor
+        self._answer(self.actor.ready.remote())
         while not self.rounds.stopped.is_set():
             last = self.rounds.last.is_set()
             version = self._newest()
@@ -221,9 +221,7 @@ class _Player:
             raise RunError(f"no answer within cluster.call_seconds = {seconds:g}; {remedy}") from error
 
     def _tell(self, error: Exception, *, again: bool) -> None:
-        inner = plain(error) or (error.cause if isinstance(error, RayTaskError) else error)
-        reason = next((line for line in reversed(str(inner).splitlines()) if line.strip()), "")
         if again:
             self.rounds.export.add("restarts", part="evaluator")
         what = "started again" if again else "given up, training goes on without it"
-        log.warning("%s: evaluator %d is lost (%s: %s); %s", STAGE, self.number, type(inner).__name__, shorten(reason, 200), what)
+        log.warning("%s: evaluator %d is lost (%s); %s", STAGE, self.number, in_a_line(error), what)

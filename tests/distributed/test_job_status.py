@@ -12,6 +12,7 @@ from dreamer_ray.distributed.job_status import (
     newest_round,
     progress,
     stages,
+    with_replaced,
 )
 from dreamer_ray.envs.crafter import LADDER, TASKS
 from dreamer_ray.evaluation.episodes import EpisodeResult
@@ -95,3 +96,16 @@ def test_actors_are_counted_by_group_without_those_that_have_ended():
         ActorState("recorder-0", "DEAD", 0),
     ]
     assert groups(actors) == [ActorGroup("learner", alive=1), ActorGroup("replica", alive=1, pending=2, restarting=1, restarts=3)]
+
+
+def test_learners_and_evaluators_that_were_replaced_count_as_restarted_as_the_log_says_it():
+    actors = [ActorState("learner-0-2", "ALIVE", 0), ActorState("learner-1-2", "ALIVE", 0), ActorState("round-evaluator-1", "ALIVE", 0)]
+    said = [
+        "10:28:40  imagination: learner 1 is lost (OutOfMemoryError: CUDA out of memory (2 GiB)); started again from step 40",
+        "2026-11-22 10:28:50,123  WARNING  imagination: learner 0 is lost (ActorDiedError: gone); started again from step 40",
+        "10:28:52  imagination: evaluator 0 is lost (RunError: no answer); started again",
+        "10:28:55  imagination: evaluator 0 is lost (RunError: no answer); given up, training goes on without it",
+        "10:28:59  imagination: a replica is lost (ActorDiedError: gone); it starts again, its calls are sent again",
+    ]
+    found = with_replaced(groups(actors), LOG + "\n".join(said))
+    assert found == [ActorGroup("learner", alive=2, restarts=2), ActorGroup("round-evaluator", alive=1, restarts=1)]

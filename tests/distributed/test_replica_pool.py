@@ -263,18 +263,30 @@ def test_learners_share_the_calls_of_every_update(local_ray):
 
 @pytest.mark.parametrize(
     ("learner_idle", "replica_idle", "wanted"),
-    [(0.5, 0.0, 5), (0.5, 0.5, 4), (0.0, 0.0, 4), (0.0, 0.3, 4), (0.0, 0.4, 3), (0.0, 0.9, 2), (0.0, 1.0, 2), (1.0, 0.0, 5)],
+    [
+        (0.5, 0.0, 5),
+        (0.5, 0.5, 5),
+        (0.5, 0.9, 4),
+        (0.0, 0.0, 4),
+        (0.0, 0.3, 4),
+        (0.0, 0.4, 3),
+        (0.15, 0.9, 4),
+        (0.0, 0.9, 2),
+        (1.0, 0.0, 5),
+    ],
 )
 def test_a_pool_grows_where_the_learner_waits_and_shrinks_where_replicas_do(learner_idle, replica_idle, wanted):
-    assert useful_replicas(4, least=2, most=5, learner_idle=learner_idle, replica_idle=replica_idle) == wanted
-    assert useful_replicas(4, least=4, most=4, learner_idle=learner_idle, replica_idle=replica_idle) == 4
+    idle = {"learner_idle": learner_idle, "replica_idle": replica_idle, "turns": False}
+    assert useful_replicas(4, least=2, most=5, **idle) == wanted
+    assert useful_replicas(4, least=4, most=4, **idle) == 4
 
 
 def test_a_pool_settles():
     """Six replicas of which the learner can use 2.6: the pool stops shrinking, and does not grow again."""
     count, seen = 6, []
     for _ in range(10):
-        count = useful_replicas(count, least=1, most=6, learner_idle=max(0.0, 1 - count / 2.6), replica_idle=max(0.0, 1 - 2.6 / count))
+        idle = {"learner_idle": max(0.0, 1 - count / 2.6), "replica_idle": max(0.0, 1 - 2.6 / count)}
+        count = useful_replicas(count, least=1, most=6, turns=False, **idle)
         seen.append(count)
     assert len(set(seen[3:])) == 1
     assert seen[-1] in (3, 4)

@@ -52,6 +52,8 @@ class Evaluator:
     def ready(self) -> None:
         if self.fate == "dies at once":
             os._exit(1)
+        if self.fate == "hangs while it loads" and self.number == 0:
+            time.sleep(600)
 
     def take(self) -> int:
         if (version := ray.get(self.newest.read.remote())) < 0:
@@ -131,7 +133,14 @@ def test_several_evaluators_play_different_versions(played, tmp_path):
     assert sorted(line["version"] for line in lines) == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize(("fate", "seconds", "words"), [("dies in mid-round", 60, "ActorDiedError"), ("hangs", 10, "call_seconds = 10")])
+@pytest.mark.parametrize(
+    ("fate", "seconds", "words"),
+    [
+        ("dies in mid-round", 60, "ActorDiedError"),
+        ("hangs", 10, "call_seconds = 10"),
+        ("hangs while it loads", 10, "call_seconds = 10"),
+    ],
+)
 def test_a_lost_evaluator_costs_its_round_only(played, fate, seconds, words):
     rounds, said = played(f"cluster.call_seconds={seconds}", versions=[3], fate=fate, until="version 3")
     assert [one.version for one in rounds] == [3]

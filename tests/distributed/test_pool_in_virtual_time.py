@@ -1,0 +1,275 @@
+"""A real pool with replicas and a learner in virtual time: what takes hours or needs many machines is tried in a moment, without Ray.
+
+``VirtualRay`` stands where the pool has ``ray`` and ``time``: waiting moves its clock to the next end of a call.
+"""
+
+import errno
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from ray.exceptions import ActorDiedError, RayTaskError
+
+from dreamer_ray.distributed import pool_clock, replica_pool
+from dreamer_ray.distributed.failures import plain
+from dreamer_ray.distributed.imagine import useful_replicas
+from dreamer_ray.distributed.pool_clock import Shift
+from dreamer_ray.distributed.replica_pool import ReplicaPool, TimedTrajectory, pace_advice
+from dreamer_ray.errors import RunError, UserError
+from dreamer_ray.imagination.schedule import Schedule
+
+
+@dataclass(eq=False)
+class Reference:
+    ends: float
+    result: Any
+
+
+class VirtualReplica:
+    """Does one call after the other, ``seconds`` each; ``fails`` says of a call what it raises, if anything."""
+
+    def __init__(self, ray: "VirtualRay", seconds: float, fails=lambda call: None):
+        self.ray, self.seconds, self.fails = ray, float(seconds), fails
+        self.free, self.worked, self.killed, self.rows = 0.0, 0.0, 0, 1
+
+    def __getattr__(self, name: str) -> "Method":
+        if name not in ("ready", "dream", "__ray_ready__"):
+            raise AttributeError(name)
+        return Method(self, name)
+
+    def __repr__(self) -> str:
+        return "VirtualReplica"
+
+
+@dataclass
+class Method:
+    replica: VirtualReplica
+    name: str
+
+    def remote(self, *arguments: Any) -> Reference:
+        replica, now = self.replica, self.replica.ray.monotonic()
+        if self.name != "dream":
+            return Reference(now, None)
+        call, _, version = arguments
+        replica.free = max(replica.free, now) + replica.seconds
+        replica.worked += replica.seconds
+        if (error := replica.fails(call)) is not None:
+            error = error if isinstance(error, ActorDiedError) else RayTaskError("dream", "traceback", error).as_instanceof_cause()
+            return Reference(replica.free, error)
+        states, one = torch.full((replica.rows, 2, 1), float(call)), torch.zeros(replica.rows, 1)
+        trajectory = TimedTrajectory(
+            states,
+            {"action": one},
+            one,
+            one,
+            torch.zeros(replica.rows, dtype=torch.long),
+            version,
+            seconds=replica.seconds,
+            busy=replica.seconds,
+        )
+        return Reference(replica.free, trajectory)
+
+
+@dataclass
+class VirtualRay:
+    now: float = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+    def wait(self, references: list[Reference], num_returns: int = 1, timeout: float = 0.0) -> tuple[list[Reference], list[Reference]]:
+        if not any(reference.ends <= self.now for reference in references):
+            self.now = max(self.now, min(self.now + timeout, *(reference.ends for reference in references)))
+        there = [reference for reference in references if reference.ends <= self.now][:num_returns]
+        return there, [reference for reference in references if reference not in there]
+
+    def get(self, reference: Reference) -> Any:
+        if isinstance(reference.result, Exception):
+            raise reference.result
+        return reference.result
+
+    def kill(self, replica: VirtualReplica, *, no_restart: bool) -> None:
+        assert not no_restart, "it starts again"
+        replica.killed += 1
+        replica.free = self.now
+
+
+def install(monkeypatch) -> VirtualRay:
+    """In the place of Ray and of the clock of the pool, until the test ends."""
+    virtual = VirtualRay()
+    monkeypatch.setattr(replica_pool, "ray", virtual)
+    for module in (replica_pool, pool_clock):
+        monkeypatch.setattr(module, "time", virtual)
+    return virtual
+
+
+def shares(monkeypatch, replicas: int, dream: float, update: float, *, max_lag: int, calls: int = 8, steps: int = 24, log_every: int = 4):
+    """Shares that the last windows reported, and those of the replicas' idle time that were true, of a learner that takes ``update``."""
+    virtual = install(monkeypatch)
+    actors = [VirtualReplica(virtual, dream) for _ in range(replicas)]
+    pool, found = ReplicaPool(actors, Schedule(calls, max_lag), "s"), []
+    for done, _ in zip(range(1, steps + 1), pool.updates(0, 2 * steps), strict=False):
+        virtual.sleep(update)
+        if done == steps // 2:
+            pool.clock.figures()
+            begun, worked = virtual.now, sum(actor.worked for actor in actors)
+        elif done > steps // 2 and done % log_every == 0:
+            found.append(pool.clock.figures())
+    true = 1 - (sum(actor.worked for actor in actors) - worked) / (virtual.now - begun) / replicas
+    return {name: sum(each[name] for each in found) / len(found) for name in found[0]}, true, found
+
+
+@pytest.mark.parametrize("log_every", [1, 4])
+@pytest.mark.parametrize("max_lag", [0, 2])
+@pytest.mark.parametrize(
+    ("replicas", "dream", "update"), [(4, 1, 10), (8, 0.5, 5), (4, 1, 2), (4, 1, 0.1), (2, 1, 0.1), (6, 0.5, 0.7), (8, 3.0, 20)]
+)
+def test_replica_idle_is_the_share_of_the_time_in_which_replicas_had_no_call(monkeypatch, replicas, dream, update, max_lag, log_every):
+    told, true, windows = shares(monkeypatch, replicas, dream, update, max_lag=max_lag, log_every=log_every)
+    assert told["replica_idle"] == pytest.approx(true, abs=0.06)
+    assert all(window["replica_idle"] == pytest.approx(true, abs=0.15) for window in windows)
+
+
+def test_replicas_idle_most_of_the_time_beside_a_slow_learner(monkeypatch):
+    """Eight calls of a second, shared by four replicas, for an update of ten seconds."""
+    assert shares(monkeypatch, 4, 1, 10, max_lag=2)[0]["replica_idle"] == pytest.approx(0.8, abs=0.03)
+    assert shares(monkeypatch, 4, 1, 10, max_lag=0)[0]["replica_idle"] == pytest.approx(1 - 8 / 4 / 12, abs=0.03)
+
+
+def settled(monkeypatch, count: int, dream: float, update: float, *, max_lag: int, least: int = 1, most: int = 8) -> list[int]:
+    """The sizes of a pool of ``count`` replicas, window by window."""
+    seen = [count]
+    while len(seen) < 2 or seen[-1] != seen[-2]:
+        assert len(seen) < 12, f"it does not settle: {seen}"
+        idle, _, _ = shares(monkeypatch, seen[-1], dream, update, max_lag=max_lag)
+        idle.pop("lag")
+        seen.append(useful_replicas(seen[-1], least=least, most=most, turns=max_lag == 0, **idle))
+    return seen
+
+
+@pytest.mark.parametrize("max_lag", [0, 2])
+def test_a_pool_shrinks_beside_a_slow_learner_and_grows_again_when_this_gets_fast(monkeypatch, max_lag):
+    """A learner of 10 s needs, without turns, one replica for its eight calls of a second; with turns so few that it waits a tenth."""
+    slow = settled(monkeypatch, 8, 1, 10, max_lag=max_lag)
+    assert slow[-1] == (8 if max_lag == 0 else 2)
+    slow = settled(monkeypatch, 8, 1, 100, max_lag=max_lag)
+    assert slow[-1] == 1
+    fast = settled(monkeypatch, slow[-1], 1, 0.5, max_lag=max_lag)
+    assert fast[-1] == 8
+
+
+@pytest.mark.parametrize("max_lag", [0, 2])
+def test_a_pool_settles_wherever_it_begins(monkeypatch, max_lag):
+    for update in (1.0, 20.0):
+        ends = [settled(monkeypatch, count, 1, update, max_lag=max_lag)[-1] for count in (1, 8)]
+        waits = [shares(monkeypatch, end, 1, update, max_lag=max_lag)[0]["learner_idle"] for end in ends]
+        assert all(wait <= 0.2 or end == 8 for wait, end in zip(waits, ends, strict=True)), (update, ends, waits)
+
+
+def test_a_call_that_nobody_timed_counts_as_busy_until_its_end_is_seen():
+    shift = Shift(calls=1)
+    shift.ended(None)
+    assert shift.busy(7.0, 0) == 7.0
+    shift.calls = 1
+    shift.ended(2.0)
+    assert shift.busy(7.0, 0) == 2.0
+
+
+def test_a_call_counts_no_more_than_it_took_over_several_looks():
+    shift = Shift(calls=1)
+    assert shift.busy(3.0, 1) == 3.0
+    shift.ended(5.0)
+    assert shift.busy(10.0, 0) == 2.0
+
+
+def errors(monkeypatch, *fails, updates: int = 6, calls: int = 4):
+    """A pool of replicas of which each ``fails`` so, what it said, and the calls that came out of it."""
+    virtual, said = install(monkeypatch), []
+    actors = [VirtualReplica(virtual, 1.0, each) for each in fails]
+    pool = ReplicaPool(actors, Schedule(calls, 1), "s", tell=lambda line, topic: said.append(line))
+    seen = [int(call) for batch in pool.updates(0, updates) for call in batch.states[:, 0, 0]]
+    assert seen == list(range(updates * calls))
+    return pool, actors, said
+
+
+def once(error: Exception):
+    """Fails in its first call."""
+    left = [error]
+    return lambda call: left.pop() if left else None
+
+
+def well(call: int) -> None:
+    """Never fails."""
+
+
+FOREIGN = OSError(errno.ESTALE, "Stale file handle")
+
+
+@pytest.mark.parametrize("others", [0, 2])
+def test_a_replica_that_meets_a_foreign_error_starts_again_and_its_call_is_sent_again(monkeypatch, others):
+    pool, actors, said = errors(monkeypatch, once(FOREIGN), *[well] * others)
+    assert [actor.killed for actor in actors] == [1] + [0] * others
+    assert pool.schedule.lost == 1
+    assert len(said) == 1
+    assert "a replica is lost (OSError: [Errno 116] Stale file handle)" in said[0]
+
+
+def test_one_broken_replica_among_others_does_not_end_the_run_and_is_tried_ever_more_seldom(monkeypatch):
+    _, actors, said = errors(monkeypatch, lambda call: FOREIGN, well, updates=60)
+    assert actors[0].killed == len(said)
+    assert 3 < len(said) < 10
+
+
+def test_replicas_that_only_fail_end_the_run_with_the_cause(monkeypatch):
+    with pytest.raises(RunError, match=r"replicas failed 6 times and did nothing else; last: OSError: .*Stale file handle"):
+        errors(monkeypatch, lambda call: FOREIGN, lambda call: FOREIGN)
+
+
+def test_a_call_that_no_replica_can_do_ends_the_run_though_others_succeed(monkeypatch):
+    def fails(call):
+        return ValueError("bad context") if call == 5 else None
+
+    with pytest.raises(RunError, match=r"call 5 failed 3 times; last: ValueError: bad context"):
+        errors(monkeypatch, *[fails] * 3, updates=60)
+
+
+def test_a_hiccup_that_all_replicas_feel_at_once_is_survived(monkeypatch):
+    pool, actors, _ = errors(monkeypatch, *[once(FOREIGN) for _ in range(4)])
+    assert [actor.killed for actor in actors] == [1] * 4
+    assert pool.schedule.lost == 4
+
+
+@pytest.mark.parametrize("error", [UserError("checkpoint x: SHA-256 differs"), OSError(errno.ENOSPC, "No space left on device", "/runs/x")])
+def test_an_error_of_ours_ends_the_run_at_once(monkeypatch, error):
+    with pytest.raises((UserError, OSError)) as raised:
+        errors(monkeypatch, once(error))
+    assert type(plain(raised.value)) in (UserError, RunError)
+
+
+def test_a_run_whose_replicas_only_die_says_of_what(monkeypatch):
+    with pytest.raises(RunError, match=r"update 0: no replica answered for 600 s; last: ActorDiedError: The actor died"):
+        errors(monkeypatch, lambda call: ActorDiedError())
+
+
+@pytest.mark.parametrize(("seconds", "key"), [(0.05, "raise"), (0.3, None), (15, None), (40, "lower")])
+def test_calls_that_are_too_short_or_too_long_are_told_of_once(monkeypatch, seconds, key):
+    virtual, said = install(monkeypatch), []
+    pool = ReplicaPool([VirtualReplica(virtual, seconds)], Schedule(4, 0), "s", tell=lambda line, topic: said.append((line, topic)))
+    for actor in pool.replicas:
+        actor.rows = 2
+    assert len(list(pool.updates(0, 5))) == 5
+    if key is None:
+        assert said == []
+    else:
+        ((line, topic),) = said
+        assert line.startswith(f"imagination: a call of a replica takes {seconds:g} s; {key} imagination.dreams_per_call (2 now)")
+        assert topic == "pace"
+
+
+def test_nothing_is_said_of_a_pace_that_cannot_be_helped():
+    assert pace_advice(0.05, 16, shorter=True, longer=False) is None
+    assert pace_advice(40.0, 1, shorter=False, longer=True) is None
