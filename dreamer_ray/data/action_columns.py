@@ -14,7 +14,7 @@ from dreamer_ray.config import Config
 from dreamer_ray.config_file import load_config
 from dreamer_ray.data.action_tables import ActionTable
 from dreamer_ray.data.scaling import Scaling
-from dreamer_ray.data.sources import BadRecordingError
+from dreamer_ray.data.sources import BadRecordingError, Motion
 from dreamer_ray.errors import UserError
 from dreamer_ray.types import ActionSpace, Binary, Categorical, Continuous
 
@@ -66,7 +66,8 @@ class Axes(Config):
     low: float = -1.0
     high: float = 1.0
     several: Literal["last", "mean", "sum"] = "last"
-    """What counts where several rows belong to one picture; "sum" is right for the way of a mouse."""
+    """What counts where several rows belong to one picture, or several pictures become one frame: "sum" is right for the way of a mouse,
+    which is also divided where a picture becomes several frames."""
 
     @model_validator(mode="after")
     def _in_order(self) -> "Axes":
@@ -83,6 +84,11 @@ class Axes(Config):
     def scaling(self) -> Scaling:
         """Between the columns and the actions."""
         return Scaling.between([self.low] * len(self.columns), [self.high] * len(self.columns))
+
+    @property
+    def motion(self) -> Motion | None:
+        """How actions add up; None where they do not."""
+        return Motion(self.scaling.unscaled, self.scaling.scaled) if self.several == "sum" else None
 
 
 class ActionFile(Config):
@@ -112,6 +118,11 @@ class ActionFile(Config):
     def action_space(self) -> ActionSpace:
         """By component."""
         return {name: part.component for name, part in self.actions.items()}
+
+    @property
+    def motions(self) -> dict[str, Motion]:
+        """By component, of those that add up."""
+        return {name: part.motion for name, part in self.actions.items() if isinstance(part, Axes) and part.motion}
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from jaxtyping import Int
 
 from dreamer_ray.data.frame_rate import seen_frames
 from dreamer_ray.data.rows import ShardSchema
-from dreamer_ray.data.sources import Take
+from dreamer_ray.data.sources import Motion, Take
 from dreamer_ray.types import ActionSpace, Binary
 
 SAME_RATE = 0.01
@@ -41,7 +41,8 @@ def at_rate(take: Take, space: ActionSpace, *, source_fps: float, fps: float, na
     """``take``, recorded at ``source_fps``, at ``fps``.
 
     Where frames are left out their events count for the next frame that is kept, an end for it too, and keys held in between for the one
-    before; of other actions the kept frame's counts, and it is labelled where all of them are. Raises ``BadRecordingError``.
+    before; motions of all of them add up there, and are divided where a frame is shown several times; of other actions the kept frame's
+    counts, and it is labelled where all of them are. Raises ``BadRecordingError``.
     """
     size = len(take.labelled)
     if abs(fps / source_fps - 1) < SAME_RATE:
@@ -57,12 +58,22 @@ def at_rate(take: Take, space: ActionSpace, *, source_fps: float, fps: float, na
         key: (_sums(values > 0, shown, until) > 0).astype(values.dtype) if isinstance(space[key], Binary) else values[shown]
         for key, values in take.actions.items()
     }
+    for key, motion in take.motions.items():
+        actions[key] = _moved(motion, take.actions[key], take.labelled, shown, until)
     return Stretch(take.first + shown, actions, labelled, events, continues, take.info)
+
+
+def _moved(motion: Motion, values: np.ndarray, labelled: np.ndarray, first: np.ndarray, stop: np.ndarray) -> np.ndarray:
+    """The ways of the rows ``first[i] .. stop[i] - 1`` together, for each i; a row that is in several of them gives each a part."""
+    times = np.cumsum(np.bincount(first, minlength=len(values) + 1) - np.bincount(stop, minlength=len(values) + 1))[:-1]
+    ways = np.where(labelled[:, None], motion.decode(values), 0) / times[:, None]
+    return motion.encode(_sums(ways, first, stop))
 
 
 def _sums(values: np.ndarray, first: np.ndarray, stop: np.ndarray) -> np.ndarray:
     """Of the rows ``first[i] .. stop[i] - 1``, for each i."""
-    total = np.concatenate([np.zeros_like(values[:1], np.int64), np.cumsum(values, axis=0, dtype=np.int64)])
+    kind = np.float64 if values.dtype.kind == "f" else np.int64
+    total = np.concatenate([np.zeros_like(values[:1], kind), np.cumsum(values, axis=0, dtype=kind)])
     return total[stop] - total[first]
 
 

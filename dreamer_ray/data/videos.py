@@ -123,7 +123,7 @@ class VideosSource:
         if self.form:
             info |= {f"scaling.{key}": axes.scaling.note() for key, axes in self.form.actions.items() if axes.kind == "continuous"}
         actions = {key: values[part] for key, values in known.actions.items()}
-        return Take(first, actions, known.labelled[part], known.events[part], known.continues[part], info)
+        return Take(first, actions, known.labelled[part], known.events[part], known.continues[part], info, self.form.motions if self.form else {})
 
     def _only_video_of(self, video: Path) -> None:
         same = [path.name for path in video.parent.iterdir() if path.stem == video.stem and path.suffix.lower() in VIDEOS]
