@@ -64,14 +64,15 @@ def decode_mouse(cell: Int[np.ndarray, "*s"]) -> Float[np.ndarray, "*s 2"]:
 
 
 def encode_turns(degrees: Float[np.ndarray, "t 2"]) -> Int[np.ndarray, "t"]:
-    """``encode_mouse`` of consecutive frames, where what a cell is short of its turn is added to the next one: small turns are not lost.
+    """``encode_mouse`` of consecutive frames, where what a cell is short of its turn is added to the next turn: small ones are not lost.
 
-    What a turn has beyond 10 degrees is lost, as in ``encode_mouse``: a later frame does not show it.
+    No cell turns where its frame does not, or against it. What a turn has beyond 10 degrees is lost: a later frame does not show it.
     """
     cells, short = np.zeros(len(degrees), np.int64), np.zeros(2)
     for t, turn in enumerate(degrees):
         wanted = np.clip(turn + short, -MAX_DEGREES, MAX_DEGREES)
-        cells[t] = encode_mouse(wanted)
+        nearest = decode_mouse(encode_mouse(wanted))
+        cells[t] = encode_mouse(np.where(nearest * turn > 0, nearest, 0))
         short = wanted - decode_mouse(cells[t])
     return cells
 

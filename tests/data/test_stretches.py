@@ -99,6 +99,16 @@ def test_an_even_turn_is_as_fast_at_any_rate(fps, yaw):
     np.testing.assert_allclose(found[:, 1].mean(), yaw * decode_mouse(cell)[1] / 2.0, rtol=0.02)
 
 
+def test_a_frame_without_a_turn_stays_without_one():
+    turns = np.zeros((30, 2))
+    turns[[3, 9, 20], 0] = [0.615, -0.615, 1.609]
+    plain = take(30)
+    known = replace(plain, labelled=np.ones(30, bool), actions=plain.actions | {"mouse": encode_mouse(turns)})
+    found = at_rate(known, SPACE, source_fps=20.0, fps=30.0, name="x")
+    still = turns[found.numbers - plain.first, 0] == 0
+    assert (decode_mouse(found.actions["mouse"])[still] == 0).all()
+
+
 def test_what_is_not_known_of_a_way_does_not_count():
     plain = take(4)
     known = replace(plain, labelled=np.array([True, True, False, True]), actions=plain.actions | {"way": SCALING.scaled(np.full((4, 2), 3.0))})
