@@ -151,13 +151,35 @@ def test_several_rows_of_one_picture_count_together(tmp_path, several, wanted):
     assert reading.dropped["rows beside another of the same picture"] == 3
 
 
-def test_rows_by_time_belong_to_the_nearest_picture(tmp_path):
-    rows = [row(seconds, left=1) for seconds in (-3.0, 0.04, 0.26, 0.31, 0.5, 99.0)]
-    write_table(tmp_path, rows, columns=COLUMNS.replace("frame: frame", "time: frame"))
-    found = source(tmp_path)
-    reading = found.read(found.index()[0])
-    assert np.flatnonzero(reading.takes[0].labelled).tolist() == [0, 3, 5]
+def read_by_time(folder: Path, rows: list[str]):
+    write_table(folder, rows, columns=COLUMNS.replace("frame: frame", "time: frame"))
+    found = source(folder)
+    return found.read(found.index()[0])
+
+
+def test_actions_by_time_belong_to_the_last_picture_shown_by_then(tmp_path):
+    reading = read_by_time(tmp_path, [row(seconds, left=1) for seconds in (-3.0, 0.04, 0.08, 0.26, 0.36, 0.5, 0.76, 99.0)])
+    assert np.flatnonzero(reading.takes[0].labelled).tolist() == [0, 2, 3, 5, 7]
     assert reading.dropped["rows of no picture"] == 2
+
+
+def test_events_by_time_arrive_with_the_first_picture_from_then_on(tmp_path):
+    reading = read_by_time(tmp_path, [row(seconds, coins=1) for seconds in (-3.0, -0.05, 0.04, 0.08, 0.26, 0.5, 0.74, 99.0)])
+    assert reading.takes[0].events[:, 0].tolist() == [1, 2, 0, 1, 0, 1, 0, 1]
+
+
+def test_an_end_by_time_is_the_first_picture_from_then_on(tmp_path):
+    reading = read_by_time(tmp_path, [row(0.0), row(0.32, dead=1), row(0.5), row(0.71, dead=1)])
+    assert [take.first for take in reading.takes] == [0, 5]
+    assert [take.continues[-1] for take in reading.takes] == [0, 0]
+
+
+def test_times_rounded_to_hundredths_are_those_of_the_pictures(tmp_path):
+    film(tmp_path / "play.mp4", [20 * i for i in range(8)], fps=30)
+    (tmp_path / "actions.yaml").write_text(COLUMNS.replace("frame: frame", "time: frame"))
+    (tmp_path / "play.csv").write_text("\n".join([HEADER, *(row(round(t / 30, 2), left=t % 2, coins=t % 2) for t in range(8))]) + "\n")
+    (take,) = takes(tmp_path)
+    assert take.actions["keys"][:, 0].tolist() == take.events[:, 0].tolist() == [0, 1] * 4
 
 
 def test_rows_without_a_clock_are_one_a_picture_and_may_differ_by_two(tmp_path):
