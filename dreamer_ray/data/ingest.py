@@ -14,7 +14,7 @@ from pathlib import Path
 from dreamer_ray.config import fingerprint
 from dreamer_ray.data.codecs import H264, Jpeg
 from dreamer_ray.data.coding import Coded, code_pictures, coded_packets
-from dreamer_ray.data.frame_rate import pick
+from dreamer_ray.data.frame_rate import SAME_RATE, pick
 from dreamer_ray.data.gops import packet_episodes
 from dreamer_ray.data.layout import picture_maker
 from dreamer_ray.data.links import link
@@ -25,7 +25,7 @@ from dreamer_ray.data.rows import CodedEpisode, Rows, ShardSchema
 from dreamer_ray.data.shards import ShardFile, existing_shard, write_shard
 from dreamer_ray.data.sources import BadRecordingError, Reading, Recording, Source
 from dreamer_ray.data.splits import Part, Split, in_time, sides
-from dreamer_ray.data.stretches import SAME_RATE, Stretch, at_rate, chosen, evenly, filled
+from dreamer_ray.data.stretches import Stretch, as_recorded, at_rate, chosen, evenly, filled
 from dreamer_ray.data.vpt import VptSource
 from dreamer_ray.errors import UserError
 
@@ -151,7 +151,10 @@ def ingest_recording(config: RecordingsConfig, source: Source, schema: ShardSche
     name, entry = job.recording.name, config.entries()[job.source]
     reading = source.read(job.recording, None if config.keeps_packets else config.layout)
     dropped = Counter(reading.dropped) if job.part != "end" else Counter[str]()
-    stretches = [at_rate(take, source.action_space, source_fps=source.fps, fps=schema.fps, name=name) for take in reading.takes]
+    if config.keeps_packets:
+        stretches = [part for take in reading.takes for part in as_recorded(take, fps=schema.fps, name=name)]
+    else:
+        stretches = [at_rate(take, source.action_space, source_fps=source.fps, fps=schema.fps, name=name) for take in reading.takes]
     size = sum(map(len, stretches))
     stretches = chosen(stretches, in_time(size, job.part, heldout=config.heldout, gap=config.heldout_gap, name=name))
     if alone := sum(len(stretch) for stretch in stretches if len(stretch) < 2):

@@ -42,7 +42,7 @@ class Motion:
 
 @dataclass(frozen=True)
 class Take:
-    """Consecutive frames of a recording, with no jump in time between them, and what is known of each of the ``T``."""
+    """Consecutive frames of a recording, with no pause between them, and what is known of each of the ``T``."""
 
     first: int
     """Number of its first picture in the recording."""
@@ -58,6 +58,8 @@ class Take:
     """Provenance."""
     motions: Mapping[str, Motion] = field(default_factory=dict)
     """Components of ``actions`` that are motions; of the others the frame that is shown counts."""
+    times: np.ndarray | None = None
+    """float64 ``[T]``: when each frame is shown, in seconds, never falling; None where they come evenly, at ``Source.fps``."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ class Source(Protocol):
 
     @property
     def fps(self) -> float:
-        """Frames a second."""
+        """Frames a second, of a recording whose takes say when each is shown the usual ones."""
         ...
 
     def index(self) -> Sequence[Recording]:

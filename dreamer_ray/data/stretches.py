@@ -7,13 +7,15 @@ from itertools import pairwise
 import numpy as np
 from jaxtyping import Int
 
-from dreamer_ray.data.frame_rate import seen_frames
+from dreamer_ray.data.frame_rate import JUMP, ROUNDING, is_even, seen_frames, usual_rate
 from dreamer_ray.data.rows import ShardSchema
-from dreamer_ray.data.sources import Motion, Take
+from dreamer_ray.data.sources import BadRecordingError, Motion, Take
 from dreamer_ray.types import ActionSpace, Binary
 
-SAME_RATE = 0.01
-"""Rates that differ by less than this share are taken for equal."""
+RATE_TOLERANCE = 0.02
+"""Share by which the rate of a video whose packets are kept may differ from that of the shards."""
+UNSTEADY = 0.25
+"""Share of a frame by which the clock of a phone or of a screen recorder may be behind."""
 
 
 @dataclass(frozen=True)
@@ -37,30 +39,53 @@ class Stretch:
         return Stretch(self.numbers[which], actions, self.labelled[which], self.events[which], self.continues[which], self.info)
 
 
+def as_recorded(take: Take, *, fps: float, name: str) -> list[Stretch]:
+    """``take`` with each frame as it is, cut where frames are missing, as the time between them says.
+
+    Raises ``BadRecordingError`` where it is not one of ``fps``.
+    """
+    whole = _same(take)
+    if take.times is None or len(whole) < 2:
+        return [whole]
+    if abs((own := usual_rate(take.times, name=name)) / fps - 1) > RATE_TOLERANCE:
+        remedy = "choose codec.kind = h264, which brings all to one rate, or put videos of another rate into a folder of their own"
+        raise BadRecordingError(f"{name}: {own:.4g} frames a second, the others have {fps:.4g}; {remedy}")
+    bounds = [0, *(np.flatnonzero(np.diff(take.times) > JUMP / own) + 1).tolist(), len(whole)]
+    return [whole.part(slice(first, stop)) for first, stop in pairwise(bounds)]
+
+
 def at_rate(take: Take, space: ActionSpace, *, source_fps: float, fps: float, name: str) -> Stretch:
-    """``take``, recorded at ``source_fps``, at ``fps``.
+    """``take``, whose frames came when it says, or at ``source_fps`` where it does not, at ``fps``.
 
     Where frames are left out their events count for the next frame that is kept, an end for it too, and keys held in between for the one
     before; motions of all of them add up there, and are divided where a frame is shown several times; of other actions the kept frame's
     counts, and it is labelled where all of them are. Raises ``BadRecordingError``.
     """
     size = len(take.labelled)
-    if abs(fps / source_fps - 1) < SAME_RATE:
-        return Stretch(take.first + np.arange(size), take.actions, take.labelled, take.events, take.continues, take.info)
-    shown = seen_frames(np.arange(size) / source_fps, fps, name=name)
+    times = np.arange(size) / source_fps if take.times is None else take.times
+    if is_even(times, fps):
+        return _same(take)
+    late = ROUNDING if take.times is None else max(ROUNDING, UNSTEADY * min(1 / fps, float(np.median(np.diff(times)))))
+    shown = seen_frames(times, fps, name=name, late=late)
     until = np.maximum(np.append(shown[1:], size), shown + 1)
+    held = np.append(0, shown[1:])
     arrived = np.append(shown[:-1] + 1, size)
     since = np.concatenate([[0], arrived[:-1]])
     events = np.minimum(_sums(take.events, since, arrived), 255).astype(np.uint8)
     continues = (_sums(take.continues == 0, since, arrived) == 0).astype(np.float32)
-    labelled = _sums(take.labelled, shown, until) == until - shown
+    labelled = _sums(take.labelled, held, until) == until - held
     actions = {
-        key: (_sums(values > 0, shown, until) > 0).astype(values.dtype) if isinstance(space[key], Binary) else values[shown]
+        key: (_sums(values > 0, held, until) > 0).astype(values.dtype) if isinstance(space[key], Binary) else values[shown]
         for key, values in take.actions.items()
     }
     for key, motion in take.motions.items():
-        actions[key] = _moved(motion, take.actions[key], take.labelled, shown, until)
+        actions[key] = _moved(motion, take.actions[key], take.labelled, held, until)
     return Stretch(take.first + shown, actions, labelled, events, continues, take.info)
+
+
+def _same(take: Take) -> Stretch:
+    numbers = take.first + np.arange(len(take.labelled))
+    return Stretch(numbers, take.actions, take.labelled, take.events, take.continues, take.info)
 
 
 def _moved(motion: Motion, values: np.ndarray, labelled: np.ndarray, first: np.ndarray, stop: np.ndarray) -> np.ndarray:

@@ -12,8 +12,8 @@ from dreamer_ray.data.gops import BEFORE_KEYFRAME, packet_episodes, runs
 from dreamer_ray.data.packets import CodedPacket
 from dreamer_ray.data.rows import ShardSchema
 from dreamer_ray.data.scaling import Scaling
-from dreamer_ray.data.sources import Motion, Take
-from dreamer_ray.data.stretches import Stretch, at_rate, chosen, evenly, filled
+from dreamer_ray.data.sources import BadRecordingError, Motion, Take
+from dreamer_ray.data.stretches import Stretch, as_recorded, at_rate, chosen, evenly, filled
 from dreamer_ray.data.vpt_actions import MOUSE_BINS, MOUSE_MOTION, decode_mouse, encode_mouse
 from dreamer_ray.types import ActionSpace, Binary, Categorical, Continuous
 
@@ -111,7 +111,9 @@ def test_a_frame_without_a_turn_stays_without_one():
 
 def test_what_is_not_known_of_a_way_does_not_count():
     plain = take(4)
-    known = replace(plain, labelled=np.array([True, True, False, True]), actions=plain.actions | {"way": SCALING.scaled(np.full((4, 2), 3.0))})
+    known = replace(
+        plain, labelled=np.array([True, True, False, True]), actions=plain.actions | {"way": SCALING.scaled(np.full((4, 2), 3.0))}
+    )
     found = at_rate(known, SPACE, source_fps=20.0, fps=10.0, name="x")
     assert found.labelled.tolist() == [True, False]
     np.testing.assert_allclose(SCALING.unscaled(found.actions["way"]), [[6, 6], [3, 3]])
@@ -122,6 +124,57 @@ def test_a_turn_beyond_the_grid_is_not_taken_on_to_the_next_frame():
     known.actions["mouse"][:] = encode_mouse(np.array([[0.0, 10.0], [0.0, 10.0], [0.0, 0.0], [0.0, 0.0]]))
     found = at_rate(known, SPACE, source_fps=20.0, fps=10.0, name="x")
     np.testing.assert_allclose(decode_mouse(found.actions["mouse"])[:, 1], [10, 0])
+
+
+def phone(length: int, seed: int) -> Take:
+    """A clock of 30 fps that is up to 4 ms behind, where one gap in ten is doubled."""
+    rng = np.random.default_rng(seed)
+    gaps = np.where(rng.random(length - 1) < 0.1, 2, 1) / 30
+    return replace(take(length, seed), times=np.append(0, np.cumsum(gaps)) + rng.uniform(0, 0.004, length))
+
+
+@settings(deadline=None)
+@given(length=st.integers(2, 90), fps=st.sampled_from([5.0, 10.0, 30.0, 60.0]), seed=st.integers(0, 50))
+def test_of_uneven_pictures_the_one_on_show_is_taken(length, fps, seed):
+    known = replace(phone(length, seed), labelled=np.ones(length, bool))
+    found = at_rate(known, SPACE, source_fps=20.0, fps=fps, name="x")
+    times = known.times - known.times[0]
+    assert abs(len(found) / fps - times[-1]) < 1.3 / fps
+    if not np.array_equal(found.numbers, known.first + np.arange(length)):
+        assert (np.abs(times[found.numbers - known.first] - np.arange(len(found)) / fps) < 2 / 30 + 0.013).all()
+    ways, turns = (SCALING.unscaled(each.actions["way"]).sum(0) for each in (known, found))
+    np.testing.assert_allclose(turns, ways, atol=1e-3)
+    np.testing.assert_array_equal(found.events.sum(0), known.events.sum(0))
+
+
+def test_an_unsteady_clock_neither_repeats_nor_leaves_out_a_picture():
+    times = np.arange(300) / 30 + np.random.default_rng(0).uniform(-0.004, 0.004, 300)
+    known = replace(take(300), times=times)
+    for fps, wanted in ((30.0, np.arange(300)), (15.0, np.arange(0, 300, 2)), (10.0, np.arange(0, 300, 3))):
+        assert at_rate(known, SPACE, source_fps=20.0, fps=fps, name="x").numbers.tolist() == (known.first + wanted).tolist()
+
+
+def test_one_lost_picture_is_filled_with_the_one_before():
+    times = np.delete(np.arange(40) / 20, 17)
+    found = at_rate(replace(take(39), times=times), SPACE, source_fps=20.0, fps=20.0, name="x")
+    assert found.numbers.tolist() == [5 + n for n in (*range(17), 16, *range(17, 39))]
+
+
+def test_pictures_of_one_moment_lose_no_event():
+    known = replace(take(5), times=np.array([0.0, 0.0, 0.0, 0.1, 0.2]), labelled=np.ones(5, bool))
+    found = at_rate(known, SPACE, source_fps=20.0, fps=20.0, name="x")
+    assert found.numbers[0] == known.first + 2
+    np.testing.assert_array_equal(found.events.sum(0), known.events.sum(0))
+    ways, turns = (SCALING.unscaled(each.actions["way"]).sum(0) for each in (known, found))
+    np.testing.assert_allclose(turns, ways, atol=1e-3)
+
+
+def test_pictures_that_stay_as_they_are_are_cut_where_some_are_missing():
+    times = np.delete(np.arange(40) / 20, [17, 30])
+    found = as_recorded(replace(take(38), times=times), fps=20.0, name="x")
+    assert [stretch.numbers.tolist() for stretch in found] == [list(range(5, 22)), list(range(22, 34)), list(range(34, 43))]
+    with pytest.raises(BadRecordingError, match=r"x: 20 frames a second, the others have 25; choose codec\.kind = h264"):
+        as_recorded(replace(take(38), times=times), fps=25.0, name="x")
 
 
 def test_an_almost_equal_rate_is_kept():

@@ -204,15 +204,44 @@ def test_a_jump_in_time_cuts_the_recording_in_two(tmp_path):
     assert (len(first.labelled), second.first, len(second.labelled)) == (4, 4, 4)
 
 
-def test_videos_of_another_rate_are_refused_by_name(tmp_path):
+@pytest.mark.parametrize(("pause", "lengths"), [(0.15, [3, 1, 4]), (1.0, [8]), (3.0, [8])])
+def test_only_a_pause_ends_a_take(tmp_path, pause, lengths):
+    times = [0, 0.1, 0.2, 0.4, 0.6, 0.7, 0.8, 0.9]
+    film(tmp_path / "phone.mp4", [10] * 8, times=times)
+    found = takes(tmp_path, pause=pause)
+    assert [len(take.labelled) for take in found] == lengths
+    np.testing.assert_allclose(np.concatenate([take.times for take in found]), times, atol=1e-3)
+
+
+def test_a_slow_film_has_no_pauses(tmp_path):
+    film(tmp_path / "flower.mkv", [10] * 5, times=[0, 3, 6, 9, 12])
+    (take,) = takes(tmp_path)
+    assert len(take.labelled) == 5
+
+
+def test_videos_of_several_rates_lie_in_one_folder(tmp_path):
     film(tmp_path / "a.mp4", [10] * 6)
     film(tmp_path / "b.mp4", [10] * 6, fps=25)
     found = source(tmp_path)
-    found.read(found.index()[0])
-    with pytest.raises(BadRecordingError, match=r"b\.mp4: 25 frames a second, the folder's have 10; put videos"):
-        found.read(found.index()[1])
-    with pytest.raises(BadRecordingError, match=r"a\.mp4: 10 frames a second, the folder's have 25"):
-        source(tmp_path, fps=25).read(found.index()[0])
+    assert found.fps == 10
+    slow, fast = (found.read(recording).takes[0].times for recording in found.index())
+    np.testing.assert_allclose([slow, fast], [np.arange(6) / 10, np.arange(6) / 25], atol=1e-3)
+
+
+def test_a_given_rate_holds_whatever_the_video_says(tmp_path):
+    film(tmp_path / "steps.mp4", [10] * 8, fps=30, times=[0, 1 / 30, 3 / 30, 4 / 30, 2, 3, 4, 5])
+    found = source(tmp_path, fps=20)
+    (take,) = found.read(found.index()[0]).takes
+    assert found.fps == 20
+    np.testing.assert_allclose(take.times, np.arange(8) / 20)
+
+
+def test_one_video_of_a_folder_has_its_own_rate(tmp_path):
+    film(tmp_path / "a.mp4", [10] * 6)
+    film(tmp_path / "b.mp4", [10] * 6, fps=25)
+    found = VideosSource(VideosConfig(kind="videos", path=str(tmp_path)), tmp_path / "b.mp4")
+    assert found.fps == pytest.approx(25)
+    assert [recording.name for recording in found.index()] == ["b.mp4"]
 
 
 def test_names_are_plain_and_different(tmp_path):
