@@ -14,19 +14,21 @@ from pathlib import Path
 from dreamer_ray.config import fingerprint
 from dreamer_ray.data.codecs import H264, Jpeg
 from dreamer_ray.data.coding import Coded, code_pictures, coded_packets
+from dreamer_ray.data.files import fetch
 from dreamer_ray.data.frame_rate import SAME_RATE, pick
 from dreamer_ray.data.gops import packet_episodes
 from dreamer_ray.data.layout import picture_maker
 from dreamer_ray.data.links import link
 from dreamer_ray.data.open_source import open_sources, shared_actions, shared_tasks
 from dreamer_ray.data.packets import source_packets
-from dreamer_ray.data.recordings import RecordingsConfig, SourceEntry
+from dreamer_ray.data.recordings import RecordingsConfig, SourceConfig, SourceEntry
 from dreamer_ray.data.rows import CodedEpisode, Rows, ShardSchema
 from dreamer_ray.data.shards import ShardFile, existing_shard, write_shard
 from dreamer_ray.data.sources import BadRecordingError, Reading, Recording, Source
 from dreamer_ray.data.splits import Part, Split, in_time, sides
 from dreamer_ray.data.stretches import Stretch, as_recorded, at_rate, chosen, evenly, filled
-from dreamer_ray.data.vpt import VptSource
+from dreamer_ray.data.videos import VIDEOS, VideosConfig
+from dreamer_ray.data.vpt import VptConfig, VptSource
 from dreamer_ray.errors import UserError
 
 LONGEST_STEM = 150
@@ -116,13 +118,22 @@ def _schema(config: RecordingsConfig, sources: Sequence[Source]) -> ShardSchema:
 def _check_source_codec(config: RecordingsConfig, sources: Sequence[Source], fps: float) -> None:
     for number, (entry, source) in enumerate(zip(config.sources, sources, strict=True)):
         place, remedy = f"sources[{number}]: codec.kind = {config.codec.kind}", "choose codec.kind = h264"
-        if entry.source.kind != "videos":
-            why = {"vpt": "the cursor has to be drawn into frames on which a menu is open"}.get(
-                entry.source.kind, "its videos are not a file each"
-            )
+        if why := _no_packets(entry.source):
             raise UserError(f"{place} does not do for kind {entry.source.kind}: {why}; {remedy}")
         if abs(source.fps / fps - 1) >= SAME_RATE:
             raise UserError(f"{place} keeps the rate, but it has {source.fps:g} frames a second and sources[0] has {fps:g}; {remedy}")
+
+
+def _no_packets(source: SourceConfig) -> str:
+    """Why the packets of its videos cannot be used as they are; empty where they can."""
+    match source:
+        case VideosConfig():
+            return ""
+        case VptConfig():
+            why = "the cursor has to be drawn into frames on which a menu is open (cursor: false leaves it out)"
+            return why if source.cursor else ""
+        case _:
+            return "its pictures are not those of a video each, one by one"
 
 
 def job_fingerprint(config: RecordingsConfig, entry: SourceEntry, job: Job) -> str:
@@ -181,11 +192,12 @@ def _compressed(
 
 def _cut(config: RecordingsConfig, job: Job, stretches: Sequence[Stretch], dropped: Counter[str]) -> Iterator[tuple[Stretch, Coded]]:
     """Episodes with the packets of the video as they are."""
-    path = job.recording.files[0]
-    stream = source_packets(path)
-    for piece, packets in packet_episodes(stream.packets, stretches, config.episode_frames, dropped):
-        coded = coded_packets(packets, stream.parameters)
-        yield piece, replace(coded, links=link(path, packets)) if config.codec.kind == "link" else coded
+    path = next(file for file in job.recording.files if file.lower().endswith(VIDEOS))
+    with fetch(path) as file:
+        stream = source_packets(path, file=file)
+        for piece, packets in packet_episodes(stream.packets, stretches, config.episode_frames, dropped):
+            coded = coded_packets(packets, stream.parameters)
+            yield piece, replace(coded, links=link(path, packets)) if config.codec.kind == "link" else coded
 
 
 def _episode(job: Job, piece: Stretch, frames: Coded) -> CodedEpisode:

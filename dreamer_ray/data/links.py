@@ -9,6 +9,7 @@ from zlib import crc32
 import numpy as np
 from jaxtyping import Int
 
+from dreamer_ray.data.files import scheme
 from dreamer_ray.data.packets import CodedPacket
 from dreamer_ray.data.sources import BadRecordingError
 from dreamer_ray.errors import UserError
@@ -27,12 +28,14 @@ class Links:
 
 
 def link(video: str, packets: Sequence[CodedPacket]) -> Links:
-    """Where ``packets`` lie. Raises ``BadRecordingError`` where the container does not hold them in one piece, or does not say where."""
+    """Where ``packets`` lie. Raises ``BadRecordingError`` where the container does not hold them in one piece, or lies elsewhere."""
+    remedy = "choose codec.kind = source, which copies them"
+    if scheme(video):
+        raise BadRecordingError(f"{video}: is not on this machine, where training reads it; {remedy}")
     with Path(video).open("rb") as file:
         for packet in packets:
             file.seek(max(packet.offset, 0))
             if packet.offset < 0 or file.read(len(packet.data)) != packet.data:
-                remedy = "choose codec.kind = source, which copies them"
                 raise BadRecordingError(f"{video}: frame {packet.frame} cannot be read in place, as in mp4 and mov files; {remedy}")
     numbers = np.array([(packet.offset, len(packet.data), crc32(packet.data)) for packet in packets], np.int64)
     return Links(video, *numbers.T)

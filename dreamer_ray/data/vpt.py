@@ -2,11 +2,12 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import IO, Annotated, Literal
 
+from av import VideoFrame
 from pydantic import Field
 
 from dreamer_ray.config import Config
@@ -46,6 +47,9 @@ class VptConfig(Config):
     """Spans at least as long without any input are left out."""
     max_step_ms: float = Field(default=500.0, gt=50)
     """A take ends where the next frame came later; the game makes up for 10 ticks at most, and loses what is more."""
+    cursor: bool = True
+    """Draw the mouse's cursor, which the recorder leaves out, where a menu is open. Only pictures as they were recorded can stay in the
+    video's own packets (``codec.kind`` source or link)."""
     tasks: Literal["diamond_ladder"] | dict[str, Rule | Annotated[tuple[Rule, ...], Field(min_length=1)]] = Field("diamond_ladder")
     """Names of tasks, each with what counts as its event: ``dig_dirt: "mine_block:*dirt*"``, or a list of such."""
 
@@ -121,14 +125,15 @@ class VptSource:
         size = video_info(video, file=copy).frames
         info = {"segment": recording.name, "recorder": version}
         takes, dropped = cut_takes(segment, read_events(lines, self.config.rules()), self.config.cuts(), frames=size, info=info)
-        return Reading(takes, _pictures(video, copy, segment, min(size, len(segment.keys)), layout), dropped)
+        shown = frames(video, count=min(size, len(segment.keys)), file=copy)
+        return Reading(takes, _pictures(shown, segment, layout, cursor=self.config.cursor), dropped)
 
 
-def _pictures(video: str, file: IO[bytes] | None, segment: SegmentActions, count: int, layout: PictureLayout | None) -> Iterator[Picture]:
-    """The first ``count`` pictures, with the cursor, which the recorder left out, where a GUI is open."""
+def _pictures(shown: Iterable[VideoFrame], segment: SegmentActions, layout: PictureLayout | None, *, cursor: bool) -> Iterator[Picture]:
+    """The pictures, with the cursor where a GUI is open."""
     full, make = picture_maker(None), picture_maker(layout)
-    for number, frame in enumerate(frames(video, count=count, file=file)):
-        yield make(draw_cursor(full(frame), segment.cursor[number]) if segment.gui[number] else frame)
+    for number, frame in enumerate(shown):
+        yield make(draw_cursor(full(frame), segment.cursor[number]) if cursor and segment.gui[number] else frame)
 
 
 def _both(recording: Recording) -> tuple[str, str]:

@@ -17,9 +17,9 @@ from dreamer_ray.data.ingest import IngestPlan, Job, ingest_plan, make_file
 from dreamer_ray.data.ingest_report import Tally, summary
 from dreamer_ray.data.layout import PictureLayout
 from dreamer_ray.data.open_source import open_source
-from dreamer_ray.data.recordings import RecordingsConfig
+from dreamer_ray.data.recordings import Png, RecordingsConfig
 from dreamer_ray.data.rows import ShardSchema
-from dreamer_ray.data.shards import ShardSet, commit_manifest, open_shards
+from dreamer_ray.data.shards import EpisodeEntry, ShardSet, commit_manifest, open_shards
 from dreamer_ray.data.sources import Recording
 from dreamer_ray.data.splits import Split
 from dreamer_ray.data.video import pictures
@@ -319,6 +319,29 @@ def test_packets_that_are_taken_over_are_brought_to_the_layout_when_they_are_rea
     wanted = list(pictures(str(folder / recording), layout=PictureLayout.model_validate_json(json.dumps(layout))))
     shown = np.concatenate([found.frames(index) for index in range(len(found.episodes))])
     np.testing.assert_array_equal(shown, np.stack(wanted))
+
+
+@pytest.mark.parametrize("codec", ["source", "link"])
+def test_vpt_recordings_without_cursor_keep_their_packets(tmp_path, codec):
+    entry = luanti()
+    entry["source"]["cursor"] = False
+    values = config(entry, codec={"kind": codec}, heldout_gap=20, heldout=0.3, layout={"shape": [96, 160]}, episode_frames=80)
+    found, encoded = made(values, tmp_path / codec), made(values.model_copy(update={"codec": Png()}), tmp_path / "png")
+    for split in SPLITS:
+        wanted = {number: (index, at) for index, entry in enumerate(encoded[split].episodes) for at, number in enumerate(span(entry))}
+        same = 0
+        for index, entry in enumerate(found[split].episodes):
+            rows = found[split].rows(index)
+            for at, (number, frame) in enumerate(zip(span(entry), found[split].each_frame(index), strict=True)):
+                other, place = wanted[number]
+                np.testing.assert_array_equal(frame, encoded[split].frames(other, slice(place, place + 1))[0])
+                np.testing.assert_array_equal(rows.actions["keys"][at], encoded[split].rows(other).actions["keys"][place])
+                same += 1
+        assert same > 0.3 * len(wanted), "of the frames from the first keyframe on"
+
+
+def span(entry: EpisodeEntry) -> range:
+    return range(int(entry.info["first"]), int(entry.info["first"]) + entry.length)
 
 
 def test_linked_videos_are_not_copied_and_are_missed_by_name_when_they_change(tmp_path, videos):
