@@ -163,7 +163,7 @@ def ingest_recording(config: RecordingsConfig, source: Source, schema: ShardSche
     reading = source.read(job.recording, None if config.keeps_packets else config.layout)
     dropped = Counter(reading.dropped) if job.part != "end" else Counter[str]()
     if config.keeps_packets:
-        stretches = [part for take in reading.takes for part in as_recorded(take, fps=schema.fps, name=name)]
+        stretches = as_recorded(reading.takes, fps=schema.fps, name=name)
     else:
         stretches = [at_rate(take, source.action_space, source_fps=source.fps, fps=schema.fps, name=name) for take in reading.takes]
     size = sum(map(len, stretches))

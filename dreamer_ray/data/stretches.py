@@ -39,19 +39,20 @@ class Stretch:
         return Stretch(self.numbers[which], actions, self.labelled[which], self.events[which], self.continues[which], self.info)
 
 
-def as_recorded(take: Take, *, fps: float, name: str) -> list[Stretch]:
-    """``take`` with each frame as it is, cut where frames are missing, as the time between them says.
+def as_recorded(takes: Sequence[Take], *, fps: float, name: str) -> list[Stretch]:
+    """The ``takes`` of a recording with each frame as it is, cut where frames are missing, as the time between them says.
 
-    Raises ``BadRecordingError`` where it is not one of ``fps``.
+    Raises ``BadRecordingError`` where they are not of ``fps``.
     """
-    whole = _same(take)
-    if take.times is None or len(whole) < 2:
-        return [whole]
-    if abs((own := usual_rate(take.times, name=name)) / fps - 1) > RATE_TOLERANCE:
+    steps = np.concatenate([np.zeros(1), *(np.diff(take.times) for take in takes if take.times is not None)])
+    if len(steps) > 1 and abs((own := usual_rate(np.cumsum(steps), name=name)) / fps - 1) > RATE_TOLERANCE:
         remedy = "choose codec.kind = h264, which brings all to one rate, or put videos of another rate into a folder of their own"
         raise BadRecordingError(f"{name}: {own:.4g} frames a second, the others have {fps:.4g}; {remedy}")
-    bounds = [0, *(np.flatnonzero(np.diff(take.times) > JUMP / own) + 1).tolist(), len(whole)]
-    return [whole.part(slice(first, stop)) for first, stop in pairwise(bounds)]
+    found = []
+    for take in takes:
+        gaps = [] if take.times is None else (np.flatnonzero(np.diff(take.times) > JUMP / fps) + 1).tolist()
+        found += [_same(take).part(slice(first, stop)) for first, stop in pairwise([0, *gaps, len(take.labelled)])]
+    return found
 
 
 def at_rate(take: Take, space: ActionSpace, *, source_fps: float, fps: float, name: str) -> Stretch:

@@ -171,10 +171,15 @@ def test_pictures_of_one_moment_lose_no_event():
 
 def test_pictures_that_stay_as_they_are_are_cut_where_some_are_missing():
     times = np.delete(np.arange(40) / 20, [17, 30])
-    found = as_recorded(replace(take(38), times=times), fps=20.0, name="x")
+    found = as_recorded([replace(take(38), times=times)], fps=20.0, name="x")
     assert [stretch.numbers.tolist() for stretch in found] == [list(range(5, 22)), list(range(22, 34)), list(range(34, 43))]
     with pytest.raises(BadRecordingError, match=r"x: 20 frames a second, the others have 25; choose codec\.kind = h264"):
-        as_recorded(replace(take(38), times=times), fps=25.0, name="x")
+        as_recorded([replace(take(38), times=times)], fps=25.0, name="x")
+
+
+def test_a_short_take_with_a_lost_picture_is_of_the_recordings_rate():
+    long, short = replace(take(20), times=np.arange(20) / 20), replace(take(2, first=25), times=np.array([1.0, 1.1]))
+    assert [len(stretch) for stretch in as_recorded([long, short], fps=20.0, name="x")] == [20, 1, 1]
 
 
 def test_an_almost_equal_rate_is_kept():
