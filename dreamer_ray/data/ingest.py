@@ -5,7 +5,7 @@ Source.read  --> takes at the rate of the shards --> episodes --> frames compres
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from itertools import islice
@@ -175,8 +175,7 @@ def ingest_recording(config: RecordingsConfig, source: Source, schema: ShardSche
         coded = _cut(config, job, stretches, dropped)
     else:
         coded = _compressed(config, schema, reading, stretches, name)
-    episodes = (_episode(job, stretch, frames) for stretch, frames in coded)
-    return write_shard(folder, job.file, episodes, schema, job=job_fingerprint(config, entry, job), dropped=dropped)
+    return write_shard(folder, job.file, _episodes(job, coded), schema, job=job_fingerprint(config, entry, job), dropped=dropped)
 
 
 def _compressed(
@@ -200,7 +199,13 @@ def _cut(config: RecordingsConfig, job: Job, stretches: Sequence[Stretch], dropp
             yield piece, replace(coded, links=link(path, packets)) if config.codec.kind == "link" else coded
 
 
-def _episode(job: Job, piece: Stretch, frames: Coded) -> CodedEpisode:
-    first = int(piece.numbers[0])
-    info = piece.info | {"source": job.source, "recording": job.recording.name, "first": first}
-    return CodedEpisode(f"{job.stem}-{first:07d}", Rows(frames, piece.actions, piece.labelled, piece.events, piece.continues), info)
+def _episodes(job: Job, coded: Iterable[tuple[Stretch, Coded]]) -> Iterator[CodedEpisode]:
+    """Named after their first picture, and numbered where several begin with the same one, which was on show for long."""
+    begun: Counter[int] = Counter()
+    for piece, frames in coded:
+        first = int(piece.numbers[0])
+        again = f"-{begun[first]}" if begun[first] else ""
+        begun[first] += 1
+        info = piece.info | {"source": job.source, "recording": job.recording.name, "first": first}
+        rows = Rows(frames, piece.actions, piece.labelled, piece.events, piece.continues)
+        yield CodedEpisode(f"{job.stem}-{first:07d}{again}", rows, info)

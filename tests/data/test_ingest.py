@@ -489,3 +489,14 @@ def test_a_picture_a_step_under_any_clock(tmp_path, videos):
     found = made(config(given), tmp_path / "out")
     assert found["train"].schema.fps == 20
     assert numbers(found["train"], videos) | numbers(found["heldout"], videos) == {name: list(range(30)) for name in ("a.mp4", "b.mp4")}
+
+
+def test_episodes_of_a_screen_that_stood_still_have_different_names(tmp_path, videos):
+    for name in ("a.mp4", "b.mp4"):
+        film_at(tmp_path / "in" / name, videos, np.concatenate([np.arange(5), 35 + np.arange(5)]) / 10)
+    entry = {"source": {"kind": "videos", "path": str(tmp_path / "in"), "pause": 10}}
+    found = made(config(entry, fps=10.0, episode_frames=6), tmp_path / "out")
+    for set_ in found.values():
+        ((_, shown),) = numbers(set_, videos).items()
+        assert shown == [0, 1, 2, 3, *[4] * 31, *range(5, 10)]
+        assert len({episode.name for episode in set_.episodes}) == len(set_.episodes) == 7
