@@ -14,11 +14,13 @@ from dreamer_ray.config import Config
 from dreamer_ray.config_file import load_config
 from dreamer_ray.data.action_tables import ActionTable
 from dreamer_ray.data.scaling import Scaling
-from dreamer_ray.data.sources import BadRecordingError
+from dreamer_ray.data.sources import BadRecordingError, Motion
 from dreamer_ray.errors import UserError
 from dreamer_ray.types import ActionSpace, Binary, Categorical, Continuous
 
 NAME = r"^[A-Za-z][A-Za-z0-9_]*$"
+CLOSE = 0.15
+"""Share of the usual distance of pictures by which the time of a row may be wrong: it is often rounded to 1/100 s."""
 UNEVEN_SHARE = 0.01
 """Share of the pictures by which the rows of a table without a frame or time column may be more or fewer."""
 
@@ -66,7 +68,8 @@ class Axes(Config):
     low: float = -1.0
     high: float = 1.0
     several: Literal["last", "mean", "sum"] = "last"
-    """What counts where several rows belong to one picture; "sum" is right for the way of a mouse."""
+    """What counts where several rows belong to one picture, or several pictures become one frame: "sum" is right for the way of a mouse,
+    which is also divided where a picture becomes several frames."""
 
     @model_validator(mode="after")
     def _in_order(self) -> "Axes":
@@ -84,6 +87,11 @@ class Axes(Config):
         """Between the columns and the actions."""
         return Scaling.between([self.low] * len(self.columns), [self.high] * len(self.columns))
 
+    @property
+    def motion(self) -> Motion | None:
+        """How actions add up; None where they do not."""
+        return Motion(self.scaling.unscaled, self.scaling.scaled) if self.several == "sum" else None
+
 
 class ActionFile(Config):
     """``actions.yaml``."""
@@ -92,7 +100,8 @@ class ActionFile(Config):
     frame: str | None = None
     """Column of the picture's number, from 0; a picture without a row is not labelled."""
     time: str | None = None
-    """Column of the time in seconds from the first picture on; a row belongs to the nearest picture."""
+    """Column of the time in seconds from the first picture on. Actions belong to the last picture shown by then, events and ends to the
+    first one shown from then on, which is where they can be seen."""
     hold: bool = False
     """Whether a picture without a row has the actions of the row before it, as in a log of changes."""
     events: dict[str, str] = Field(default={})
@@ -112,6 +121,11 @@ class ActionFile(Config):
     def action_space(self) -> ActionSpace:
         """By component."""
         return {name: part.component for name, part in self.actions.items()}
+
+    @property
+    def motions(self) -> dict[str, Motion]:
+        """By component, of those that add up."""
+        return {name: part.motion for name, part in self.actions.items() if isinstance(part, Axes) and part.motion}
 
 
 @dataclass(frozen=True)
@@ -146,8 +160,8 @@ def unlabelled(form: ActionFile | None, pictures: int) -> Labels:
 
 def labels(form: ActionFile, table: ActionTable, times: Float[np.ndarray, "t"], dropped: Counter[str]) -> Labels:
     """What ``table`` says of the pictures shown at ``times``. Raises ``BadRecordingError`` naming file, line, column and value."""
-    picture = _pictures(form, table, times)
-    shown = (picture >= 0) & (picture < len(times))
+    picture, arrival = _pictures(form, table, times)
+    shown, arrived = ((numbers >= 0) & (numbers < len(times)) for numbers in (picture, arrival))
     if not shown.any():
         raise BadRecordingError(f"{table.path}: none of its {len(picture)} rows belongs to one of the {len(times)} pictures")
     dropped["rows of no picture"] += int((~shown).sum())
@@ -166,22 +180,22 @@ def labels(form: ActionFile, table: ActionTable, times: Float[np.ndarray, "t"], 
             row = int(wrong.argmax())
             raise BadRecordingError(f"{table.place(row)}, column {column}: {counts[row]} is no count of events")
         total = np.zeros(len(times))
-        np.add.at(total, picture[shown], counts[shown])
+        np.add.at(total, arrival[arrived], counts[arrived])
         found.events[:, task] = np.minimum(total, 255)
     if form.terminal is not None:
-        found.continues[picture[shown & table.flags(form.terminal)]] = 0
+        found.continues[arrival[arrived & table.flags(form.terminal)]] = 0
     return found
 
 
-def _pictures(form: ActionFile, table: ActionTable, times: np.ndarray) -> Int[np.ndarray, "r"]:
-    """Number of the picture to which each row belongs; one that is not in the video where it belongs to none."""
+def _pictures(form: ActionFile, table: ActionTable, times: np.ndarray) -> tuple[Int[np.ndarray, "r"], Int[np.ndarray, "r"]]:
+    """Numbers of the pictures to which the actions and the events of each row belong; such as are not in the video where to none."""
     name = form.frame or form.time
     if name is None:
         rows = len(table.lines)
         if abs(rows - len(times)) > max(2, UNEVEN_SHARE * len(times)):
             remedy = "if they are not one a picture, name a column with frame: or time:"
             raise BadRecordingError(f"{table.path}: {rows} rows, its video has {len(times)} pictures; {remedy}")
-        return np.arange(rows)
+        return np.arange(rows), np.arange(rows)
     clock = table.numbers(name)
     if (back := np.diff(clock) < 0).any():
         row = int(back.argmax()) + 1
@@ -190,10 +204,21 @@ def _pictures(form: ActionFile, table: ActionTable, times: np.ndarray) -> Int[np
         if (broken := clock != np.floor(clock)).any():
             row = int(broken.argmax())
             raise BadRecordingError(f"{table.place(row)}, column {name}: {clock[row]:g} is no number of a picture")
-        return np.clip(clock, -1, len(times)).astype(np.int64)
+        numbers = np.clip(clock, -1, len(times)).astype(np.int64)
+        return numbers, numbers
+    return _pictures_at(clock, times)
+
+
+def _pictures_at(clock: np.ndarray, times: np.ndarray) -> tuple[Int[np.ndarray, "r"], Int[np.ndarray, "r"]]:
+    """Of each moment the last picture shown by then, and the first from then on; -1 a picture or more before the first, or after the last.
+
+    What happens after the last picture, and would be seen in the next, counts there.
+    """
     step = float(np.median(np.diff(times))) if len(times) > 1 else 1.0
-    edges = np.concatenate([[-step / 2], (times[1:] + times[:-1]) / 2, [times[-1] + step / 2]])
-    return np.searchsorted(edges, clock, side="right") - 1
+    none = (clock < times[0] - step * (1 - CLOSE)) | (clock >= times[-1] + step * (1 - CLOSE))
+    taken = np.searchsorted(times, clock + CLOSE * step, side="right") - 1
+    arriving = np.minimum(np.searchsorted(times, clock - CLOSE * step, side="left"), len(times) - 1)
+    return np.where(none, -1, taken), np.where(none, -1, arriving)
 
 
 def _values(part: Keys | Choice | Axes, table: ActionTable, picture: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Videos at another number of frames a second: which of its frames is seen at each moment."""
+"""Videos at another number of frames a second: how evenly their frames come, and which of them is seen at each moment."""
 
 from collections.abc import Iterable, Iterator
 
@@ -12,11 +12,32 @@ MAX_PAUSE = 60.0
 """Seconds between two frames; more is a damaged clock, which would otherwise ask for any number of copies."""
 ROUNDING = 1e-3
 """Seconds by which containers round the time of a frame."""
+JUMP = 1.75
+"""Frames further apart than this many usual ones are not consecutive."""
+SAME_RATE = 0.01
+"""Rates that differ by less than this share are taken for equal."""
 
 
-def seen_frames(times: Float[np.ndarray, "n"], fps: float, *, name: str) -> Int[np.ndarray, "m"]:
+def usual_rate(times: Float[np.ndarray, "n"], *, name: str) -> float:
+    """Frames a second by the usual distance of those shown at ``times``. Raises ``BadRecordingError`` naming ``name``."""
+    steps = np.diff(times)
+    usual = float(np.median(steps)) if len(steps) else 0.0
+    if usual <= 0:
+        raise BadRecordingError(f"{name}: its {len(times)} pictures have no rate")
+    near = steps[(steps > usual / JUMP) & (steps < usual * JUMP)]
+    return 1 / float(near.mean())
+
+
+def is_even(times: Float[np.ndarray, "n"], fps: float) -> bool:
+    """Whether those shown at ``times`` are the frames of a video of ``fps``, none left out and none too many."""
+    steps = np.diff(times) * fps
+    return not len(steps) or bool(abs(steps.mean() - 1) < SAME_RATE and ((steps > 1 / JUMP) & (steps < JUMP)).all())
+
+
+def seen_frames(times: Float[np.ndarray, "n"], fps: float, *, name: str, late: float = ROUNDING) -> Int[np.ndarray, "m"]:
     """Number of the frame on show at each moment ``k / fps`` from the first frame to the last: the last one begun by then.
 
+    A frame that is at most ``late`` seconds behind its moment is in time.
     ``times`` are those of ``VideoInfo``. A frame is repeated where the video is slower than ``fps`` and left out where it is faster.
     Raises ``BadRecordingError`` naming ``name`` and the frame where the clock is damaged, ``ValueError`` where ``fps`` is not positive.
     """
@@ -30,8 +51,8 @@ def seen_frames(times: Float[np.ndarray, "n"], fps: float, *, name: str) -> Int[
         )
     if not len(times):
         return np.zeros(0, np.int64)
-    moments = np.arange(int((times[-1] - times[0] + ROUNDING) * fps) + 1) / fps
-    return np.searchsorted(times - times[0], moments + ROUNDING, side="right") - 1
+    moments = np.arange(int((times[-1] - times[0] + late) * fps) + 1) / fps
+    return np.searchsorted(times - times[0], moments + late, side="right") - 1
 
 
 def pick(pictures: Iterable[Picture], numbers: Iterable[int], *, name: str) -> Iterator[Picture]:

@@ -5,7 +5,7 @@ Source.read  --> takes at the rate of the shards --> episodes --> frames compres
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from itertools import islice
@@ -15,7 +15,7 @@ from dreamer_ray.config import fingerprint
 from dreamer_ray.data.codecs import H264, Jpeg
 from dreamer_ray.data.coding import Coded, code_pictures, coded_packets
 from dreamer_ray.data.files import fetch
-from dreamer_ray.data.frame_rate import pick
+from dreamer_ray.data.frame_rate import SAME_RATE, pick
 from dreamer_ray.data.gops import packet_episodes
 from dreamer_ray.data.layout import picture_maker
 from dreamer_ray.data.links import link
@@ -26,7 +26,7 @@ from dreamer_ray.data.rows import CodedEpisode, Rows, ShardSchema
 from dreamer_ray.data.shards import ShardFile, existing_shard, write_shard
 from dreamer_ray.data.sources import BadRecordingError, Reading, Recording, Source
 from dreamer_ray.data.splits import Part, Split, in_time, sides
-from dreamer_ray.data.stretches import SAME_RATE, Stretch, at_rate, chosen, evenly, filled
+from dreamer_ray.data.stretches import Stretch, as_recorded, at_rate, chosen, evenly, filled
 from dreamer_ray.data.videos import VIDEOS, VideosConfig
 from dreamer_ray.data.vpt import VptConfig, VptSource
 from dreamer_ray.errors import UserError
@@ -162,7 +162,10 @@ def ingest_recording(config: RecordingsConfig, source: Source, schema: ShardSche
     name, entry = job.recording.name, config.entries()[job.source]
     reading = source.read(job.recording, None if config.keeps_packets else config.layout)
     dropped = Counter(reading.dropped) if job.part != "end" else Counter[str]()
-    stretches = [at_rate(take, source.action_space, source_fps=source.fps, fps=schema.fps, name=name) for take in reading.takes]
+    if config.keeps_packets:
+        stretches = as_recorded(reading.takes, fps=schema.fps, name=name)
+    else:
+        stretches = [at_rate(take, source.action_space, source_fps=source.fps, fps=schema.fps, name=name) for take in reading.takes]
     size = sum(map(len, stretches))
     stretches = chosen(stretches, in_time(size, job.part, heldout=config.heldout, gap=config.heldout_gap, name=name))
     if alone := sum(len(stretch) for stretch in stretches if len(stretch) < 2):
@@ -172,8 +175,7 @@ def ingest_recording(config: RecordingsConfig, source: Source, schema: ShardSche
         coded = _cut(config, job, stretches, dropped)
     else:
         coded = _compressed(config, schema, reading, stretches, name)
-    episodes = (_episode(job, stretch, frames) for stretch, frames in coded)
-    return write_shard(folder, job.file, episodes, schema, job=job_fingerprint(config, entry, job), dropped=dropped)
+    return write_shard(folder, job.file, _episodes(job, coded), schema, job=job_fingerprint(config, entry, job), dropped=dropped)
 
 
 def _compressed(
@@ -197,7 +199,13 @@ def _cut(config: RecordingsConfig, job: Job, stretches: Sequence[Stretch], dropp
             yield piece, replace(coded, links=link(path, packets)) if config.codec.kind == "link" else coded
 
 
-def _episode(job: Job, piece: Stretch, frames: Coded) -> CodedEpisode:
-    first = int(piece.numbers[0])
-    info = piece.info | {"source": job.source, "recording": job.recording.name, "first": first}
-    return CodedEpisode(f"{job.stem}-{first:07d}", Rows(frames, piece.actions, piece.labelled, piece.events, piece.continues), info)
+def _episodes(job: Job, coded: Iterable[tuple[Stretch, Coded]]) -> Iterator[CodedEpisode]:
+    """Named after their first picture, and numbered where several begin with the same one, which was on show for long."""
+    begun: Counter[int] = Counter()
+    for piece, frames in coded:
+        first = int(piece.numbers[0])
+        again = f"-{begun[first]}" if begun[first] else ""
+        begun[first] += 1
+        info = piece.info | {"source": job.source, "recording": job.recording.name, "first": first}
+        rows = Rows(frames, piece.actions, piece.labelled, piece.events, piece.continues)
+        yield CodedEpisode(f"{job.stem}-{first:07d}{again}", rows, info)

@@ -56,8 +56,9 @@ class LeRobotConfig(Config):
     event_value: float = 1.0
     event_at_end: bool = False
     """Every episode is a demonstration, done at its last picture; ``event_columns`` are not read."""
-    terminal_columns: tuple[str, ...] = ("next.terminated", "next.done")
-    """The first of these that the data set has says what is terminal; empty where it only marks the end of a recording."""
+    terminal_columns: tuple[str, ...] = ("next.terminated",)
+    """The first of these that the data set has says what is terminal. ``next.done`` is none of them, since most sets mark with it where
+    each recording ends; name it where it means that the world has come to an end."""
 
 
 class LeRobotSource:

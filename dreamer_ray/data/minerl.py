@@ -20,7 +20,7 @@ from dreamer_ray.data.foreign import Foreign, checked, inside, plain_name, read_
 from dreamer_ray.data.layout import PictureLayout
 from dreamer_ray.data.sources import BadRecordingError, Reading, Recording, Take
 from dreamer_ray.data.video import pictures
-from dreamer_ray.data.vpt_actions import MOUSE_BINS, encode_mouse
+from dreamer_ray.data.vpt_actions import MOUSE_BINS, MOUSE_MOTION, encode_mouse
 from dreamer_ray.errors import UserError
 from dreamer_ray.types import ActionSpace, Binary, Categorical
 
@@ -130,7 +130,8 @@ class MinerlSource:
         events = self._events(arrays, arrays_file, rewards)
         continues = np.ones(states, np.float32)
         continues[-1] = 0.0 if metadata.success else 1.0
-        take = Take(count - states, actions, labelled, events, continues, {"trajectory": recording.name, "reward": float(rewards.sum())})
+        info: dict[str, float | int | str] = {"trajectory": recording.name, "reward": float(rewards.sum())}
+        take = Take(count - states, actions, labelled, events, continues, info, {"mouse": MOUSE_MOTION})
         return Reading((take,), shown(str(video), count, layout), dropped)
 
     def _actions(self, arrays: dict[str, np.ndarray], path: Path, labelled: np.ndarray, dropped: Counter[str]) -> dict[str, np.ndarray]:

@@ -16,9 +16,8 @@ from dreamer_ray.data.minerl import MinerlConfig
 from dreamer_ray.data.open_source import open_source
 from dreamer_ray.data.set_source import SetSource
 from dreamer_ray.data.shards import open_shards
-from dreamer_ray.data.sources import BadRecordingError, Source
-from dreamer_ray.data.video_times import picture_times
-from dreamer_ray.data.videos import ACTION_FILE, VIDEOS, VideosConfig, rate
+from dreamer_ray.data.sources import Source
+from dreamer_ray.data.videos import ACTION_FILE, VIDEOS, VideosConfig, VideosSource
 from dreamer_ray.data.vpt import INDEX, VptConfig
 from dreamer_ray.data.vpt_lines import VptLines
 from dreamer_ray.errors import UserError
@@ -163,8 +162,6 @@ def _foreign(path: str, kind: Kind, values: dict[str, Any]) -> Found:
     place, file = Path(path), None
     if not scheme(path) and place.is_file() and not path.lower().endswith(INDEX):
         place, file = place.parent, path
-        if kind == "videos" and "fps" not in values:
-            values["fps"] = _rate(path)
     where = {"dataset": path} if kind == "minari" else {"path": str(place) if file else path}
     if kind == "minari" and (place / "data" / "metadata.json").is_file():
         where = {"dataset": place.resolve().name, "root": str(place.resolve().parent)}
@@ -173,15 +170,10 @@ def _foreign(path: str, kind: Kind, values: dict[str, Any]) -> Found:
     config = parse_config(CONFIGS[kind], {"kind": kind} | where | values, f"{path} as {kind}")
     if isinstance(config, VptConfig) and file and Path(file).suffix.lower() == ".jsonl" and not _beside(file, ".mp4"):
         return Found(kind, path, VptLines(config, Path(file)))
+    if isinstance(config, VideosConfig) and file:
+        return Found(kind, path, VideosSource(config, Path(file)), file)
     return Found(kind, path, open_source(config), file)
 
 
 def _beside(file: str, suffix: str) -> bool:
     return Path(file).with_suffix(suffix).is_file()
-
-
-def _rate(video: str) -> float:
-    try:
-        return rate(picture_times(video), video)
-    except BadRecordingError as error:
-        raise UserError(str(error)) from error

@@ -7,7 +7,7 @@ A recording is the smallest thing that is fetched, redone and reported: what is 
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -30,8 +30,19 @@ class Recording:
 
 
 @dataclass(frozen=True)
+class Motion:
+    """How to read actions that are a way gone, such as the turn of a mouse, and not a place or a choice: those of frames that become one
+    add up, and those of a frame that becomes several are divided among them."""
+
+    decode: Callable[[np.ndarray], np.ndarray]
+    """Actions ``[T, ...]`` as numbers ``[T, n]`` that can be added."""
+    encode: Callable[[np.ndarray], np.ndarray]
+    """The inverse."""
+
+
+@dataclass(frozen=True)
 class Take:
-    """Consecutive frames of a recording, with no jump in time between them, and what is known of each of the ``T``."""
+    """Consecutive frames of a recording, with no pause between them, and what is known of each of the ``T``."""
 
     first: int
     """Number of its first picture in the recording."""
@@ -45,6 +56,10 @@ class Take:
     """float32 ``[T]``: 0 only where ``o_t`` is terminal."""
     info: dict[str, float | int | str] = field(default_factory=dict)
     """Provenance."""
+    motions: Mapping[str, Motion] = field(default_factory=dict)
+    """Components of ``actions`` that are motions; of the others the frame that is shown counts."""
+    times: np.ndarray | None = None
+    """float64 ``[T]``: when each frame is shown, in seconds, never falling; None where they come evenly, at ``Source.fps``."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +93,7 @@ class Source(Protocol):
 
     @property
     def fps(self) -> float:
-        """Frames a second."""
+        """Frames a second, of a recording whose takes say when each is shown the usual ones."""
         ...
 
     def index(self) -> Sequence[Recording]:

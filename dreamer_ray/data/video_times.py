@@ -16,8 +16,8 @@ DAMAGE = (OSError, FFmpegError, LookupError, ValueError, ArithmeticError)
 """What reading a damaged file raises."""
 LIMITS = {"max_pixels": str(2**24)}
 """A header that says more is taken for damaged rather than given the memory."""
-ONE_PACKET_A_PICTURE = {"h264", "hevc", "mjpeg", "png", "ffv1", "rawvideo"}
-"""Codecs whose packets may be counted for pictures; others have hidden ones."""
+PACKETS_TELL = {"h264", "hevc", "mjpeg", "png", "ffv1", "rawvideo", "vp8", "vp9", "av1"}
+"""Codecs of which a packet shows one picture, or says itself that it shows none; of others pictures are decoded to be counted."""
 
 
 @contextmanager
@@ -34,11 +34,15 @@ def _video_stream(path: str) -> Iterator[Any]:
 
 
 def picture_times(path: str) -> Float[np.ndarray, "t"]:
-    """When each picture of the first video stream is shown, in seconds from the first on. Raises ``BadRecordingError``."""
+    """When each picture of the first video stream is shown, in seconds from the first on, without decoding where the codec allows.
+
+    Raises ``BadRecordingError``.
+    """
     try:
         with _video_stream(path) as stream:
-            counted = stream.codec_context.name in ONE_PACKET_A_PICTURE
-            parts = (part for part in stream.container.demux(stream) if part.size) if counted else stream.container.decode(stream)
+            codec = stream.codec_context.codec.canonical_name
+            packets = (packet for packet in stream.container.demux(stream) if packet.size and is_shown(codec, memoryview(packet)))
+            parts = packets if codec in PACKETS_TELL else stream.container.decode(stream)
             stamps = [part.dts if part.pts is None else part.pts for part in parts if not getattr(part, "is_discard", False)]
             unit = float(stream.time_base or 0)
     except DAMAGE as error:
@@ -48,6 +52,19 @@ def picture_times(path: str) -> Float[np.ndarray, "t"]:
         raise BadRecordingError(f"{path}: {len(stamps)} pictures, of which {len(known)} say when they are shown; convert it with ffmpeg")
     times = np.sort(np.array(known, np.float64)) * unit
     return times - times[0]
+
+
+def is_shown(codec: str, packet: bytes | memoryview) -> bool:
+    """Whether ``packet`` shows a picture; VP8 and VP9 have such as others are coded from and nobody sees (RFC 6386, 9.1; VP9, 6.2 and B).
+
+    Of AV1 a packet holds all up to the picture that it shows.
+    """
+    if codec == "vp8":
+        return bool(packet[0] & 0x10)
+    if codec == "vp9":
+        several, shown_again, shown = packet[-1] & 0xE0 == 0xC0, packet[0] & 0x08, packet[0] & 0x02
+        return bool(several or shown_again or shown)
+    return True
 
 
 def pictures_at(path: str, times: Float[np.ndarray, "t"], tolerance: float) -> Iterator[np.ndarray]:

@@ -17,6 +17,7 @@ from dreamer_ray.config import Config
 from dreamer_ray.data.action_columns import ActionFile, Labels, labels, read_action_file, unlabelled
 from dreamer_ray.data.action_tables import SUFFIXES, read_table
 from dreamer_ray.data.foreign import inside, plain_name
+from dreamer_ray.data.frame_rate import JUMP, MAX_PAUSE, usual_rate
 from dreamer_ray.data.layout import PictureLayout
 from dreamer_ray.data.sources import BadRecordingError, Reading, Recording, Take
 from dreamer_ray.data.video import pictures
@@ -26,9 +27,6 @@ from dreamer_ray.types import ActionSpace
 
 VIDEOS = (".mp4", ".mkv", ".webm", ".avi", ".mov")
 ACTION_FILE = "actions.yaml"
-JUMP = 1.75
-"""Pictures further apart than this many usual ones are not consecutive."""
-RATE_TOLERANCE = 0.02
 
 
 class VideosConfig(Config):
@@ -37,7 +35,11 @@ class VideosConfig(Config):
     kind: Literal["videos"]
     path: str
     fps: float | None = Field(default=None, gt=0, le=1000)
-    """Frames a second of the videos; that of the first one where it is not given."""
+    """Picture n of every video is shown at n / fps, whatever the video says: for such as hold a picture a step of an environment under any
+    clock. Where it is not given each picture is shown when its video says, and the usual rate of the first one is that of the source."""
+    pause: float = Field(default=1.0, gt=0, le=MAX_PAUSE)
+    """Where the next picture comes later than after so many seconds the recording was stopped, and a take ends. What is less is lost
+    pictures, or a screen that stood still while nobody wrote it down again: the picture before is shown on."""
     group: Literal["file", "folder"] = "file"
     """What lies on one side of the split: give "folder" where the files of a folder are parts of one recording."""
 
@@ -45,8 +47,9 @@ class VideosConfig(Config):
 class VideosSource:
     """See ``Source``."""
 
-    def __init__(self, config: VideosConfig):
-        self.config, self.folder = config, Path(config.path)
+    def __init__(self, config: VideosConfig, only: Path | None = None):
+        """``only`` is a file of the one recording that counts."""
+        self.config, self.folder, self.only = config, Path(config.path), only
 
     @cached_property
     def form(self) -> ActionFile | None:
@@ -66,7 +69,7 @@ class VideosSource:
 
     @property
     def fps(self) -> float:
-        """Frames a second, which all recordings must have."""
+        """Usual frames a second of the first video that can be read, or those of the config."""
         return self._first_rate if self.config.fps is None else self.config.fps
 
     @cached_property
@@ -74,7 +77,7 @@ class VideosSource:
         reasons = []
         for recording in self.index():
             try:
-                return rate(picture_times(str(self._inside(recording.files[0]))), recording.files[0])
+                return usual_rate(picture_times(str(self._inside(recording.files[0]))), name=recording.files[0])
             except BadRecordingError as error:
                 reasons.append(str(error))
         raise UserError(f"folder {self.folder}: none of its {len(reasons)} videos can be read; the first: {reasons[0]}")
@@ -87,7 +90,8 @@ class VideosSource:
         paths = [path for path in paths if not any(part.startswith(".") for part in path.parts)]
         if not paths:
             raise UserError(f"folder {self.folder}: holds no video ({', '.join(VIDEOS)})")
-        return [self._recording(path) for path in paths]
+        recordings = [self._recording(path) for path in paths]
+        return [recording for recording in recordings if self.only is None or self.only in map(Path, recording.files)]
 
     def _recording(self, path: Path) -> Recording:
         name = plain_name(path.as_posix())
@@ -97,14 +101,13 @@ class VideosSource:
         return Recording(name, group, tuple(str(self.folder / file) for file in files))
 
     def read(self, recording: Recording, layout: PictureLayout | None = None) -> Reading:
-        """A take wherever time goes on without a jump and no episode ends."""
+        """A take wherever time goes on without a pause and no episode ends."""
         video, *tables = [self._inside(file) for file in recording.files]
         times = picture_times(str(video))
         if len(times) < 2:
             raise BadRecordingError(f"{video}: has {len(times)} picture, and no action leads from it to another")
-        if abs(rate(times, str(video)) / self.fps - 1) > RATE_TOLERANCE:
-            remedy = "put videos of another rate into a folder of their own"
-            raise BadRecordingError(f"{video}: {rate(times, str(video)):.4g} frames a second, the folder's have {self.fps:.4g}; {remedy}")
+        if self.config.fps is not None:
+            times = np.arange(len(times)) / self.config.fps
         if len(tables) > 1:
             raise BadRecordingError(f"{video}: has several tables, {' and '.join(table.name for table in tables)}; keep one")
         dropped: Counter[str] = Counter()
@@ -112,18 +115,19 @@ class VideosSource:
         if tables and self.form:
             self._only_video_of(video)
             known = labels(self.form, read_table(tables[0]), times, dropped)
-        jumps = np.flatnonzero((np.diff(times) > JUMP / self.fps) | (known.continues[:-1] == 0)) + 1
-        bounds = [0, *jumps.tolist(), len(times)]
-        takes = tuple(self._take(known, first, end, video.name) for first, end in pairwise(bounds))
+        pause = max(self.config.pause, JUMP / usual_rate(times, name=str(video)))
+        ends = np.flatnonzero((np.diff(times) > pause) | (known.continues[:-1] == 0)) + 1
+        bounds = [0, *ends.tolist(), len(times)]
+        takes = tuple(self._take(known, times, slice(first, end), video.name) for first, end in pairwise(bounds))
         return Reading(takes, pictures(str(video), layout=layout), dropped)
 
-    def _take(self, known: Labels, first: int, end: int, name: str) -> Take:
-        part = slice(first, end)
+    def _take(self, known: Labels, times: np.ndarray, part: slice, name: str) -> Take:
         info: dict[str, float | int | str] = {"video": name}
         if self.form:
             info |= {f"scaling.{key}": axes.scaling.note() for key, axes in self.form.actions.items() if axes.kind == "continuous"}
         actions = {key: values[part] for key, values in known.actions.items()}
-        return Take(first, actions, known.labelled[part], known.events[part], known.continues[part], info)
+        motions = self.form.motions if self.form else {}
+        return Take(part.start, actions, known.labelled[part], known.events[part], known.continues[part], info, motions, times[part])
 
     def _only_video_of(self, video: Path) -> None:
         same = [path.name for path in video.parent.iterdir() if path.stem == video.stem and path.suffix.lower() in VIDEOS]
@@ -132,13 +136,3 @@ class VideosSource:
 
     def _inside(self, file: str) -> Path:
         return inside(self.folder, Path(file).relative_to(self.folder).as_posix())
-
-
-def rate(times: np.ndarray, video: str) -> float:
-    """Frames a second by the usual distance of pictures. Raises ``BadRecordingError``."""
-    steps = np.diff(times)
-    usual = float(np.median(steps)) if len(steps) else 0.0
-    if usual <= 0:
-        raise BadRecordingError(f"{video}: its {len(times)} pictures have no rate")
-    near = steps[(steps > usual / JUMP) & (steps < usual * JUMP)]
-    return 1 / float(near.mean())

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from pydantic import BaseModel, Field, ValidationError
 
+from dreamer_ray.data.sources import Motion
 from dreamer_ray.errors import UserError
 from dreamer_ray.types import ActionSpace, Binary, Categorical
 
@@ -60,6 +61,24 @@ def decode_mouse(cell: Int[np.ndarray, "*s"]) -> Float[np.ndarray, "*s 2"]:
     bins = np.stack(np.divmod(np.asarray(cell), BINS), axis=-1)
     companded = bins * 2 / (BINS - 1) - 1
     return (np.sign(companded) * np.expm1(np.abs(companded) * np.log1p(MU)) / MU * MAX_DEGREES).astype(np.float32)
+
+
+def encode_turns(degrees: Float[np.ndarray, "t 2"]) -> Int[np.ndarray, "t"]:
+    """``encode_mouse`` of consecutive frames, where what a cell is short of its turn is added to the next turn: small ones are not lost.
+
+    No cell turns where its frame does not, or against it. What a turn has beyond 10 degrees is lost: a later frame does not show it.
+    """
+    cells, short = np.zeros(len(degrees), np.int64), np.zeros(2)
+    for t, turn in enumerate(degrees):
+        wanted = np.clip(turn + short, -MAX_DEGREES, MAX_DEGREES)
+        nearest = decode_mouse(encode_mouse(wanted))
+        cells[t] = encode_mouse(np.where(nearest * turn > 0, nearest, 0))
+        short = wanted - decode_mouse(cells[t])
+    return cells
+
+
+MOUSE_MOTION = Motion(decode_mouse, encode_turns)
+"""Of cells of the mouse's grid, in degrees."""
 
 
 @dataclass(frozen=True)

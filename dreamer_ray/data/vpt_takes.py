@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from dreamer_ray.data.sources import Take
-from dreamer_ray.data.vpt_actions import SegmentActions
+from dreamer_ray.data.vpt_actions import MOUSE_MOTION, SegmentActions
 
 TICKS_A_SECOND = 20.0
 
@@ -57,6 +57,7 @@ def cut_takes(
                 events=arriving,
                 continues=np.ones(stop - first, np.float32),
                 info={**info, "tick": int(segment.tick[first])},
+                motions={"mouse": MOUSE_MOTION},
             )
         )
     return tuple(takes), +dropped

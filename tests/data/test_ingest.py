@@ -4,8 +4,10 @@ import json
 import os
 import tracemalloc
 from collections import Counter
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from pydantic import ValidationError
@@ -428,3 +430,73 @@ def test_real_videos(tmp_path, codec):
         frame = found["train"].frames(index, slice(19, 20))[0]
         error = np.abs(frame.astype(int) - shown).mean()
         assert error == 0 if codec == "source" else error < 8
+
+
+def film_at(path: Path, videos, times: np.ndarray):
+    """Numbered pictures at ``times`` in seconds, as phones and screen recorders write them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=30, options={"g": "12", "bf": "0", "x264-params": "scenecut=0"})
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for number, time in enumerate(times):
+            frame = av.VideoFrame.from_ndarray(videos.picture(number), format="rgb24")
+            frame.pts, frame.time_base = round(time * 1000), Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+def phone(count: int, seed: int = 0) -> np.ndarray:
+    """30 fps, where one gap in ten is doubled."""
+    gaps = np.where(np.random.default_rng(seed).random(count - 1) < 0.1, 2, 1) / 30
+    return np.append(0, np.cumsum(gaps))
+
+
+@pytest.mark.parametrize("fps", [10.0, None])
+def test_recordings_of_phones_stay_in_one_piece(tmp_path, videos, fps):
+    for name, seed in (("a.mp4", 0), ("b.mp4", 1)):
+        film_at(tmp_path / "in" / name, videos, phone(200, seed))
+    found = made(config(folder_of(tmp_path / "in"), fps=fps, episode_frames=1000), tmp_path / "out")
+    for set_ in found.values():
+        ((name, shown),) = numbers(set_, videos).items()
+        times = phone(200, int(name == "b.mp4"))
+        assert len(set_.episodes) == 1
+        rate = set_.schema.fps
+        assert rate == pytest.approx(fps or 30, rel=0.02)
+        assert abs(len(shown) / rate - times[-1]) < 2 / rate
+        assert np.abs(times[shown] - np.arange(len(shown)) / rate).max() < 0.08
+
+
+def test_pictures_of_phones_that_are_not_encoded_anew_are_cut_where_some_are_missing(tmp_path, videos):
+    for name in ("a.mp4", "b.mp4"):
+        film_at(tmp_path / "in" / name, videos, np.delete(np.arange(61) / 30, 30))
+    found = made(config(folder_of(tmp_path / "in"), codec={"kind": "source"}, episode_frames=1000), tmp_path / "out")
+    for set_ in found.values():
+        ((_, shown),) = numbers(set_, videos).items()
+        assert shown == [*range(30), *range(36, 60)], "the second part begins at its first keyframe"
+
+
+def test_videos_of_several_rates_are_brought_to_one(tmp_path, videos):
+    folder = films(films(tmp_path / "in", videos, {"a.mp4": 60}, rate=30), videos, {"b.mp4": 40, "c.mp4": 44})
+    found = made(config(folder_of(folder), fps=10.0), tmp_path / "out")
+    shown = numbers(found["train"], videos) | numbers(found["heldout"], videos)
+    assert shown == {"a.mp4": list(range(0, 60, 3)), "b.mp4": list(range(0, 40, 2)), "c.mp4": list(range(0, 44, 2))}
+
+
+def test_a_picture_a_step_under_any_clock(tmp_path, videos):
+    folder = films(tmp_path / "in", videos, {"a.mp4": 30, "b.mp4": 30}, rate=30)
+    given = {"source": {"kind": "videos", "path": str(folder), "fps": 20}}
+    found = made(config(given), tmp_path / "out")
+    assert found["train"].schema.fps == 20
+    assert numbers(found["train"], videos) | numbers(found["heldout"], videos) == {name: list(range(30)) for name in ("a.mp4", "b.mp4")}
+
+
+def test_episodes_of_a_screen_that_stood_still_have_different_names(tmp_path, videos):
+    for name in ("a.mp4", "b.mp4"):
+        film_at(tmp_path / "in" / name, videos, np.concatenate([np.arange(5), 35 + np.arange(5)]) / 10)
+    entry = {"source": {"kind": "videos", "path": str(tmp_path / "in"), "pause": 10}}
+    found = made(config(entry, fps=10.0, episode_frames=6), tmp_path / "out")
+    for set_ in found.values():
+        ((_, shown),) = numbers(set_, videos).items()
+        assert shown == [0, 1, 2, 3, *[4] * 31, *range(5, 10)]
+        assert len({episode.name for episode in set_.episodes}) == len(set_.episodes) == 7

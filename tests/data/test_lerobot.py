@@ -114,17 +114,29 @@ def test_what_lerobot_wrote_is_read(camera, shape):
         assert take.labelled.all()
 
 
-def test_success_counts_for_the_episodes_task_and_done_is_terminal():
+def test_success_counts_for_the_episodes_task_and_done_is_not_terminal():
     first, second, third = takes(source(REFERENCE))
     assert [np.argwhere(take.events).tolist() for take in (first, second, third)] == [[[11, 0]], [], [[19, 0]]]
     for take in (first, second, third):
+        assert take.continues.all()
+
+
+def test_done_is_terminal_where_the_config_names_it():
+    for take in takes(source(REFERENCE, terminal_columns=("next.done",))):
         assert np.flatnonzero(take.continues == 0).tolist() == [len(take.continues) - 1]
 
 
-def test_reward_may_count_instead_and_nothing_be_terminal():
-    _, second, _ = takes(source(REFERENCE, event_columns=("next.reward",), terminal_columns=()))
+def test_terminated_is_terminal_whatever_done_says(copy):
+    path = copy / "data/chunk-000/file-000.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.append_column("next.terminated", pa.array(np.arange(39) == 18)), path)
+    change(copy / "meta" / "info.json", "features", "next.terminated", to={"dtype": "bool", "shape": [1], "names": None})
+    assert [np.flatnonzero(take.continues == 0).tolist() for take in takes(source(copy))] == [[], [6], []]
+
+
+def test_reward_may_count_instead_of_success():
+    _, second, _ = takes(source(REFERENCE, event_columns=("next.reward",)))
     assert np.argwhere(second.events).tolist() == [[6, 1]]
-    assert second.continues.all()
 
 
 def test_an_event_arrives_with_the_next_picture_and_counts_once(copy):

@@ -151,13 +151,35 @@ def test_several_rows_of_one_picture_count_together(tmp_path, several, wanted):
     assert reading.dropped["rows beside another of the same picture"] == 3
 
 
-def test_rows_by_time_belong_to_the_nearest_picture(tmp_path):
-    rows = [row(seconds, left=1) for seconds in (-3.0, 0.04, 0.26, 0.31, 0.5, 99.0)]
-    write_table(tmp_path, rows, columns=COLUMNS.replace("frame: frame", "time: frame"))
-    found = source(tmp_path)
-    reading = found.read(found.index()[0])
-    assert np.flatnonzero(reading.takes[0].labelled).tolist() == [0, 3, 5]
+def read_by_time(folder: Path, rows: list[str]):
+    write_table(folder, rows, columns=COLUMNS.replace("frame: frame", "time: frame"))
+    found = source(folder)
+    return found.read(found.index()[0])
+
+
+def test_actions_by_time_belong_to_the_last_picture_shown_by_then(tmp_path):
+    reading = read_by_time(tmp_path, [row(seconds, left=1) for seconds in (-3.0, 0.04, 0.08, 0.26, 0.36, 0.5, 0.76, 99.0)])
+    assert np.flatnonzero(reading.takes[0].labelled).tolist() == [0, 2, 3, 5, 7]
     assert reading.dropped["rows of no picture"] == 2
+
+
+def test_events_by_time_arrive_with_the_first_picture_from_then_on(tmp_path):
+    reading = read_by_time(tmp_path, [row(seconds, coins=1) for seconds in (-3.0, -0.05, 0.04, 0.08, 0.26, 0.5, 0.74, 99.0)])
+    assert reading.takes[0].events[:, 0].tolist() == [1, 2, 0, 1, 0, 1, 0, 1]
+
+
+def test_an_end_by_time_is_the_first_picture_from_then_on(tmp_path):
+    reading = read_by_time(tmp_path, [row(0.0), row(0.32, dead=1), row(0.5), row(0.71, dead=1)])
+    assert [take.first for take in reading.takes] == [0, 5]
+    assert [take.continues[-1] for take in reading.takes] == [0, 0]
+
+
+def test_times_rounded_to_hundredths_are_those_of_the_pictures(tmp_path):
+    film(tmp_path / "play.mp4", [20 * i for i in range(8)], fps=30)
+    (tmp_path / "actions.yaml").write_text(COLUMNS.replace("frame: frame", "time: frame"))
+    (tmp_path / "play.csv").write_text("\n".join([HEADER, *(row(round(t / 30, 2), left=t % 2, coins=t % 2) for t in range(8))]) + "\n")
+    (take,) = takes(tmp_path)
+    assert take.actions["keys"][:, 0].tolist() == take.events[:, 0].tolist() == [0, 1] * 4
 
 
 def test_rows_without_a_clock_are_one_a_picture_and_may_differ_by_two(tmp_path):
@@ -182,15 +204,44 @@ def test_a_jump_in_time_cuts_the_recording_in_two(tmp_path):
     assert (len(first.labelled), second.first, len(second.labelled)) == (4, 4, 4)
 
 
-def test_videos_of_another_rate_are_refused_by_name(tmp_path):
+@pytest.mark.parametrize(("pause", "lengths"), [(0.15, [3, 1, 4]), (1.0, [8]), (3.0, [8])])
+def test_only_a_pause_ends_a_take(tmp_path, pause, lengths):
+    times = [0, 0.1, 0.2, 0.4, 0.6, 0.7, 0.8, 0.9]
+    film(tmp_path / "phone.mp4", [10] * 8, times=times)
+    found = takes(tmp_path, pause=pause)
+    assert [len(take.labelled) for take in found] == lengths
+    np.testing.assert_allclose(np.concatenate([take.times for take in found]), times, atol=1e-3)
+
+
+def test_a_slow_film_has_no_pauses(tmp_path):
+    film(tmp_path / "flower.mkv", [10] * 5, times=[0, 3, 6, 9, 12])
+    (take,) = takes(tmp_path)
+    assert len(take.labelled) == 5
+
+
+def test_videos_of_several_rates_lie_in_one_folder(tmp_path):
     film(tmp_path / "a.mp4", [10] * 6)
     film(tmp_path / "b.mp4", [10] * 6, fps=25)
     found = source(tmp_path)
-    found.read(found.index()[0])
-    with pytest.raises(BadRecordingError, match=r"b\.mp4: 25 frames a second, the folder's have 10; put videos"):
-        found.read(found.index()[1])
-    with pytest.raises(BadRecordingError, match=r"a\.mp4: 10 frames a second, the folder's have 25"):
-        source(tmp_path, fps=25).read(found.index()[0])
+    assert found.fps == 10
+    slow, fast = (found.read(recording).takes[0].times for recording in found.index())
+    np.testing.assert_allclose([slow, fast], [np.arange(6) / 10, np.arange(6) / 25], atol=1e-3)
+
+
+def test_a_given_rate_holds_whatever_the_video_says(tmp_path):
+    film(tmp_path / "steps.mp4", [10] * 8, fps=30, times=[0, 1 / 30, 3 / 30, 4 / 30, 2, 3, 4, 5])
+    found = source(tmp_path, fps=20)
+    (take,) = found.read(found.index()[0]).takes
+    assert found.fps == 20
+    np.testing.assert_allclose(take.times, np.arange(8) / 20)
+
+
+def test_one_video_of_a_folder_has_its_own_rate(tmp_path):
+    film(tmp_path / "a.mp4", [10] * 6)
+    film(tmp_path / "b.mp4", [10] * 6, fps=25)
+    found = VideosSource(VideosConfig(kind="videos", path=str(tmp_path)), tmp_path / "b.mp4")
+    assert found.fps == pytest.approx(25)
+    assert [recording.name for recording in found.index()] == ["b.mp4"]
 
 
 def test_names_are_plain_and_different(tmp_path):
