@@ -11,6 +11,8 @@ from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
+
 from dreamer_ray.config import fingerprint
 from dreamer_ray.data.codecs import H264, Jpeg
 from dreamer_ray.data.coding import Coded, code_pictures, coded_packets
@@ -67,6 +69,10 @@ class IngestPlan:
     notes: tuple[str, ...]
     left_out: Counter[str]
     """Entries of the sources' indexes that are no recordings, by reason."""
+
+    def random_order(self, seed: int) -> list[int]:
+        """Numbers of the jobs in the order of work: indexes are sorted by player, so that what is bad lies together in them."""
+        return np.random.default_rng(seed).permutation(len(self.jobs)).tolist()
 
 
 def ingest_plan(config: RecordingsConfig) -> IngestPlan:
