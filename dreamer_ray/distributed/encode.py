@@ -1,27 +1,26 @@
-"""Encoding: Ray Data hands out shard files, its tasks turn pictures into latents; a file that is there is never made again.
+"""Encoding: Ray Data hands out shard files, its actors turn pictures into latents; a file that is there is never made again.
 
-file numbers --Ray Data--> tasks (each process keeps the tokenizer) --> latent files --> statistics and manifest, last
+file numbers --Ray Data--> a pool of Encoder actors (each keeps the tokenizer) --> latent files --> statistics and manifest, last
 """
 
-from dataclasses import dataclass
-from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import ray.data
 import torch
-from ray.data import TaskPoolStrategy
+from ray.data import ActorPoolStrategy
 
 from dreamer_ray.data.latents import commit_latents, latent_schema, write_latents
 from dreamer_ray.data.shards import ShardFile, ShardSet, existing_shard, open_shards, read_manifest
 from dreamer_ray.distributed.cluster import require
-from dreamer_ray.models.tokenizer import Tokenizer
 from dreamer_ray.progress import Progress
 from dreamer_ray.recipe import Recipe
 from dreamer_ray.stages import encode_episode, trained
 from dreamer_ray.training.restore import restore_tokenizer
 
 SPLITS = ("train", "heldout")
+IN_FLIGHT = 2
 
 
 def encode(recipe: Recipe, run: Path) -> dict[str, Any]:
@@ -29,14 +28,14 @@ def encode(recipe: Recipe, run: Path) -> dict[str, Any]:
     require(recipe, "encode", "CPU")
     sources = {split: open_shards(run / "record" / split) for split in SPLITS}
     cluster = recipe.cluster
-    rows = [
-        {"run": str(run), "device": cluster.replica_device, "split": split, "file": number}
-        for split in SPLITS
-        for number in range(len(sources[split].files))
-    ]
+    rows = [{"split": split, "file": number} for split in SPLITS for number in range(len(sources[split].files))]
     progress = Progress("encode", sum(int(source.lengths.sum()) for source in sources.values()), "frames")
     encoded = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-        _encode_file, compute=TaskPoolStrategy(size=cluster.replicas), num_cpus=1, num_gpus=cluster.gpus_per_replica or None
+        Encoder,
+        fn_constructor_args=(str(run), cluster.replica_device),
+        compute=ActorPoolStrategy(size=min(cluster.replicas, len(rows)), max_tasks_in_flight_per_actor=IN_FLIGHT),
+        num_cpus=1,
+        num_gpus=cluster.gpus_per_replica or None,
     )
     files: dict[str, list[ShardFile]] = {split: [] for split in SPLITS}
     frames = 0
@@ -58,35 +57,29 @@ def encode(recipe: Recipe, run: Path) -> dict[str, Any]:
     return {"frames": frames}
 
 
-@dataclass(frozen=True)
-class _Opened:
-    """What a worker process keeps between files."""
+class Encoder:
+    """Turns the pictures of shard files into latents; one stands in each actor of the pool, with the tokenizer."""
 
-    tokenizer: Tokenizer
-    fingerprint: str
-    sources: dict[str, ShardSet]
+    def __init__(self, run: str, device: str):
+        torch.set_num_threads(1)
+        self.run, checkpoint = Path(run), trained(Path(run), "tokenizer")
+        folders = {split: self.run / "record" / split for split in SPLITS}
+        self.tokenizer, self.fingerprint = restore_tokenizer(checkpoint).to(device), checkpoint.fingerprint
+        self.sources = {split: ShardSet(folder, read_manifest(folder), cache_bytes=0) for split, folder in folders.items()}
+        self.firsts = {
+            split: list(accumulate((len(file.episodes) for file in source.files), initial=0)) for split, source in self.sources.items()
+        }
 
-
-@lru_cache(maxsize=1)
-def _open(run: str, device: str) -> _Opened:
-    torch.set_num_threads(1)
-    checkpoint = trained(Path(run), "tokenizer")
-    folders = {split: Path(run) / "record" / split for split in SPLITS}
-    sources = {split: ShardSet(folder, read_manifest(folder), cache_bytes=0) for split, folder in folders.items()}
-    return _Opened(restore_tokenizer(checkpoint).to(device), checkpoint.fingerprint, sources)
-
-
-def _encode_file(row: dict[str, Any]) -> dict[str, Any]:
-    """Writes the latents of file number ``row["file"]`` of ``row["split"]`` unless they are there."""
-    opened, split = _open(row["run"], row["device"]), row["split"]
-    source, config = opened.sources[split], opened.tokenizer.config
-    file, folder = source.files[row["file"]], Path(row["run"]) / "encode" / split
-    schema = latent_schema(source.schema, config.latents, config.channels)
-    name = f"{Path(file.name).stem}-{opened.fingerprint[:8]}.parquet"
-    entry = existing_shard(folder, name, schema, [episode.name for episode in file.episodes])
-    if entry is None:
-        first = sum(len(before.episodes) for before in source.files[: row["file"]])
-        indices = range(first, first + len(file.episodes))
-        encoded = (source.with_frames(i, encode_episode(opened.tokenizer, source.each_frame(i))) for i in indices)
-        entry = write_latents(folder, name, encoded, schema)
-    return {"split": split, "entry": entry.model_dump_json()}
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Writes the latents of file number ``row["file"]`` of ``row["split"]`` unless they are there."""
+        split, number = row["split"], row["file"]
+        source, config = self.sources[split], self.tokenizer.config
+        file, folder = source.files[number], self.run / "encode" / split
+        schema = latent_schema(source.schema, config.latents, config.channels)
+        name = f"{Path(file.name).stem}-{self.fingerprint[:8]}.parquet"
+        entry = existing_shard(folder, name, schema, [episode.name for episode in file.episodes])
+        if entry is None:
+            indices = range(self.firsts[split][number], self.firsts[split][number + 1])
+            encoded = (source.with_frames(i, encode_episode(self.tokenizer, source.each_frame(i))) for i in indices)
+            entry = write_latents(folder, name, encoded, schema)
+        return {"split": split, "entry": entry.model_dump_json()}
