@@ -16,6 +16,7 @@ import numpy as np
 from dreamer_ray.config import fingerprint
 from dreamer_ray.data.codecs import H264, Jpeg
 from dreamer_ray.data.coding import Coded, code_pictures, coded_packets
+from dreamer_ray.data.files import scheme
 from dreamer_ray.data.frame_rate import pick
 from dreamer_ray.data.gops import packet_episodes
 from dreamer_ray.data.layout import picture_maker
@@ -132,12 +133,20 @@ def _check_source_codec(config: RecordingsConfig, sources: Sequence[Source], fps
 
 
 def job_fingerprint(config: RecordingsConfig, entry: SourceEntry, job: Job) -> str:
-    """Of all on which the file of ``job`` depends besides its schema."""
+    """Of all on which the file of ``job`` depends besides its schema; local files count with their size and time of change."""
     values = config.model_dump(mode="json", include={"layout", "codec", "episode_frames", "heldout", "heldout_gap"})
     if job.part == "whole":
         values |= {"heldout": None, "heldout_gap": None}
-    recording = [job.recording.name, list(job.recording.files), job.part]
+    recording = [job.recording.name, [[file, _state(file)] for file in job.recording.files], job.part]
     return fingerprint(values | {"source": entry.source.model_dump(mode="json"), "recording": recording})
+
+
+def _state(file: str) -> list[int] | None:
+    """None where the file lies elsewhere or is not there."""
+    if scheme(file) or not Path(file).exists():
+        return None
+    stat = Path(file).stat()
+    return [stat.st_size, stat.st_mtime_ns]
 
 
 def make_file(config: RecordingsConfig, source: Source, schema: ShardSchema, job: Job, folder: Path) -> ShardFile | str:
@@ -154,7 +163,7 @@ def ingest_recording(config: RecordingsConfig, source: Source, schema: ShardSche
 
     The pictures of one episode are held at most, and compressed.
     """
-    name, entry = job.recording.name, config.entries()[job.source]
+    name, made_from = job.recording.name, job_fingerprint(config, config.entries()[job.source], job)
     reading = source.read(job.recording, None if config.keeps_packets else config.layout)
     dropped = Counter(reading.dropped) if job.part != "end" else Counter[str]()
     stretches = [at_rate(take, source.action_space, source_fps=source.fps, fps=schema.fps, name=name) for take in reading.takes]
@@ -168,7 +177,7 @@ def ingest_recording(config: RecordingsConfig, source: Source, schema: ShardSche
     else:
         coded = _compressed(config, schema, reading, stretches, name)
     episodes = (_episode(job, stretch, frames) for stretch, frames in coded)
-    return write_shard(folder, job.file, episodes, schema, job=job_fingerprint(config, entry, job), dropped=dropped)
+    return write_shard(folder, job.file, episodes, schema, job=made_from, dropped=dropped)
 
 
 def _compressed(

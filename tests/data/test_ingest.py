@@ -187,6 +187,15 @@ def test_other_values_make_other_files(tmp_path, videos, change):
     assert all(again.files[number].sha256 != file.sha256 for number, file in tally.files.items())
 
 
+def test_a_video_that_was_mended_under_its_name_is_made_again(tmp_path, videos):
+    folder = films(tmp_path / "in", videos, {f"{i}.mp4": 12 for i in range(3)})
+    _, before = do(config(folder_of(folder)), tmp_path / "out")
+    videos.write(folder / "1.mp4", 20)
+    _, after = do(config(folder_of(folder)), tmp_path / "out")
+    assert [file.frames for _, file in sorted(after.files.items())] == [12, 20, 12]
+    assert [number for number, file in after.files.items() if file != before.files[number]] == [1]
+
+
 # ---- bad recordings
 
 
