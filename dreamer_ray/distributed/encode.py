@@ -31,7 +31,7 @@ def encode(recipe: Recipe, run: Path) -> dict[str, Any]:
     rows = [{"split": split, "file": number} for split in SPLITS for number in range(len(sources[split].files))]
     progress = Progress("encode", sum(int(source.lengths.sum()) for source in sources.values()), "frames")
     encoded = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-        Encoder,
+        Encoder,  # pyright: ignore[reportArgumentType] - Ray takes a class whose instances are callable
         fn_constructor_args=(str(run), cluster.replica_device),
         compute=ActorPoolStrategy(size=min(cluster.replicas, len(rows)), max_tasks_in_flight_per_actor=IN_FLIGHT),
         num_cpus=1,
