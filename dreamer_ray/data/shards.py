@@ -162,16 +162,15 @@ class ShardSet:
         if not self.schema.tasks:
             none = np.zeros(0, np.int64)
             return none, none, none
-        rows, tasks, begin = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], 0
+        found, begin = [np.zeros((2, 0), np.int64)], 0
         for file in self.files:
             if file.episodes:
                 known = np.repeat([episode.labelled for episode in file.episodes], [episode.length for episode in file.episodes])
                 table = self._table(file, list(range(len(file.episodes))), ["events"])
                 row, task = np.nonzero(events_of(table, self.schema) * known[:, None])
-                rows.append(row + begin)
-                tasks.append(task)
+                found.append(np.stack([row + begin, task]))
                 begin += len(known)
-        row, task, ends = np.concatenate(rows), np.concatenate(tasks), np.cumsum(self.lengths)
+        (row, task), ends = np.concatenate(found, axis=1), np.cumsum(self.lengths)
         episode = np.searchsorted(ends, row, side="right")
         return episode, row - (ends - self.lengths)[episode], task
 
