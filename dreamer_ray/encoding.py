@@ -1,6 +1,7 @@
 """The encode stage, without Ray: the latents of one file of pictures, and the sets that all files make."""
 
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 from dreamer_ray.data.latents import commit_latents, latent_schema, write_latents
@@ -11,24 +12,27 @@ from dreamer_ray.training.restore import restore_tokenizer
 
 
 @dataclass(frozen=True)
-class Encoder:
+class OpenEncoder:
     """What is kept between files."""
 
     run: Path
     tokenizer: Tokenizer
     fingerprint: str
     sources: dict[str, ShardSet]
+    firsts: dict[str, list[int]]
+    """Number of each file's first episode."""
 
 
-def open_encoder(run: Path, device: str) -> Encoder:
+def open_encoder(run: Path, device: str) -> OpenEncoder:
     """The tokenizer of ``run`` on ``device``, and its recordings."""
     checkpoint = trained(run, "tokenizer")
     folders = {split: run / "record" / split for split in SPLITS}
     sources = {split: ShardSet(folder, read_manifest(folder), cache_bytes=0) for split, folder in folders.items()}
-    return Encoder(run, restore_tokenizer(checkpoint).to(device), checkpoint.fingerprint, sources)
+    firsts = {split: list(accumulate((len(file.episodes) for file in source.files), initial=0)) for split, source in sources.items()}
+    return OpenEncoder(run, restore_tokenizer(checkpoint).to(device), checkpoint.fingerprint, sources, firsts)
 
 
-def encode_file(encoder: Encoder, split: str, number: int) -> ShardFile:
+def encode_file(encoder: OpenEncoder, split: str, number: int) -> ShardFile:
     """Writes the latents of file ``number`` of ``split`` unless they are there."""
     source, config = encoder.sources[split], encoder.tokenizer.config
     file, folder = source.files[number], encoder.run / "encode" / split
@@ -37,8 +41,7 @@ def encode_file(encoder: Encoder, split: str, number: int) -> ShardFile:
     entry = existing_shard(folder, name, schema, [episode.name for episode in file.episodes])
     if entry is not None:
         return entry
-    first = sum(len(before.episodes) for before in source.files[:number])
-    indices = range(first, first + len(file.episodes))
+    indices = range(*encoder.firsts[split][number : number + 2])
     encoded = (source.with_frames(i, encode_episode(encoder.tokenizer, source.each_frame(i))) for i in indices)
     return write_latents(folder, name, encoded, schema)
 

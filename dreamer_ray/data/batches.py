@@ -81,6 +81,7 @@ class BatchPlan:
                         "lower the length of the stage's clips or record longer episodes"
                     )
         self.events = self._relevant_events(source) if config.relevant_fraction else {}
+        self.totals = {length: [int(counts[pool].sum()) for pool in self.pools] for length, counts in self.counts.items()}
         self._order = lru_cache(maxsize=4)(self._epoch)
 
     def refs(self, step: int) -> list[ClipRef]:
@@ -103,8 +104,7 @@ class BatchPlan:
 
     def _uniform(self, length: int, position: int, rng: np.random.Generator) -> ClipRef:
         pool, position = turn(position, self.shares)
-        total = int(self.counts[length][self.pools[pool]].sum())
-        epoch, place = divmod(position, total)
+        epoch, place = divmod(position, self.totals[length][pool])
         episodes, starts = self._order(pool, length, epoch)
         task = int(rng.choice(self.tasks)) if self.tasks else 0
         return self._ref(int(episodes[place]), int(starts[place]), length, task=task, relevant=False)

@@ -1,15 +1,27 @@
 """Files of a data set wherever they lie: a local path, http(s), s3 or gs."""
 
+import logging
+import os
 import shutil
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, TypeVar, cast
 from urllib.parse import quote, urlsplit
 
 from pyarrow import fs
 
+from dreamer_ray.errors import UserError
+
 CHUNK = 1 << 20
 WEB = {"http", "https"}
+PAUSES = (0.5, 2.0, 8.0)
+"""Seconds before a server that failed is asked again."""
+ASK_AGAIN = {408, 429}
+"""Of the HTTP statuses below 500, those that another try may change."""
+log = logging.getLogger("dreamer_ray")
+R = TypeVar("R")
 
 
 def scheme(path: str) -> str:
@@ -23,41 +35,81 @@ def join(folder: str, path: str) -> str:
 
 
 def open_file(path: str) -> IO[bytes]:
-    """The file at a path or URL, to be read from its start on; what ``fetch`` gives can be read in any order. Raises ``OSError``."""
-    kind = scheme(path)
-    if kind in WEB:
-        import fsspec
-        from aiohttp import ClientError
+    """The file at a path or URL, to be read from its start on; what ``fetch`` gives can be read in any order.
 
-        try:
-            return cast("IO[bytes]", fsspec.filesystem(kind).open(path, "rb"))
-        except (ClientError, ValueError) as error:
-            raise OSError(f"{urlsplit(path).netloc}: {type(error).__name__} {error}") from error
-    if not kind:
-        return Path(path).open("rb")
-    try:
-        system, place = filesystem(path)
-        return cast("IO[bytes]", system.open_input_file(place))
-    except ValueError as error:
-        raise OSError(str(error)) from error
+    A server that fails is asked again a few times, not so one that says that there is no such file. Raises ``OSError``.
+    """
+    return _tried(path, lambda: _open(path))
 
 
 def fetch(path: str) -> IO[bytes]:
     """The file at ``path``, copied first to an unnamed temporary file if it lies elsewhere, so that each byte travels once.
 
-    Raises ``OSError``.
+    A copy that breaks off is begun again as in ``open_file``. Raises ``OSError``.
     """
-    if not scheme(path):
-        return open_file(path)
+    return _tried(path, lambda: _copied(path)) if scheme(path) else open_file(path)
+
+
+def plain_file(path: Path, most: int) -> Path:
+    """``path``. Raises ``UserError`` where it is a pipe, a device or a folder, or has more than ``most`` bytes."""
+    if not path.is_file():
+        raise UserError(f"{path}: is not a plain file; put one there, or take this away")
+    if (size := path.stat().st_size) > most:
+        raise UserError(f"{path}: has {size} bytes, more than {most}; is it what its name says?")
+    return path
+
+
+def _open(path: str) -> IO[bytes]:
+    kind = scheme(path)
+    if kind in WEB:
+        import fsspec
+
+        return cast("IO[bytes]", fsspec.filesystem(kind).open(path, "rb"))
+    if not kind:
+        if Path(path).exists() and not Path(path).is_file():
+            raise OSError("is not a plain file")
+        return Path(path).open("rb")
+    system, place = filesystem(path)
+    return cast("IO[bytes]", system.open_input_file(place))
+
+
+def _copied(path: str) -> IO[bytes]:
     copy = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
     try:
-        with open_file(path) as source:
-            _copy(source, copy)
-    except OSError:
+        with _open(path) as source:
+            shutil.copyfileobj(source, copy, CHUNK)
+        copy.seek(0)
+    except BaseException:
         copy.close()
         raise
-    copy.seek(0)
     return copy
+
+
+def _tried(path: str, work: Callable[[], R]) -> R:
+    from aiohttp import ClientError
+
+    for pause in (*PAUSES, None):
+        try:
+            return work()
+        except (OSError, ClientError, ValueError) as error:
+            cause = error.__cause__ or error  # fsspec calls every failure a missing file
+            if pause is not None and _passing(cause):
+                log.debug("%s: %s %s; asked again in %g s", path, type(cause).__name__, cause, pause)
+                time.sleep(pause)
+                continue
+            if isinstance(error, OSError) and error is cause:
+                raise
+            raise OSError(f"{urlsplit(path).netloc}: {type(cause).__name__} {cause}") from error
+    raise AssertionError("the last try returns or raises")
+
+
+def _passing(cause: BaseException) -> bool:
+    """Whether another try may do: a server's own trouble, silence, or a connection that broke."""
+    from aiohttp import ClientConnectionError, ClientPayloadError
+
+    if (status := getattr(cause, "status", None)) is not None:
+        return status >= 500 or status in ASK_AGAIN
+    return isinstance(cause, TimeoutError | ConnectionError | ClientConnectionError | ClientPayloadError)
 
 
 def read_bytes(path: str) -> bytes:
@@ -67,14 +119,29 @@ def read_bytes(path: str) -> bytes:
 
 
 def list_files(folder: str, suffixes: tuple[str, ...]) -> list[str]:
-    """Paths below ``folder``, at any depth and sorted, that end in one of ``suffixes``, without hidden ones. Raises ``OSError``."""
+    """Paths below ``folder``, at any depth and sorted, that end in one of ``suffixes``, without hidden ones. Raises ``OSError``.
+
+    Of a local folder links to folders are not followed, which may lead round in a circle.
+    """
+    below = _remote_files(folder) if scheme(folder) else _local_files(folder)
+    return sorted(path for path in below if path.lower().endswith(suffixes) and not path.rpartition("/")[2].startswith("."))
+
+
+def _local_files(folder: str) -> list[str]:
+    def refuse(error: OSError) -> None:
+        raise error
+
+    walk = os.walk(folder, onerror=refuse, followlinks=False)
+    return [os.path.relpath(os.path.join(place, name), folder) for place, _, names in walk for name in names]  # noqa: PTH118
+
+
+def _remote_files(folder: str) -> list[str]:
     try:
         system, place = filesystem(folder)
         found = system.get_file_info(fs.FileSelector(place, recursive=True))
     except ValueError as error:
         raise OSError(str(error)) from error
-    below = [entry.path.removeprefix(place).lstrip("/") for entry in found if entry.type == fs.FileType.File]
-    return sorted(path for path in below if path.lower().endswith(suffixes) and not path.rpartition("/")[2].startswith("."))
+    return [entry.path.removeprefix(place).lstrip("/") for entry in found if entry.type == fs.FileType.File]
 
 
 def filesystem(path: str) -> tuple[fs.FileSystem, str]:
@@ -82,12 +149,3 @@ def filesystem(path: str) -> tuple[fs.FileSystem, str]:
     if scheme(path):
         return fs.FileSystem.from_uri(f"gs://{path[6:]}" if scheme(path) == "gcs" else path)
     return fs.LocalFileSystem(), path
-
-
-def _copy(source: Any, target: Any) -> None:
-    from aiohttp import ClientError
-
-    try:
-        shutil.copyfileobj(source, target, CHUNK)
-    except ClientError as error:
-        raise OSError(f"{type(error).__name__} {error}") from error

@@ -11,10 +11,12 @@ from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
+
 from dreamer_ray.config import fingerprint
 from dreamer_ray.data.codecs import H264, Jpeg
 from dreamer_ray.data.coding import Coded, code_pictures, coded_packets
-from dreamer_ray.data.files import fetch
+from dreamer_ray.data.files import fetch, scheme
 from dreamer_ray.data.frame_rate import SAME_RATE, pick
 from dreamer_ray.data.gops import packet_episodes
 from dreamer_ray.data.layout import picture_maker
@@ -69,6 +71,10 @@ class IngestPlan:
     notes: tuple[str, ...]
     left_out: Counter[str]
     """Entries of the sources' indexes that are no recordings, by reason."""
+
+    def random_order(self, seed: int) -> list[int]:
+        """Numbers of the jobs in the order of work: indexes are sorted by player, so that what is bad lies together in them."""
+        return np.random.default_rng(seed).permutation(len(self.jobs)).tolist()
 
 
 def ingest_plan(config: RecordingsConfig) -> IngestPlan:
@@ -137,12 +143,20 @@ def _no_packets(source: SourceConfig) -> str:
 
 
 def job_fingerprint(config: RecordingsConfig, entry: SourceEntry, job: Job) -> str:
-    """Of all on which the file of ``job`` depends besides its schema."""
+    """Of all on which the file of ``job`` depends besides its schema; local files count with their size and time of change."""
     values = config.model_dump(mode="json", include={"layout", "codec", "episode_frames", "heldout", "heldout_gap"})
     if job.part == "whole":
         values |= {"heldout": None, "heldout_gap": None}
-    recording = [job.recording.name, list(job.recording.files), job.part]
+    recording = [job.recording.name, [[file, _state(file)] for file in job.recording.files], job.part]
     return fingerprint(values | {"source": entry.source.model_dump(mode="json"), "recording": recording})
+
+
+def _state(file: str) -> list[int] | None:
+    """None where the file lies elsewhere or is not there."""
+    if scheme(file) or not Path(file).exists():
+        return None
+    stat = Path(file).stat()
+    return [stat.st_size, stat.st_mtime_ns]
 
 
 def make_file(config: RecordingsConfig, source: Source, schema: ShardSchema, job: Job, folder: Path) -> ShardFile | str:
@@ -159,7 +173,7 @@ def ingest_recording(config: RecordingsConfig, source: Source, schema: ShardSche
 
     The pictures of one episode are held at most, and compressed.
     """
-    name, entry = job.recording.name, config.entries()[job.source]
+    name, made_from = job.recording.name, job_fingerprint(config, config.entries()[job.source], job)
     reading = source.read(job.recording, None if config.keeps_packets else config.layout)
     dropped = Counter(reading.dropped) if job.part != "end" else Counter[str]()
     if config.keeps_packets:
@@ -175,7 +189,7 @@ def ingest_recording(config: RecordingsConfig, source: Source, schema: ShardSche
         coded = _cut(config, job, stretches, dropped)
     else:
         coded = _compressed(config, schema, reading, stretches, name)
-    return write_shard(folder, job.file, _episodes(job, coded), schema, job=job_fingerprint(config, entry, job), dropped=dropped)
+    return write_shard(folder, job.file, _episodes(job, coded), schema, job=made_from, dropped=dropped)
 
 
 def _compressed(

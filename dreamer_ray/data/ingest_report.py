@@ -2,7 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass, field
-from math import sqrt
+from math import inf, log
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ SHOWN = 3
 REASONS = "see record/report.json in the run folder for the reasons, and mend or add recordings"
 LISTED = 20
 """Recordings of a kind that the summary names."""
-SURE = 3.0
-"""Standard deviations by which a part of the recordings must be worse than allowed for the rest not to be tried."""
+DOUBT = 1e-9
+"""The chance, at most, that a source which is as bad as allowed looks so much worse at a given moment that the rest is not tried."""
 
 
 @dataclass
@@ -45,16 +45,19 @@ class Tally:
         """Of all files."""
         return self.frames / self.plan.schema.fps / 3600
 
-    def refuse_rotten(self, most: float, report: Path) -> None:
-        """Raises ``UserError`` where more than the share ``most`` of all jobs is bad, or so many known ones that the rest will be."""
-        known, total, bad = len(self.files) + len(self.bad), len(self.plan.jobs), len(self.bad)
-        unlikely = bad > most * known + SURE * sqrt(most * (1 - most) * known) + 1
-        if bad > most * total + 1e-9 or unlikely:
+    def refuse_rotten(self, most: float, report: Path, *, begun: int) -> None:
+        """Raises ``UserError`` where more than the share ``most`` of all jobs is bad, or so many that the rest will be.
+
+        ``begun`` counts the first jobs of ``IngestPlan.random_order`` up to the last that has ended: bad ones end early, so that those
+        which have ended are worse than all.
+        """
+        total, bad = len(self.plan.jobs), len(self.bad)
+        if bad > most * total + 1e-9 or hardly(bad, begun, most):
             jobs = sorted(self.bad)[:SHOWN]
             named = "; ".join(f"{self.plan.jobs[number].recording.name}: {self.bad[number]}" for number in jobs)
             more = f"; and {bad - SHOWN} more" if bad > SHOWN else ""
             raise UserError(
-                f"{bad} of {known} recordings cannot be used, and data.recordings.max_bad_fraction = {most:g} of {total} are allowed: "
+                f"{bad} of {begun} recordings cannot be used, and data.recordings.max_bad_fraction = {most:g} of {total} are allowed: "
                 f"{named}{more} (all of them: {report}); mend the source, or raise max_bad_fraction"
             )
 
@@ -111,6 +114,18 @@ class Tally:
 
     def _done(self) -> list[tuple[Job, ShardFile]]:
         return [(self.plan.jobs[number], self.files[number]) for number in sorted(self.files)]
+
+
+def hardly(bad: int, count: int, most: float) -> bool:
+    """Whether ``bad`` of ``count`` that were drawn by chance says that more than the share ``most`` of all is bad.
+
+    By the bound of Chernoff and Hoeffding, ``P <= exp(-count KL(bad / count, most))``, which holds without replacement too.
+    """
+    share = bad / count
+    if share <= most:
+        return False
+    divergence = inf if most <= 0 else share * log(share / most) + ((1 - share) * log((1 - share) / (1 - most)) if share < 1 else 0.0)
+    return count * divergence > -log(DOUBT)
 
 
 def summary(report: dict[str, Any]) -> list[str]:

@@ -158,14 +158,19 @@ class ShardSet:
         return Episode(entry.name, frames, rows.actions, rows.labelled, rows.events, rows.continues, dict(entry.info))
 
     def event_frames(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Episode, frame and task of every event in the set."""
+        """Episode, frame and task of every event in the set; one file is in memory at a time."""
         if not self.schema.tasks:
             none = np.zeros(0, np.int64)
             return none, none, none
-        tables = [self._table(file, list(range(len(file.episodes))), ["events"]) for file in self.files if file.episodes]
-        known = np.repeat([episode.labelled for episode in self.episodes], self.lengths)
-        row, task = np.nonzero(np.concatenate([events_of(table, self.schema) for table in tables]) * known[:, None])
-        ends = np.cumsum(self.lengths)
+        found, begin = [np.zeros((2, 0), np.int64)], 0
+        for file in self.files:
+            if file.episodes:
+                known = np.repeat([episode.labelled for episode in file.episodes], [episode.length for episode in file.episodes])
+                table = self._table(file, list(range(len(file.episodes))), ["events"])
+                row, task = np.nonzero(events_of(table, self.schema) * known[:, None])
+                found.append(np.stack([row + begin, task]))
+                begin += len(known)
+        (row, task), ends = np.concatenate(found, axis=1), np.cumsum(self.lengths)
         episode = np.searchsorted(ends, row, side="right")
         return episode, row - (ends - self.lengths)[episode], task
 

@@ -18,6 +18,8 @@ DAMAGE = (OSError, FFmpegError, LookupError, ValueError, ArithmeticError)
 """What reading a damaged file raises."""
 MAX_PIXELS = 2**24
 """Of a picture, 4096 x 4096; a header that says more is taken for damaged rather than given the memory."""
+CONTAINER = {"format_whitelist": "mov,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf,h264,hevc", "protocol_whitelist": "none"}
+"""Options of opening a file: what only names other files or addresses, such as a playlist, is no video, and nothing else is opened."""
 OPTIONS = {"max_pixels": str(MAX_PIXELS)}
 MAX_REORDER = 16
 """H.264: the most frames by which decoding order may run ahead of the order of showing."""
@@ -46,7 +48,7 @@ def video_stream(path: str, file: IO[bytes] | None = None) -> Iterator[Any]:
     source = fetch(path) if file is None else file
     try:
         source.seek(0)
-        with av.open(source, metadata_errors="ignore") as container:
+        with av.open(source, metadata_errors="ignore", options=CONTAINER) as container:
             if not container.streams.video:
                 raise ValueError("it has no video stream")
             stream = container.streams.video[0]

@@ -11,6 +11,7 @@ from av.error import FFmpegError
 from jaxtyping import Float
 
 from dreamer_ray.data.sources import BadRecordingError
+from dreamer_ray.data.video import CONTAINER
 
 DAMAGE = (OSError, FFmpegError, LookupError, ValueError, ArithmeticError)
 """What reading a damaged file raises."""
@@ -22,7 +23,7 @@ PACKETS_TELL = {"h264", "hevc", "mjpeg", "png", "ffv1", "rawvideo", "vp8", "vp9"
 
 @contextmanager
 def _video_stream(path: str) -> Iterator[Any]:
-    with Path(path).open("rb") as file, av.open(file, mode="r", metadata_errors="ignore") as container:
+    with Path(path).open("rb") as file, av.open(file, mode="r", metadata_errors="ignore", options=CONTAINER) as container:
         if not container.streams.video:
             raise ValueError("it has no video stream")
         stream = container.streams.video[0]

@@ -14,8 +14,9 @@ import numpy as np
 from pydantic import Field
 
 from dreamer_ray.config import Config
-from dreamer_ray.data.action_columns import ActionFile, Labels, labels, read_action_file, unlabelled
+from dreamer_ray.data.action_columns import MOST_TEXT, ActionFile, Labels, labels, read_action_file, unlabelled
 from dreamer_ray.data.action_tables import SUFFIXES, read_table
+from dreamer_ray.data.files import plain_file
 from dreamer_ray.data.foreign import inside, plain_name
 from dreamer_ray.data.frame_rate import JUMP, MAX_PAUSE, usual_rate
 from dreamer_ray.data.layout import PictureLayout
@@ -55,7 +56,7 @@ class VideosSource:
     def form(self) -> ActionFile | None:
         """What ``actions.yaml`` says; None where there is none."""
         path = self.folder / ACTION_FILE
-        return read_action_file(path) if path.exists() else None
+        return read_action_file(plain_file(path, MOST_TEXT * 4)) if path.exists() else None
 
     @property
     def action_space(self) -> ActionSpace:

@@ -5,6 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from pathlib import Path
 from typing import IO, Annotated, Literal
 
 from av import VideoFrame
@@ -12,6 +13,7 @@ from pydantic import Field
 
 from dreamer_ray.config import Config
 from dreamer_ray.data.files import fetch, join, list_files, scheme
+from dreamer_ray.data.foreign import inside
 from dreamer_ray.data.layout import Picture, PictureLayout, picture_maker
 from dreamer_ray.data.sources import BadRecordingError, Reading, Recording
 from dreamer_ray.data.video import frames, video_info
@@ -110,7 +112,7 @@ class VptSource:
 
     def read(self, recording: Recording, layout: PictureLayout | None = None) -> Reading:
         """What a segment holds, its pictures as large as recorded or in ``layout``. Raises ``BadRecordingError``."""
-        video, text = _both(recording)
+        video, text = (self._inside(path) for path in _both(recording))
         with _checked(text) as file:
             lines = file.read().split(b"\n")
         version = (VERSION.search(video) or ("", ""))[1]
@@ -127,6 +129,14 @@ class VptSource:
         takes, dropped = cut_takes(segment, read_events(lines, self.config.rules()), self.config.cuts(), frames=size, info=info)
         shown = frames(video, count=min(size, len(segment.keys)), file=copy)
         return Reading(takes, _pictures(shown, segment, layout, cursor=self.config.cursor), dropped)
+
+    def _inside(self, path: str) -> str:
+        """``path``, which does not lead out of the folder that lists it. Raises ``BadRecordingError``."""
+        folders = (self.config.path,) if isinstance(self.config.path, str) else self.config.path
+        for folder in folders:
+            if not scheme(folder) and not folder.lower().endswith(INDEX) and Path(path).is_relative_to(folder):
+                inside(Path(folder), Path(path).relative_to(folder).as_posix())
+        return path
 
 
 def _pictures(shown: Iterable[VideoFrame], segment: SegmentActions, layout: PictureLayout | None, *, cursor: bool) -> Iterator[Picture]:

@@ -4,12 +4,10 @@ The format is that of OpenAI's snapshot files: ``{"basedir": URL, "relpaths": ["
 """
 
 import gzip
-import hashlib
 import re
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -21,6 +19,8 @@ SEGMENT = re.compile(
     re.ASCII,
 )
 """A path of an index, in either of its two styles."""
+MOST_BYTES = 2**26
+"""Of an index, unpacked; the largest published one has 1.4 MB."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,10 @@ def read_index(path: Path | str) -> Index:
     """
     try:
         with open_file(str(path)) as file, gzip.open(file) if str(path).endswith(".gz") else file as stream:
-            content = _File.model_validate_json(stream.read())
+            text = stream.read(MOST_BYTES + 1)
+        if len(text) > MOST_BYTES:
+            raise UserError(f"index {path}: has more than {MOST_BYTES} bytes, unpacked; divide it, or is it another file?")
+        content = _File.model_validate_json(text)
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"index {path}: cannot be read ({error})") from error
     except ValidationError as error:
@@ -93,12 +96,3 @@ def read_index(path: Path | str) -> Index:
 def _segment(entry: object) -> Segment | None:
     found = SEGMENT.fullmatch(entry) if isinstance(entry, str) and len(entry) < 500 else None
     return None if found is None else Segment(found[0].removesuffix(".mp4"), **found.groupdict())
-
-
-def split_of(segment: Segment, holdout: float) -> Literal["train", "heldout"]:
-    """The part of the data to which ``segment`` belongs: a share ``holdout`` of the recordings, chosen by their names, is held out.
-
-    So a longer index leaves every recording where it was.
-    """
-    draw = int.from_bytes(hashlib.blake2b(segment.recording.encode(), digest_size=8).digest()) / 2**64
-    return "heldout" if draw < holdout else "train"

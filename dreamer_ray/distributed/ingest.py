@@ -61,16 +61,18 @@ def ingest(recipe: Recipe, run: Path) -> dict[str, Any]:
     texts = (config.model_dump_json(), plan.schema.model_dump_json(), str(folder))
     count = min(recipe.cluster.replicas, len(plan.jobs))
     ingesters: list[Actor] = [Ingester.options(name=f"ingester-{i}").remote(*texts) for i in range(count)]
-    jobs, seconds = list(enumerate(plan.jobs)), recipe.cluster.job_seconds
+    jobs = [(place, number, plan.jobs[number]) for place, number in enumerate(plan.random_order(config.seed), start=1)]
+    seconds, begun = recipe.cluster.job_seconds, 0
     report = folder / "report.json"
     try:
-        outcomes = spread(ingesters, jobs, lambda actor, job: actor.write.remote(job[1]), job_seconds=seconds, given_up=str)
-        for (number, job), outcome in outcomes:
+        outcomes = spread(ingesters, jobs, lambda actor, job: actor.write.remote(job[2]), job_seconds=seconds, given_up=str)
+        for (place, number, job), outcome in outcomes:
             assert isinstance(outcome, ShardFile | str)
+            begun = max(begun, place)
             tally.add(number, outcome)
             if isinstance(outcome, str):
                 log.warning("record: %s cannot be used: %s", job.recording.name, outcome)
-                tally.refuse_rotten(config.max_bad_fraction, report)
+                tally.refuse_rotten(config.max_bad_fraction, report, begun=begun)
             progress.update(len(tally.files) + len(tally.bad), {"hours": tally.hours, "bad": len(tally.bad)})
         files: dict[Split, list[ShardFile]] = {split: tally.split_files(split, config) for split in SPLITS}
     finally:

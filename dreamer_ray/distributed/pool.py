@@ -36,7 +36,7 @@ def spread(
     An actor that has started and then answers nothing for ``job_seconds`` is taken for hung. A job that loses its actor 3 times ends the
     run, or has ``given_up`` of the reason for its result.
     """
-    waiting, losses, crew = list(reversed(jobs)), [0] * len(jobs), _Crew(actors, job_seconds)
+    waiting, losses, late, crew = list(reversed(jobs)), [0] * len(jobs), [0] * len(jobs), _Crew(actors, job_seconds)
     order = {id(job): i for i, job in enumerate(jobs)}
     try:
         while waiting or crew.flying:
@@ -47,11 +47,13 @@ def spread(
                 try:
                     result = ray.get(reference)
                 except LOST as error:
-                    losses[order[id(job)]] += crew.lost(actor)
-                    if losses[order[id(job)]] < LOSSES_PER_JOB:
+                    number = order[id(job)]
+                    losses[number] += crew.lost(actor)
+                    late[number] += reference in crew.ended
+                    if losses[number] < LOSSES_PER_JOB:
                         waiting.append(job)
                         continue
-                    reason = f"its worker died {LOSSES_PER_JOB} times ({error}); see the Ray dashboard"
+                    reason = _reason(error, late[number], job_seconds)
                     if given_up is None:
                         raise RunError(f"{job}: {reason}") from error
                     result = given_up(reason)
@@ -59,6 +61,13 @@ def spread(
     finally:
         for actor in actors:
             ray.kill(actor)
+
+
+def _reason(error: Exception, late: int, job_seconds: float) -> str:
+    if not late:
+        return f"its worker died {LOSSES_PER_JOB} times ({error}); see the Ray dashboard"
+    times = f"{LOSSES_PER_JOB} times" if late == LOSSES_PER_JOB else f"{late} of the {LOSSES_PER_JOB} times that its worker died"
+    return f"it was not done after cluster.job_seconds = {job_seconds:g} and ended, {times}; raise cluster.job_seconds if it takes so long"
 
 
 class _Crew:
@@ -69,6 +78,8 @@ class _Crew:
         self.flying: dict[ObjectRef, tuple[Any, Actor]] = {}
         self.away: dict[ObjectRef, Actor] = {}
         self.heard: dict[Actor, float] = {}
+        self.ended: set[ObjectRef] = set()
+        """Of jobs under way when their actor was ended for its silence."""
         for actor in actors:
             self.lost(actor)
 
@@ -95,7 +106,9 @@ class _Crew:
                 if earlier == reference:
                     break
         for actor in {actor for _, actor in self.flying.values() if time.monotonic() - self.heard[actor] > self.job_seconds}:
-            if not ray.wait([reference for reference, (_, carrier) in self.flying.items() if carrier == actor], timeout=0)[0]:
+            carried = [reference for reference, (_, carrier) in self.flying.items() if carrier == actor]
+            if not ray.wait(carried, timeout=0)[0]:
+                self.ended.add(carried[0])
                 ray.kill(actor, no_restart=False)
                 self.heard[actor] = time.monotonic()
 

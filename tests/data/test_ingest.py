@@ -4,6 +4,7 @@ import json
 import os
 import tracemalloc
 from collections import Counter
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,15 +15,16 @@ from pydantic import ValidationError
 
 from dreamer_ray.data import ingest
 from dreamer_ray.data.ingest import IngestPlan, Job, ingest_plan, make_file
-from dreamer_ray.data.ingest_report import Tally, summary
+from dreamer_ray.data.ingest_report import Tally, hardly, summary
 from dreamer_ray.data.layout import PictureLayout
 from dreamer_ray.data.open_source import open_source
 from dreamer_ray.data.recordings import Png, RecordingsConfig
 from dreamer_ray.data.rows import ShardSchema
-from dreamer_ray.data.shards import EpisodeEntry, ShardSet, commit_manifest, open_shards
+from dreamer_ray.data.shards import EpisodeEntry, ShardFile, ShardSet, commit_manifest, open_shards
 from dreamer_ray.data.sources import Recording
 from dreamer_ray.data.splits import Split
 from dreamer_ray.data.video import pictures
+from dreamer_ray.data.vpt import VptConfig
 from dreamer_ray.errors import UserError
 from dreamer_ray.types import Binary
 
@@ -187,6 +189,15 @@ def test_other_values_make_other_files(tmp_path, videos, change):
     assert all(again.files[number].sha256 != file.sha256 for number, file in tally.files.items())
 
 
+def test_a_video_that_was_mended_under_its_name_is_made_again(tmp_path, videos):
+    folder = films(tmp_path / "in", videos, {f"{i}.mp4": 12 for i in range(3)})
+    _, before = do(config(folder_of(folder)), tmp_path / "out")
+    videos.write(folder / "1.mp4", 20)
+    _, after = do(config(folder_of(folder)), tmp_path / "out")
+    assert [file.frames for _, file in sorted(after.files.items())] == [12, 20, 12]
+    assert [number for number, file in after.files.items() if file != before.files[number]] == [1]
+
+
 # ---- bad recordings
 
 
@@ -206,9 +217,9 @@ def test_a_bad_recording_costs_itself_and_is_named(tmp_path, videos):
     assert "MiB an hour" in lines
     assert not [path for path in (tmp_path / "out").rglob("*") if "1.mp4" in path.name or "3.mp4" in path.name]
     json.dumps(report)
-    tally.refuse_rotten(0.4, tmp_path)
+    tally.refuse_rotten(0.4, tmp_path, begun=5)
     with pytest.raises(UserError, match=r"2 of 5 recordings.*max_bad_fraction = 0\.39.*1\.mp4: .*3\.mp4: .*mend the source"):
-        tally.refuse_rotten(0.39, tmp_path)
+        tally.refuse_rotten(0.39, tmp_path, begun=5)
 
 
 def test_the_summary_of_many_bad_recordings_names_the_first_and_counts_the_others(tmp_path):
@@ -223,31 +234,71 @@ def jobs_of(count: int) -> IngestPlan:
     return IngestPlan(schema, tuple(Job(0, Recording(f"r{i}", "g", ()), "train", "whole") for i in range(count)), (), Counter())
 
 
-def test_a_rotten_source_is_refused_long_before_all_of_it_was_read(tmp_path):
-    tally = Tally(jobs_of(10_000))
-    with pytest.raises(UserError) as refused:
-        for number in range(10_000):
-            tally.add(number, "its clock is damaged")
-            tally.refuse_rotten(0.1, tmp_path)
-    assert 2 < len(tally.bad) < 10
-    assert "r0: its clock is damaged" in str(refused.value)
+def published(name: str) -> IngestPlan:
+    """A job a segment of a published index, in its order: sorted by player."""
+    source = open_source(VptConfig(path=str(Path(__file__).parent / "vpt_index" / f"{name}.json.gz")))
+    return replace(jobs_of(1), jobs=tuple(Job(0, recording, "train", "whole") for recording in source.index()))
 
 
-def test_a_source_as_bad_as_allowed_is_read_to_its_end(tmp_path, sets):
-    file = sets.files(tmp_path, [5])[0]
-    for seed in range(20):
-        order, tally = np.random.default_rng(seed).permutation(600), Tally(jobs_of(600))
-        for number in order.tolist():
-            tally.add(number, "bad" if number < 60 else file)
-            tally.refuse_rotten(0.1, tmp_path)
-        assert len(tally.bad) == 60
+def told(plan: IngestPlan, bad: set[int], file: ShardFile, tmp_path: Path, *, most: float, seed: int = 0, ahead: int = 0) -> Tally:
+    """What is known once each job has ended, or when the source was refused; good recordings end ``ahead`` jobs after bad ones."""
+    tally, order = Tally(plan), plan.random_order(seed)
+    ends = sorted(range(len(order)), key=lambda place: place + ahead * (order[place] not in bad))
+    begun = 0
+    for place in ends:
+        begun = max(begun, place + 1)
+        tally.add(order[place], "its clock is damaged" if order[place] in bad else file.model_copy(update={"name": str(order[place])}))
+        if order[place] in bad:
+            tally.refuse_rotten(most, tmp_path, begun=begun)
+    return tally
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("ahead", [0, 64])
+def test_players_that_are_all_bad_end_no_ingest_that_is_within_the_limit(tmp_path, sets, seed, ahead):
+    plan, file = published("all_10xx_Jun_29"), sets.files(tmp_path, [5])[0]
+    players = [job.recording.name.rsplit("-", 3)[0] for job in plan.jobs]
+    bad = {number for number, player in enumerate(players) if player in dict.fromkeys(players[:600])}
+    assert players[: len(bad)] == [players[number] for number in sorted(bad)], "the bad ones come first, one beside the other"
+    tally = told(plan, bad, file, tmp_path, most=len(bad) / len(plan.jobs), seed=seed, ahead=ahead)
+    assert set(tally.bad) == bad
+    assert len(tally.files) == len(plan.jobs) - len(bad)
+    kept = [int(each.name) for each in tally.split_files("train", config(folder_of(tmp_path)))]
+    assert kept == [number for number in range(len(plan.jobs)) if number not in bad], "in the order of the data set"
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_rotten_source_is_refused_long_before_all_of_it_was_read_wherever_its_bad_ones_lie(tmp_path, sets, first):
+    plan, file = published("all_7xx_Apr_6"), sets.files(tmp_path, [5])[0]
+    half = len(plan.jobs) // 2
+    bad = set(range(half)) if first else set(range(half, len(plan.jobs)))
+    with pytest.raises(UserError, match=r"of 17886 are allowed: .*: its clock is damaged"):
+        told(plan, bad, file, tmp_path, most=0.05)
+    tally = Tally(plan)
+    for place, number in enumerate(plan.random_order(0), start=1):
+        if number in bad:
+            tally.bad[number] = "bad"
+        if hardly(len(tally.bad), place, 0.05):
+            break
+    assert 4 < place < 60
+
+
+@pytest.mark.parametrize("most", [0.001, 0.02, 0.1, 0.5, 0.9])
+def test_a_source_as_bad_as_allowed_is_read_to_its_end(most):
+    """Looked at after every one of its 17,886 recordings, 50 times over."""
+    total = 17_886
+    allowed = int(most * total)
+    for seed in range(50):
+        bad = np.cumsum(np.random.default_rng(seed).permutation(total) < allowed)
+        looks = np.unique(np.concatenate([np.arange(1, 400), np.arange(1, total, 37)]))
+        assert not any(hardly(int(bad[count - 1]), int(count), most) for count in looks)
 
 
 def test_no_bad_recording_where_none_is_allowed(tmp_path):
     tally = Tally(jobs_of(100))
     tally.add(0, "bad")
     with pytest.raises(UserError, match="max_bad_fraction = 0 of 100"):
-        tally.refuse_rotten(0.0, tmp_path)
+        tally.refuse_rotten(0.0, tmp_path, begun=1)
 
 
 def test_a_recording_that_holds_nothing_is_no_bad_one(tmp_path, videos):

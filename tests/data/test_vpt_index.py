@@ -1,13 +1,16 @@
 """The index files that OpenAI published, and such as nobody should."""
 
+import gzip
 import json
-import random
+import os
 from collections import defaultdict
 from pathlib import Path
 
 import pytest
 
-from dreamer_ray.data.vpt_index import Segment, read_index, split_of
+from dreamer_ray.data.splits import sides
+from dreamer_ray.data.vpt import VptConfig, VptSource
+from dreamer_ray.data.vpt_index import read_index
 from dreamer_ray.errors import UserError
 
 PUBLISHED = Path(__file__).parent / "vpt_index"
@@ -93,19 +96,28 @@ def test_a_missing_or_cut_file_is_named(tmp_path):
 
 
 def test_recordings_are_never_split():
+    """By the split of an ingest, on a published index."""
+    recordings = VptSource(VptConfig(path=str(PUBLISHED / "all_7xx_Apr_6.json.gz"))).index()
+    side = sides(list(dict.fromkeys(recording.group for recording in recordings)), heldout=0.1, seed=0)
     parts = defaultdict(set)
-    for segment in read_index(PUBLISHED / "all_7xx_Apr_6.json.gz").segments:
-        parts[segment.session, segment.day].add(split_of(segment, 0.1))
+    for recording in recordings:
+        session, day, _ = recording.name.rsplit("-", 3)[1:]
+        parts[session, day].add(side[recording.group])
     assert all(len(part) == 1 for part in parts.values())
     held_out = sum(part == {"heldout"} for part in parts.values()) / len(parts)
     assert 0.08 < held_out < 0.12
 
 
-def test_the_split_depends_on_the_recording_alone():
-    rng = random.Random(0)
-    for _ in range(100):
-        session = f"{rng.getrandbits(48):012x}"
-        one, other = (Segment("p", version, alias, session, "20220101", "000000") for version, alias in (("6.9", "a"), ("7.0", "b")))
-        assert split_of(one, 0.5) == split_of(other, 0.5)
-        assert split_of(one, 0.0) == "train"
-        assert split_of(one, 1.0) == "heldout"
+@pytest.mark.timeout(20)
+def test_an_index_that_unpacks_to_a_gigabyte_is_refused_at_once(tmp_path):
+    with gzip.open(tmp_path / "bomb.json.gz", "wb", compresslevel=9) as file:
+        for _ in range(100):
+            file.write(b" " * 2**20)
+    with pytest.raises(UserError, match=r"bomb\.json\.gz: has more than 67108864 bytes, unpacked"):
+        read_index(tmp_path / "bomb.json.gz")
+
+
+def test_an_index_that_is_a_pipe_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "i.json")
+    with pytest.raises(UserError, match="is not a plain file"):
+        read_index(tmp_path / "i.json")

@@ -85,3 +85,18 @@ def test_a_job_that_kills_every_actor_costs_itself_where_the_caller_can_go_on(lo
     found = squares(jobs, actors=1, given_up=lambda reason: reason)
     assert "its worker died 3 times" in found.pop((deadly, "always"))
     assert found == {(number, ""): number * number for number in range(4) if number != deadly}
+
+
+@ray.remote(num_cpus=0.5, max_restarts=-1)
+class SleepingSquarer(Squarer.__ray_actor_class__):
+    """Takes longer than it may."""
+
+    def square(self, job: tuple[int, str]) -> int:
+        time.sleep(1e6 * bool(job[1]))
+        return job[0] * job[0]
+
+
+def test_a_job_that_takes_too_long_names_the_key_that_ended_it(local_ray):
+    found = squares([(0, "slow"), (1, "")], SleepingSquarer, actors=1, job_seconds=2.0, given_up=lambda reason: reason)
+    assert found[1, ""] == 1
+    assert "not done after cluster.job_seconds = 2 and ended, 3 times; raise cluster.job_seconds" in found[0, "slow"]

@@ -91,7 +91,7 @@ def test_training_loses_a_loader_a_worker_and_its_trainer(begin_stage, toy):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(("stage", "worker"), [("record", "Recorder.write"), ("encode", "Map(_encode_file)")])
+@pytest.mark.parametrize(("stage", "worker"), [("record", "Recorder.write"), ("encode", "MapWorker(Map(Encoder))")])
 def test_a_file_whose_worker_is_lost_is_made_once(begin_stage, toy, stage, worker):
     """All files are those of the undisturbed run by their checksums, so no episode is missing, doubled or cut."""
     disturbed = begin_stage(stage)
