@@ -2,8 +2,6 @@
 
 import os
 
-from ray.exceptions import AuthenticationError
-
 from dreamer_ray.errors import UserError
 
 
@@ -17,9 +15,9 @@ def required_mode() -> str:
     return mode
 
 
-def refused(where: str, error: AuthenticationError) -> UserError:
+def refused(where: str, error: Exception) -> UserError:
     """The error of ours for a cluster that does not take the token that it was given, or was given none."""
-    reason = str(error).splitlines()[0]
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
     return UserError(
         f"{where}: refused, with RAY_AUTH_MODE={os.environ.get('RAY_AUTH_MODE')}: {reason}; set RAY_AUTH_MODE=token and the cluster's own "
         "token in RAY_AUTH_TOKEN, or the file that holds it in RAY_AUTH_TOKEN_PATH"

@@ -60,13 +60,14 @@ def _quiet() -> None:
 
 def _join(address: str) -> None:
     required_mode()
+    listens = False
     try:
-        knock(address)
+        listens = knock(address)
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
-    except (OSError, OverflowError, ValueError) as error:
+    except (AuthenticationError, OSError, OverflowError, ValueError) as error:
+        if listens or isinstance(error, AuthenticationError):  # Ray calls a token that is not taken a failed connection
+            raise refused(f"RAY_ADDRESS = {address}", error) from error
         raise UserError(f"RAY_ADDRESS = {address}: no Ray cluster answers there; start one, or unset it to use this machine") from error
-    except AuthenticationError as error:
-        raise refused(f"RAY_ADDRESS = {address}", error) from error
     request_resources(bundles=[])  # what a run that was killed while it waited has left keeps nodes up for ever
     there = ray.cluster_resources().get("object_store_memory", 0) / 2**20
     if there < LEAST_OBJECT_STORE_MB:

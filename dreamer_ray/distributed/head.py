@@ -26,11 +26,13 @@ RAY_WAITS = "RAY_gcs_rpc_server_reconnect_timeout_s"
 """Ray's variable for how long it waits for a lost head, 60 s unless it is set (as where a head can come back)."""
 
 
-def knock(address: str) -> None:
-    """Raises ``OSError`` where nothing listens at HOST:PORT; Ray itself would try for a quarter of an hour."""
+def knock(address: str) -> bool:
+    """Whether ``address`` is a HOST:PORT, where something listens. Raises ``OSError`` where nothing does; Ray itself would try for a
+    quarter of an hour."""
     host, _, port = address.rpartition(":")
-    if host and port.isdigit():
+    if there := bool(host and port.isdigit()):
         socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_SECONDS).close()
+    return there
 
 
 @contextmanager

@@ -5,6 +5,9 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+SHORT_CALL, LONG_CALL = 0.2, 20.0
+"""Seconds of a call, outside which the user is told."""
+
 
 @dataclass
 class Shift:
@@ -72,3 +75,16 @@ class PoolClock:
         self._begun = time.monotonic()
         self._waited = self._idle = self._ready = 0.0
         self._lags: list[int] = []
+
+
+def pace_advice(seconds: float, rows: int, *, shorter: bool, longer: bool) -> str | None:
+    """What to say of calls that take so long for so many dreams; None where that is well, or cannot be made ``shorter``, ``longer``."""
+    if seconds < SHORT_CALL and longer:
+        change = f"raise imagination.dreams_per_call ({rows} now): what every call costs besides its dreams is much of so short a time"
+    elif seconds > LONG_CALL and shorter:
+        change = (
+            f"lower imagination.dreams_per_call ({rows} now): so much work is lost with a replica, and waited for at the end of an update"
+        )
+    else:
+        return None
+    return f"imagination: a call of a replica takes {seconds:.2g} s; {change}"

@@ -19,7 +19,7 @@ from ray.exceptions import ObjectLostError, RayError
 
 from dreamer_ray.distributed import LOST, Actor
 from dreamer_ray.distributed.failures import in_a_line, plain
-from dreamer_ray.distributed.pool_clock import PoolClock, Shift
+from dreamer_ray.distributed.pool_clock import PoolClock, Shift, pace_advice
 from dreamer_ray.distributed.weights import MissingWeightsError
 from dreamer_ray.errors import RunError
 from dreamer_ray.imagination.schedule import Schedule, Seat
@@ -30,8 +30,6 @@ log = logging.getLogger("dreamer_ray")
 
 MOST_FAILURES = 3
 """Errors of one call while others succeed, or of each replica on the average since a trajectory came: then the run is broken."""
-SHORT_CALL, LONG_CALL = 0.2, 20.0
-"""Seconds of a call, outside which the user is told."""
 JUDGED_CALLS = 3
 """Calls after which a replica's pace is judged."""
 LONGEST_PAUSE = 60.0
@@ -296,16 +294,3 @@ class ReplicaPool:
     def _seat(self, replicas: Sequence[Actor]) -> None:
         (rank, ranks), seated = self.schedule.share, {seat.actor: seat for seat in self.seats}
         self.seats = [seated.get(actor) or ReplicaSeat(actor=actor) for actor in replicas[rank::ranks]]
-
-
-def pace_advice(seconds: float, rows: int, *, shorter: bool, longer: bool) -> str | None:
-    """What to say of calls that take so long for so many dreams; None where that is well, or cannot be made ``shorter``, ``longer``."""
-    if seconds < SHORT_CALL and longer:
-        change = f"raise imagination.dreams_per_call ({rows} now): what every call costs besides its dreams is much of so short a time"
-    elif seconds > LONG_CALL and shorter:
-        change = (
-            f"lower imagination.dreams_per_call ({rows} now): so much work is lost with a replica, and waited for at the end of an update"
-        )
-    else:
-        return None
-    return f"imagination: a call of a replica takes {seconds:.2g} s; {change}"

@@ -14,8 +14,8 @@ from ray.exceptions import ActorDiedError, RayTaskError
 from dreamer_ray.distributed import pool_clock, replica_pool
 from dreamer_ray.distributed.failures import plain
 from dreamer_ray.distributed.imagine import useful_replicas
-from dreamer_ray.distributed.pool_clock import Shift
-from dreamer_ray.distributed.replica_pool import ReplicaPool, TimedTrajectory, pace_advice
+from dreamer_ray.distributed.pool_clock import Shift, pace_advice
+from dreamer_ray.distributed.replica_pool import ReplicaPool, TimedTrajectory
 from dreamer_ray.errors import RunError, UserError
 from dreamer_ray.imagination.schedule import Schedule
 

@@ -138,7 +138,7 @@ def test_a_cluster_that_is_joined(tmp_path, toy_command):
             done = subprocess.run(toy_command(tmp_path, "--only", "record"), env=environment, capture_output=True, text=True, check=False)
             if done.returncode == 0:
                 break
-            assert "no Ray cluster answers there" in done.stderr
+            assert f"error: RAY_ADDRESS = {address}: " in done.stderr, "it is not ready yet"
             assert time.monotonic() < deadline
         assert f"joined the Ray cluster at {address}: 4 CPUs" in done.stderr
         assert (tmp_path / "crafter-toy/record/manifest.json").exists()
