@@ -18,8 +18,8 @@ DAMAGE = (OSError, FFmpegError, LookupError, ValueError, ArithmeticError)
 """What reading a damaged file raises."""
 MAX_PIXELS = 2**24
 """Of a picture, 4096 x 4096; a header that says more is taken for damaged rather than given the memory."""
-CONTAINER = {"format_whitelist": "mov,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf,h264,hevc", "protocol_whitelist": "none"}
-"""Options of opening a file: what only names other files or addresses, such as a playlist, is no video, and nothing else is opened."""
+FORMATS = "mov,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf,h264,hevc"
+"""What only names other files or addresses, such as a playlist, is no video."""
 OPTIONS = {"max_pixels": str(MAX_PIXELS)}
 MAX_REORDER = 16
 """H.264: the most frames by which decoding order may run ahead of the order of showing."""
@@ -48,7 +48,7 @@ def video_stream(path: str, file: IO[bytes] | None = None) -> Iterator[Any]:
     source = fetch(path) if file is None else file
     try:
         source.seek(0)
-        with av.open(source, metadata_errors="ignore", options=CONTAINER) as container:
+        with open_container(source) as container:
             if not container.streams.video:
                 raise ValueError("it has no video stream")
             stream = container.streams.video[0]
@@ -60,6 +60,14 @@ def video_stream(path: str, file: IO[bytes] | None = None) -> Iterator[Any]:
     finally:
         if file is None:
             source.close()
+
+
+def open_container(file: IO[bytes]) -> Any:
+    """``file`` alone, demuxed; nothing that it names is opened. Raises what ``DAMAGE`` names."""
+    try:
+        return av.open(file, mode="r", metadata_errors="ignore", options={"format_whitelist": FORMATS, "protocol_whitelist": "none"})
+    except av.error.ArgumentError as error:
+        raise ValueError(f"it is none of {FORMATS.replace(',', ', ')}") from error
 
 
 def whole_packets(stream: Any) -> Iterator[av.Packet]:

@@ -5,13 +5,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 from av.error import FFmpegError
 from jaxtyping import Float
 
 from dreamer_ray.data.sources import BadRecordingError
-from dreamer_ray.data.video import CONTAINER
+from dreamer_ray.data.video import open_container
 
 DAMAGE = (OSError, FFmpegError, LookupError, ValueError, ArithmeticError)
 """What reading a damaged file raises."""
@@ -23,7 +22,7 @@ PACKETS_TELL = {"h264", "hevc", "mjpeg", "png", "ffv1", "rawvideo", "vp8", "vp9"
 
 @contextmanager
 def _video_stream(path: str) -> Iterator[Any]:
-    with Path(path).open("rb") as file, av.open(file, mode="r", metadata_errors="ignore", options=CONTAINER) as container:
+    with Path(path).open("rb") as file, open_container(file) as container:
         if not container.streams.video:
             raise ValueError("it has no video stream")
         stream = container.streams.video[0]
