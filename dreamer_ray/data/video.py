@@ -8,7 +8,7 @@ from typing import IO, Any
 
 import av
 import numpy as np
-from av.error import FFmpegError
+from av.error import ArgumentError, FFmpegError
 
 from dreamer_ray.data.files import fetch
 from dreamer_ray.data.layout import Picture, PictureLayout, picture_maker
@@ -66,7 +66,7 @@ def open_container(file: IO[bytes]) -> Any:
     """``file`` alone, demuxed; nothing that it names is opened. Raises what ``DAMAGE`` names."""
     try:
         return av.open(file, mode="r", metadata_errors="ignore", options={"format_whitelist": FORMATS, "protocol_whitelist": "none"})
-    except av.error.ArgumentError as error:
+    except ArgumentError as error:
         raise ValueError(f"it is none of {FORMATS.replace(',', ', ')}") from error
 
 
