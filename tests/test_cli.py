@@ -75,7 +75,7 @@ def _pretend_ray(work: Callable[[], object], arguments: tuple[object, ...]) -> N
         return {}
 
     cluster, run, stages = (types.ModuleType(name) for name in ("cluster", "run", "stages"))
-    cluster.cluster = lambda config: nullcontext()
+    cluster.cluster = lambda recipe, stages: nullcontext()
     run.ray_executors = lambda: dict.fromkeys(STAGES, executor)
     stages.check_inputs = lambda folder, names: None  # these executors leave no results
     sys.modules |= {"dreamer_ray.distributed.cluster": cluster, "dreamer_ray.distributed.run": run}
