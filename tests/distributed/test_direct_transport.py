@@ -128,8 +128,8 @@ def test_all_replicas_see_the_same_bits_by_their_links(actors):
 
 def test_versions_only_grow_while_the_learner_is_in_one_long_call(actors):
     publisher, fetcher = actors(Publisher), actors(Fetcher)
-    publishing = publisher.publish_many.remote(range(40), 0.02)
-    seen = get(fetcher.watch.remote(39))
+    publishing = publisher.publish_many.remote(range(200), 0.02)  # long enough for a busy machine to see some of it
+    seen = get(fetcher.watch.remote(199))
     get(publishing)
     assert seen == sorted(set(seen))
     assert len(seen) > 3
