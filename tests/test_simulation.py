@@ -46,6 +46,13 @@ def test_taking_in_many_small_calls_is_named():
     assert found.bottleneck.startswith("taking in")
 
 
+def test_watching_very_many_replicas_is_named():
+    free, watched = (_simulate(1000, dream=0.5, update=0.001, calls=256, watch=watch) for watch in (0.0, 1e-3))
+    assert watched.learner_handling > 0.5
+    assert watched.bottleneck.startswith("taking in trajectories and watching")
+    assert watched.updates_per_second < 0.5 * free.updates_per_second
+
+
 def test_fetching_heads_costs_the_replicas():
     slow, fast = (_simulate(1, fetch=fetch) for fetch in (1.0, 0.0))
     assert slow.updates_per_second == pytest.approx(fast.updates_per_second * 4 / 5, rel=0.05)

@@ -29,6 +29,8 @@ class Service(Config):
     """A call, in the learner."""
     take: float = Field(ge=0)
     """A trajectory, in the learner."""
+    watch: float = Field(default=0, ge=0)
+    """Each replica of the pool, in the learner, whenever something has ended: whether its calls have, and whether it gets the next one."""
     spread: float = Field(default=0.1, ge=0)
     """Standard deviation of the time of a call, as a share of its mean."""
 
@@ -44,7 +46,7 @@ class Throughput:
     learner_idle: float
     """Share of the time in which the learner waited."""
     learner_handling: float
-    """Share in which it submitted calls and took in trajectories."""
+    """Share in which it submitted calls, took in trajectories and watched the replicas."""
     replica_idle: float
     """Share of the replicas' time without a call."""
     calls_an_update: float
@@ -53,9 +55,9 @@ class Throughput:
     @property
     def bottleneck(self) -> str:
         """What to change for more updates a second, and how."""
+        if self.learner_handling > 0.5:
+            return "taking in trajectories and watching replicas: larger imagination.dreams_per_call"
         if self.learner_idle < 0.1:
-            if self.learner_handling > 0.5:
-                return "taking in trajectories: larger imagination.dreams_per_call"
             return "the learner's update: more cluster.learners, or a GPU for it"
         if self.replica_idle > 0.2 and self.calls_an_update > IN_FLIGHT:
             return "calls at hand while the learner updates: larger imagination.dreams_per_call"
@@ -105,12 +107,15 @@ class _Run:
     def update(self, update: int) -> None:
         while not self.schedule.complete(update):
             self._submit(update)
-            end, call, begun, replica = heapq.heappop(self.ends)
-            self.idle += max(0.0, end - self.now)
-            self.now = max(self.now, end)
-            self._handle(self.service.take)
-            replica.calls -= 1
-            self.schedule.finished[call] = _Result(self._newest_before(begun))
+            first = self.ends[0][0]
+            self.idle += max(0.0, first - self.now)
+            self.now = max(self.now, first)
+            self._handle(self.service.watch * len(self.replicas))
+            while self.ends and self.ends[0][0] <= self.now:
+                _, call, begun, replica = heapq.heappop(self.ends)
+                self._handle(self.service.take)
+                replica.calls -= 1
+                self.schedule.finished[call] = _Result(self._newest_before(begun))
         self._submit(update)
         self.lags.append(update - min(result.version for result in self.schedule.use(update)))
         self.now += self.service.update + self.service.publish

@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -35,13 +35,11 @@ def act(options: argparse.Namespace) -> int:
         raise UserError("--follow: shows the log of one JOB, which must be named; it cannot be had with --json")
     if options.follow:
         return follow_to_end(options.address, options.job, last_lines=LINES_FIRST)
-    from dreamer_ray.distributed.job_status import with_replaced
     from dreamer_ray.distributed.jobs import connect, jobs, report
 
     dashboard = connect(options.address)
     if options.job:
         found = report(dashboard, options.job)
-        found = replace(found, actors=with_replaced(found.actors, dashboard.written(options.job)))
         text, values = described(found), asdict(found)
     else:
         all_jobs = jobs(dashboard)

@@ -1,5 +1,6 @@
 """What stages ask of a cluster at once, with as few actors as they go on with, by the keys that say how many there are."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -87,9 +88,9 @@ class Demand:
         return f"stage {self.stage} needs {self.total(kind):g} {kind}s ({keys})"
 
     def shortage(self, nodes: Sequence[Node]) -> Shortage | None:
-        """What these nodes lack: of a resource on all together, or of nodes that hold an actor whole. None where nothing is found.
+        """What these nodes lack: of a resource on all together, of nodes that hold an actor whole, or of room for all beside each other.
 
-        A stage with actors of several kinds may still not fit: whether they do together is not tried.
+        None where a trial places all, the rarest and largest first, on nodes with the least left, of GPUs first or of CPUs first.
         """
         for kind in KINDS:
             if (there := sum(node.get(kind, 0.0) for node in nodes)) < self.total(kind):
@@ -100,7 +101,50 @@ class Demand:
                 who = f"cluster.{asked.key} = {asked.count}" if asked.key else f"{asked.count}"
                 need = f"stage {self.stage} needs nodes that hold {who} with {each} each on one node, the cluster holds {room}"
                 return Shortage(f"{need} ({_listed(nodes)})", LARGER_NODES)
+        found = [self._together(nodes, kinds) for kinds in (KINDS, KINDS[::-1])]
+        return None if None in found else found[0]
+
+    def _together(self, nodes: Sequence[Node], kinds: Sequence[str]) -> Shortage | None:
+        """Places each actor on the node that has the least of ``kinds`` left, compared in their order."""
+        left = [_Room(node) for node in nodes]
+        actors = [(asked.key, asked.each) for asked in self.asked for _ in range(asked.count)]
+        actors += [("loader", {"CPU": asked.loader}) for asked in self.asked if asked.loader for _ in range(asked.count)]
+        for key, each in sorted(actors, key=lambda actor: [-actor[1].get(kind, 0.0) for kind in (REPLICA_RESOURCE, "GPU", "CPU")]):
+            if not (rooms := [room for room in left if room.holds(each)]):
+                others = ", ".join(f"cluster.{asked.key} = {asked.count}" for asked in self.asked if asked.key and asked.count)
+                amounts = " and ".join(f"{amount:g} {kind}s" for kind, amount in each.items() if amount)
+                need = f"stage {self.stage} needs nodes that hold {others} beside each other, and one of {key} with {amounts} finds no room"
+                return Shortage(f"{need} ({_listed(nodes)})", LARGER_NODES)
+            min(rooms, key=lambda room: [room.left[kind] for kind in kinds]).take(each)
         return None
+
+
+class _Room:
+    """What is left of a node while actors are placed on it."""
+
+    def __init__(self, node: Node):
+        self.left = {kind: node.get(kind, 0.0) for kind in KINDS}
+        self.gpus = [1.0] * int(self.left["GPU"])
+
+    def holds(self, each: Mapping[str, float]) -> bool:
+        """Whether one more actor has room."""
+        return all(self.left[kind] > amount - 1e-6 for kind, amount in each.items()) and self._gpu(each) is not None
+
+    def take(self, each: Mapping[str, float]) -> None:
+        """Places one that has room."""
+        for kind, amount in each.items():
+            self.left[kind] -= amount
+        gpus = self._gpu(each)
+        assert gpus is not None
+        for number in gpus:
+            self.gpus[number] -= min(1.0, each["GPU"])
+
+    def _gpu(self, each: Mapping[str, float]) -> list[int] | None:
+        """The GPUs that one would get: whole ones, or the fullest of which its share is left. None where there are none."""
+        asked = each.get("GPU", 0.0)
+        fit = sorted((number for number, left in enumerate(self.gpus) if left > min(1.0, asked) - 1e-6), key=lambda n: self.gpus[n])
+        count = math.ceil(asked)
+        return fit[:count] if len(fit) >= count else None
 
 
 def _listed(nodes: Sequence[Node]) -> str:

@@ -24,7 +24,17 @@ from ray.util.state.exception import RayStateApiException
 
 from dreamer_ray.distributed.authentication import refused, required_mode
 from dreamer_ray.distributed.demand import demands, needs
-from dreamer_ray.distributed.job_status import ActorState, JobReport, JobState, groups, last_error, newest_round, progress, stages
+from dreamer_ray.distributed.job_status import (
+    ActorState,
+    JobReport,
+    JobState,
+    groups,
+    last_error,
+    newest_round,
+    progress,
+    stages,
+    with_replaced,
+)
 from dreamer_ray.errors import RunError, UserError
 from dreamer_ray.recipe import Recipe
 
@@ -195,7 +205,7 @@ def report(dashboard: Dashboard, name: str) -> JobReport:
     job = dashboard.job(name)
     written = dashboard.written(name)
     names = (job.metadata or {}).get("stages", "").split()
-    actors, done = groups(dashboard.actors(job)), stages(written, names)
+    actors, done = with_replaced(groups(dashboard.actors(job)), written), stages(written, names)
     return JobReport(_state(job), done, progress(written), actors, last_error(written), newest_round(written))
 
 

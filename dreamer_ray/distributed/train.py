@@ -4,7 +4,12 @@ TorchTrainer --starts--> worker ranks: Ray Data stream -> fit -> (rank 0) checkp
                                        each rank counts its frames for Prometheus
 """
 
+import logging
 import math
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -20,7 +25,7 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from dreamer_ray.distributed import Actor
 from dreamer_ray.distributed.batches import stream
-from dreamer_ray.distributed.board import note_failure, raise_failure, watched
+from dreamer_ray.distributed.board import answer, note_failure, raise_failure, watched
 from dreamer_ray.distributed.cluster import require
 from dreamer_ray.distributed.group import join_group, listen
 from dreamer_ray.distributed.restarts import newest_step
@@ -33,6 +38,8 @@ from dreamer_ray.stages import feed, section_of, supervised, trained
 from dreamer_ray.training.checkpoint import Checkpoint
 from dreamer_ray.training.loop import Place, fit
 from dreamer_ray.training.metrics import FileSink
+
+log = logging.getLogger("dreamer_ray")
 
 SECONDS_BETWEEN_RESIZES = 60.0
 """Between two looks whether the cluster has room for more workers, for which all start anew."""
@@ -51,7 +58,8 @@ def train(stage: str, recipe: Recipe, run: Path, progress: Progress) -> dict[str
     require(recipe, stage, "CPU")
     feed(stage, recipe, run)  # what is wrong with the data is said here, before any worker starts
     with watched(progress, run / stage / "checkpoints") as board:
-        _fit(stage, recipe, run, board)
+        with _told_to_wait(stage, board):
+            _fit(stage, recipe, run, board)
         raise_failure(board)
     return figures(stage, trained(run, stage), section_of(stage, recipe).fit.steps)
 
@@ -61,6 +69,32 @@ def figures(stage: str, checkpoint: Checkpoint, steps: int) -> dict[str, Any]:
     if checkpoint.step != steps:
         raise RunError(f"stage {stage}: its workers ended at step {checkpoint.step} of {steps} without an error; run again to resume")
     return {"checkpoint": checkpoint.fingerprint, "steps": checkpoint.step}
+
+
+@contextmanager
+def _told_to_wait(stage: str, board: Actor) -> Iterator[None]:
+    """Says now and then that no worker has begun yet: Ray Train waits for room without a word, for ``fewest_workers`` for ever."""
+    ended, begun = threading.Event(), time.monotonic()
+
+    def look() -> None:
+        while not ended.wait(SECONDS_OF_A_START):
+            pulse = board.pulse.remote()
+            if not ray.wait([pulse], timeout=SECONDS_OF_A_START)[0]:
+                continue
+            with suppress(RayActorError):
+                if ray.get(pulse):
+                    return
+                log.warning(
+                    "stage %s: no worker has begun for %.0f s; `ray status` shows what takes the CPUs and GPUs",
+                    stage,
+                    time.monotonic() - begun,
+                )
+
+    threading.Thread(target=look, daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
 
 
 def _fit(stage: str, recipe: Recipe, run: Path, board: Actor) -> None:
@@ -137,7 +171,8 @@ def _join(rank: int, world: int) -> None:
 
 def _worker(config: dict[str, Any]) -> None:
     board = config["board"]
-    if ray.get(board.failed.remote()) is not None:
+    board.beat.remote(ray.train.get_context().get_world_rank())
+    if answer(board.failed.remote) is not None:
         return
     stage, recipe, run = config["stage"], Recipe.model_validate_json(config["recipe"]), Path(config["run"])
     context = ray.train.get_context()

@@ -19,6 +19,8 @@ RATIOS = {"one replica / one process": 0.95, "two replicas / one": 1.8, "Ray Tra
 """What is wanted at least."""
 MAX_LAG = 2
 """Of the simulated loop: the default of imagination."""
+WATCHED = 1000
+"""Replicas with which it is measured what watching one costs."""
 SWEEP = (1, 2, 4, 8, 16, 32, 64, 125, 250, 500, 1000)
 
 
@@ -98,7 +100,7 @@ class Dreams:
 
 
 def overheads(dreams: Dreams) -> dict[str, float]:
-    """Seconds in the learner to submit a call and to take in a trajectory, and in a replica to fetch heads."""
+    """Seconds in the learner to submit a call, to take in a trajectory and to watch a replica, and in a replica to fetch heads."""
     import ray
 
     trajectory = ray.put(dreams.dreamer.dream(0, 0))
@@ -106,8 +108,31 @@ def overheads(dreams: Dreams) -> dict[str, float]:
     return {
         "submit": _each(dreams.replicas[0].ready.remote, 200),
         "take": _each(lambda: ray.get(trajectory), 50) + _each(lambda: ray.wait(answers, num_returns=1), 50),
+        "watch": watching(dreams) / WATCHED,
         "fetch": _each(lambda: dreams.transport.fetch(("", -1)), 50),
     }
+
+
+def watching(dreams: Dreams) -> float:
+    """Seconds to ask which calls of so many replicas have ended, and to choose one for the next call."""
+    import ray
+
+    from dreamer_ray.imagination.schedule import IN_FLIGHT, Schedule, Seat
+
+    busy = dreams.replicas[0].dream.remote(0, str(dreams.life), 0)
+    queued = [dreams.replicas[0].ready.remote() for _ in range(IN_FLIGHT * WATCHED)]  # none of them ends before that call has
+    asking = _each(lambda: ray.wait(queued, num_returns=len(queued), timeout=0), 5) + _each(lambda: ray.wait(queued, timeout=0), 5)
+    assert not ray.wait([busy], timeout=0)[0], "it has ended: this was no measure"
+    seats = [Seat(ready=True, calls=IN_FLIGHT - (number == 0), pace=1 + number / WATCHED) for number in range(WATCHED)]
+    schedule: Schedule = Schedule(2 * WATCHED, MAX_LAG)
+    schedule.open(0, 1)
+
+    def choose() -> None:
+        given = schedule.take(0, seats)
+        assert given is not None
+        given[0].calls -= 1
+
+    return asking + 2 * _each(choose, 50)  # the second time none has room
 
 
 def _each(action, count: int) -> float:

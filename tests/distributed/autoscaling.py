@@ -1,6 +1,8 @@
-"""A pool on a cluster that grows and shrinks on demand, by Ray's own provider of made-up nodes; prints what came of it as JSON.
+"""`dreamer-ray run` with these arguments on a cluster that grows and shrinks on demand, by Ray's own provider of made-up nodes.
 
-In processes of its own, found and ended by their folder of temporary files: Ray's own way would stop every Ray on the machine.
+The run's pool is to have 3 replicas, each on a node of its own, and 1 once all 3 have dreamed. Prints, as JSON, how many nodes there were
+before the run and at each look of its driver at the pool; ends with the exit code of the run. In processes of its own, found and ended by
+their folder of temporary files: Ray's own way would stop every Ray on the machine.
 """
 
 import contextlib
@@ -11,32 +13,15 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import ray
-import torch
 
+from dreamer_ray.cli.main import main as dreamer_ray
 from dreamer_ray.cluster_section import REPLICA_RESOURCE
-from dreamer_ray.distributed import replica_pool
-from dreamer_ray.distributed.board import Board
-from dreamer_ray.distributed.imagine import ElasticPool
-from dreamer_ray.distributed.replica_pool import ReplicaPool
-from dreamer_ray.imagination.schedule import Schedule
-from dreamer_ray.types import Trajectory
+from dreamer_ray.distributed import imagine
 
-CALLS, STEPS = 3, 400
-
-
-@ray.remote(num_cpus=0, max_restarts=-1, resources={REPLICA_RESOURCE: 1})
-class CountingReplica:
-    def ready(self) -> None:
-        pass
-
-    def dream(self, call: int, session: str, version: int) -> Trajectory:
-        time.sleep(0.2)
-        states, one = torch.full((1, 2, 1), float(call)), torch.zeros(1, 1)
-        return Trajectory(states, {"action": one}, one, one, torch.zeros(1, dtype=torch.long), version)
+MOST = 3
 
 
 @contextlib.contextmanager
@@ -63,7 +48,7 @@ def growing_cluster(most: int):
             **{f"{kind}_{what}": [] for kind in ("head", "worker") for what in ("setup_commands", "start_ray_commands")},
             "head_node_type": "ray.head.default",
             "available_node_types": {
-                "ray.head.default": {"resources": {"CPU": 2}, "node_config": {}, "max_workers": 0},
+                "ray.head.default": {"resources": {"CPU": 4}, "node_config": {}, "max_workers": 0},
                 "replicas": {
                     "resources": {"CPU": 1, REPLICA_RESOURCE: 1},
                     "node_config": {},
@@ -75,7 +60,7 @@ def growing_cluster(most: int):
         path = Path(folder) / "cluster.json"
         path.write_text(json.dumps(config))
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", f"--autoscaling-config={path}", f"--port={port}"]
-        command += ["--node-ip-address=127.0.0.1", "--num-cpus=2", "--object-store-memory=83886080", f"--temp-dir={folder}"]
+        command += ["--node-ip-address=127.0.0.1", "--num-cpus=4", "--object-store-memory=83886080", f"--temp-dir={folder}"]
         environment = os.environ | {"AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_FAKE_CLUSTER": "1", "RAY_raylet_start_wait_time_s": "120"}
         environment |= {"RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES": str(80 * 2**20)}
         try:
@@ -101,27 +86,31 @@ def nodes() -> int:
     return sum(node["Alive"] for node in ray.nodes()) - 1
 
 
-def main() -> None:
-    replica_pool.OUTAGE_LIMIT = 120.0
-    with growing_cluster(most=3) as address:
+class Wanted:
+    """How many replicas there should be, in the place of what idle times say."""
+
+    def __init__(self, metrics: Path):
+        self.metrics, self.nodes, self.shrunk = metrics, [nodes()], False
+
+    def __call__(self, count: int, **shares: float) -> int:
+        self.nodes.append(nodes())
+        dreaming = json.loads(self.metrics.read_text().splitlines()[-1])["replicas"]
+        self.shrunk = self.shrunk or dreaming == MOST
+        return 1 if self.shrunk else MOST
+
+
+def main(metrics: str, *arguments: str) -> None:
+    with growing_cluster(MOST) as address:
         ray.init(address=address, log_to_driver=False)
-        counts, board = [nodes()], Board.remote(0)
-        elastic = ElasticPool(lambda _: CountingReplica.remote(), board, 3)
-        pool = ReplicaPool(elastic.replicas, Schedule(CALLS, 1), "s", look=lambda: elastic.replicas)
-        seen, shrunk = [], False
-        begun = time.monotonic()
-        for batch in pool.updates(0, STEPS):
-            seen += batch.states[:, 0, 0].int().tolist()
-            counts.append(nodes())
-            if not shrunk and sum(seat.ready for seat in pool.seats) == 3:
-                elastic.resize(1)
-                shrunk = True
-            if (shrunk and counts[-1] == 1) or time.monotonic() - begun > 150:
-                break
-        json.dump({"seen": seen, "nodes": counts, "replicas": pool.counts()["replicas"]}, sys.stdout)
-        sys.stdout.flush()
+        wanted = Wanted(Path(metrics))
         ray.shutdown()
+        imagine.useful_replicas, imagine.SECONDS_BETWEEN_LOOKS = wanted, 1.0
+        os.environ["RAY_ADDRESS"] = address
+        try:
+            dreamer_ray(list(arguments))
+        finally:
+            print(json.dumps(wanted.nodes))
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

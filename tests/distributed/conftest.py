@@ -164,8 +164,8 @@ class Stage(Command):
         return checkpoint, json.loads((self.folder / self.stage / "manifest.json").read_text())["figures"]
 
 
-LIMIT = 240.0
-"""Seconds for a stage of the toy recipe, whatever happens to it."""
+LIMIT = 400.0
+"""Seconds for a stage of the toy recipe, whatever happens to it, on a slow machine."""
 
 
 @pytest.fixture

@@ -154,7 +154,7 @@ def main() -> None:
     if "--watchful" in settings:
         settings.remove("--watchful")
         module.SECONDS_BETWEEN_RESIZES = 5.0
-    with cluster(load_config(Recipe, RECIPE, [*SETTINGS, *settings])):
+    with cluster(load_config(Recipe, RECIPE, [*SETTINGS, *settings]), ["tokenizer"]):
         train(run, *settings)
 
 

@@ -68,6 +68,20 @@ def test_lost_loaders_cost_no_clip(training):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_lost_worker_costs_no_clip_and_at_most_the_steps_since_the_last_checkpoint(training):
+    running = training.start("cluster.workers=2")
+    for step in (23, 61):
+        training.reach(running, step)
+        running.kill("RayTrainWorker")
+    running.end()
+    training.assert_each_clip_once(steps=100)
+    assert training.sizes() == [2]
+    done = [line["step"] for line in training.steps()]
+    assert sum(after < before for before, after in pairwise(done)) == 2, "two groups were lost"
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_killed_run_goes_on_with_another_number_of_workers(training):
     for workers, step in ((1, 20), (2, 40), (3, 70)):

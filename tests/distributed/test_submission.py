@@ -154,6 +154,19 @@ def test_a_replica_of_its_own_node_finds_cpu_gpu_and_room_together():
     assert "1 nodes of 1 GPUs, 4 CPUs; 1 nodes of 2 replicas, 4 CPUs" in shortage.need
 
 
+def test_actors_of_several_kinds_have_room_beside_each_other():
+    keys = ["cluster.gpus_per_learner=1", "cluster.replicas=2", "cluster.gpus_per_replica=0.5", "cluster.evaluators=1"]
+    demand = demands(load_config(Recipe, TOY, keys))["imagination"]
+    assert demand.shortage([{"CPU": 4, "GPU": 3}]) is None
+    assert demand.shortage([{"CPU": 1, "GPU": 1}, {"CPU": 3, "GPU": 2}]) is None
+    assert demand.shortage([{"CPU": 1, "GPU": 4}, {"CPU": 3, "GPU": 2}]) is None
+    assert demand.shortage([{"CPU": 1, "GPU": 4}, {"CPU": 3, "GPU": 1}]) is not None
+    shortage = demand.shortage([{"CPU": 2, "GPU": 3}, {"CPU": 8}])
+    assert shortage is not None
+    assert "cluster.learners = 1, cluster.replicas = 2, cluster.evaluators = 1 beside each other" in shortage.need
+    assert "one of replicas with 1 CPUs and 0.5 GPUs finds no room (1 nodes of 3 GPUs, 2 CPUs; 1 nodes of 8 CPUs)" in shortage.need
+
+
 def test_what_is_lacking_is_named_with_numbers():
     assert shortages({"CPU": 6, "GPU": 1.5}, {"CPU": 6.0}) == ["1.5 GPUs, there 0"]
     assert shortages({"CPU": 6, "GPU": 0}, {"CPU": 8.0}) == []

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,14 +11,14 @@ import pytest
 
 from dreamer_ray.training.checkpoint import Checkpoint, latest_checkpoint
 
-LIMIT = 240.0
+LIMIT = 400.0
 LONGER = ("imagination.fit.steps=40", "imagination.fit.checkpoint_every=5")
 
 
 def disturbed(begin_stage, *arguments: str) -> tuple[Checkpoint, dict]:
     """The stage imagination, which loses its learner, a replica, the store and the board one after the other."""
     stage = begin_stage("imagination", *LONGER, *arguments)
-    for step, victim in ((5, "Learner"), (15, "WorldModelReplica"), (25, "WeightStore"), (30, "Board")):
+    for step, victim in ((5, "Learner"), (15, "WorldModelReplica.dream"), (25, "WeightStore"), (30, "Board")):
         stage.reach(step)
         stage.kill(victim)
     return stage.result()
@@ -137,12 +138,19 @@ def test_a_pool_loses_a_node_with_what_lay_there_and_gets_another():
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
-def test_a_cluster_grows_with_the_pool_and_gives_back_what_it_does_not_need():
-    script = Path(__file__).with_name("autoscaling.py")
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=LIMIT, check=False)
+@pytest.mark.timeout(900)
+def test_a_cluster_grows_with_the_pool_while_it_trains_and_gives_back_what_it_does_not_need(begin_stage, toy, toy_command, tmp_path):
+    settings = ("imagination.contexts.batch_size=8", "imagination.dreams_per_call=2", "imagination.fit.steps=400")
+    wanted, _ = begin_stage("imagination", *settings).result()
+    folder = shutil.copytree(toy[0], tmp_path / "scaled" / toy[0].name) / "imagination"
+    shutil.rmtree(folder)
+    pool = ("cluster.replicas=3", "cluster.fewest_replicas=1", "cluster.dedicated_replicas=true", "cluster.wait_seconds=120")
+    line = toy_command(tmp_path / "scaled", "--only", "imagination", *settings, *pool)
+    script = [sys.executable, str(Path(__file__).with_name("autoscaling.py")), str(folder / "metrics.jsonl")]
+    done = subprocess.run([*script, *line[line.index("run") :]], capture_output=True, text=True, timeout=LIMIT, check=False)
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert found["seen"] == list(range(len(found["seen"])))
-    assert (found["nodes"][0], max(found["nodes"]), found["nodes"][-1]) == (0, 3, 1)
-    assert found["replicas"] == 1.0
+    nodes = json.loads(done.stdout.splitlines()[-1])
+    assert (nodes[0], max(nodes), nodes[-1]) == (0, 3, 1)
+    checkpoint = latest_checkpoint(folder / "checkpoints")
+    assert checkpoint is not None
+    assert checkpoint.checksums == wanted.checksums
