@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from dreamer_ray.data.action_names import known_names
 from dreamer_ray.data.minerl import CHOICES
 from dreamer_ray.data.minerl import KEYS as MINERL_KEYS
 from dreamer_ray.data.open_source import open_sources, shared_actions, shared_tasks
@@ -13,8 +14,9 @@ from dreamer_ray.envs.crafter import ACTION_SPACE, ACTIONS, LADDER, TASKS, Craft
 from dreamer_ray.errors import UserError
 from dreamer_ray.evaluation.episodes import Worlds
 from dreamer_ray.evaluation.gymnasium_worlds import GymnasiumWorlds
+from dreamer_ray.phases.cloning import FinetuningConfig
 from dreamer_ray.recipe import Recipe
-from dreamer_ray.types import ActionSpace, Continuous
+from dreamer_ray.types import ActionSpace, Categorical, Continuous
 
 TILES_A_SIDE, MOST_SHOWN = 9, 40
 KNOWN_CHOICES: dict[str, dict[str, tuple[str, ...]]] = {"vpt": {"keys": VPT_KEYS}, "minerl": {"keys": MINERL_KEYS, **CHOICES}}
@@ -39,6 +41,8 @@ class Domain:
     """Where agents are played; None where there are only recordings."""
     choices: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Names of the keys or choices of a component, where known."""
+    null_choices: Mapping[str, int] = field(default_factory=dict)
+    """The choice that does nothing, by component, where it is known."""
     targets: Mapping[str, float] = field(default_factory=dict)
     """Shares of worlds in which behaviour cloning is to achieve a task, of recipes that are held to some."""
 
@@ -62,11 +66,14 @@ def domain_of(recipe: Recipe, schema: ShardSchema | None = None) -> Domain:
     Raises ``UserError`` where a source cannot be opened, or has not what the sections of the recipe need.
     """
     if recipe.data.crafter is not None:
-        return _crafter(recipe, CrafterConfig(size=recipe.data.crafter.size, length=recipe.evaluation.length))
-    assert recipe.data.recordings is not None
-    domain = _recorded(recipe.data.recordings, schema)
-    domain = replace(domain, worlds=_worlds(recipe, recipe.data.recordings, domain))
-    _refuse_what_is_not_recorded(recipe, domain)
+        domain = _crafter(recipe, CrafterConfig(size=recipe.data.crafter.size, length=recipe.evaluation.length))
+    else:
+        assert recipe.data.recordings is not None
+        domain = _recorded(recipe.data.recordings, schema)
+        domain = replace(domain, worlds=_worlds(recipe, recipe.data.recordings, domain))
+        _refuse_what_is_not_recorded(recipe, domain)
+    if recipe.agent is not None:
+        with_null_choices(recipe.agent.finetuning, domain)
     return domain
 
 
@@ -79,6 +86,7 @@ def _crafter(recipe: Recipe, world: CrafterConfig) -> Domain:
         tile=world.size // TILES_A_SIDE,
         worlds=CrafterWorlds(world),
         choices={"action": ACTIONS},
+        null_choices={"action": ACTIONS.index("noop")},
         targets={"collect_wood": 0.6, "place_table": 0.2},
     )
 
@@ -97,7 +105,26 @@ def _recorded(config: RecordingsConfig, schema: ShardSchema | None) -> Domain:
         frame_shape=config.layout.shape,
         tile=max(1, round(min(config.layout.shape) / TILES_A_SIDE)),
         choices={name: words for name, words in names.items() if name in space and len(words) == space[name].size},
+        null_choices={name: null for name, part in space.items() if (null := known_names(name, part).null) is not None},
     )
+
+
+def with_null_choices(config: FinetuningConfig, domain: Domain) -> FinetuningConfig:
+    """``config`` with all choices of ``domain`` that do nothing, where they matter. Raises ``UserError`` where one is not known."""
+    if config.null_weight == 1:
+        return config
+    known, where = {**domain.null_choices, **config.null_choices}, f"agent.finetuning.null_weight = {config.null_weight:g}"
+    if wrong := [name for name in config.null_choices if not isinstance(domain.action_space.get(name), Categorical)]:
+        raise UserError(f"agent.finetuning.null_choices: {', '.join(wrong)} is no component with choices")
+    for name, part in domain.action_space.items():
+        if isinstance(part, Continuous):
+            raise UserError(f"{where}: {name} is continuous, and which of its values do nothing is not known; leave the key out")
+        if isinstance(part, Categorical) and not 0 <= known.get(name, -1) < part.size:
+            says = f"its number {known[name]} is none of 0 .. {part.size - 1}" if name in known else "it is not known"
+            raise UserError(
+                f"{where}: which choice of {name} does nothing? {says}; write agent.finetuning.null_choices.{name}=NUMBER, or leave null_weight out"
+            )
+    return config.model_copy(update={"null_choices": known})
 
 
 def _worlds(recipe: Recipe, recordings: RecordingsConfig, domain: Domain) -> Worlds | None:

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from dreamer_ray.data.batches import BatchConfig, BatchPlan, load
 from dreamer_ray.data.latents import LatentSet, open_latents
+from dreamer_ray.data.rows import ShardSchema
 from dreamer_ray.data.shards import ShardSet, open_shards
-from dreamer_ray.domain import domain_of
+from dreamer_ray.domain import domain_of, with_null_choices
 from dreamer_ray.errors import RunError, UserError
 from dreamer_ray.imagination.engine import DreamEngine
 from dreamer_ray.imagination.rollout import imagine
@@ -25,6 +26,7 @@ from dreamer_ray.models.agent import Agent
 from dreamer_ray.models.dynamics import Dynamics
 from dreamer_ray.models.tokenizer import Tokenizer
 from dreamer_ray.phases.agent_finetuning import AgentFinetuning
+from dreamer_ray.phases.cloning import FinetuningConfig
 from dreamer_ray.phases.dynamics_pretraining import DynamicsPretraining
 from dreamer_ray.phases.imagination_training import ImaginationTraining, WholeImaginationTraining
 from dreamer_ray.phases.phase import Phase
@@ -160,6 +162,11 @@ def new_agent(recipe: Recipe, dynamics: Dynamics) -> Agent:
     return Agent(agent_of(recipe).model, dynamics, tasks=len(domain_of(recipe).tasks))
 
 
+def finetuning_of(recipe: Recipe, schema: ShardSchema | None = None) -> FinetuningConfig:
+    """How the agent of ``recipe`` is finetuned on recordings of ``schema``, or of its sources."""
+    return with_null_choices(agent_of(recipe).finetuning, domain_of(recipe, schema))
+
+
 def _new_dynamics(recipe: Recipe, source: LatentSet) -> Dynamics:
     count, channels = source.schema.frame_shape
     dynamics = Dynamics(recipe.dynamics.model, latents=count, channels=channels, action_space=source.schema.action_space)
@@ -190,7 +197,7 @@ def _agent(recipe: Recipe, run: Path, *, scratch: bool) -> Supervised:
     agent.requires_grad_(True)
     made_by = describe_agent(agent, list(source.schema.tasks))
     made_by |= {"parents": parents, "recipe": section.model_dump(mode="json", exclude={"scratch"})}
-    return Supervised(AgentFinetuning(agent, section.finetuning), made_by, section.fit)
+    return Supervised(AgentFinetuning(agent, finetuning_of(recipe, source.schema)), made_by, section.fit)
 
 
 def imagination(recipe: Recipe, run: Path) -> tuple[ImaginationTraining | WholeImaginationTraining, dict[str, Any]]:
@@ -206,7 +213,7 @@ def imagination(recipe: Recipe, run: Path) -> tuple[ImaginationTraining | WholeI
         made_by["parents"]["encode"] = source.fingerprint
         rehearsal = agent_of(recipe)
         made_by["recipe"] |= {"rehearsal": rehearsal.model_dump(mode="json", include={"finetuning", "batches"})}
-        return WholeImaginationTraining(agent, section.loss, rehearsal.finetuning), made_by
+        return WholeImaginationTraining(agent, section.loss, finetuning_of(recipe, source.schema)), made_by
 
 
 def acting_agent(run: Path, variant: str) -> Agent:

@@ -16,6 +16,7 @@ from dreamer_ray.errors import UserError
 from dreamer_ray.evaluation.episodes import RandomPlayer, play
 from dreamer_ray.recipe import Recipe
 from dreamer_ray.run import recipe_stages
+from dreamer_ray.stages import finetuning_of
 from dreamer_ray.types import Binary, Categorical, Continuous
 
 TOY = Path(__file__).parents[1] / "configs/crafter/toy.yaml"
@@ -110,6 +111,27 @@ def test_what_the_sources_have_not_is_refused(options, words):
 def test_an_agent_needs_actions_and_tasks(tmp_path):
     with pytest.raises(UserError, match=r"agent: .* no actions and no tasks; leave the sections agent and imagination out"):
         domain_of(recipe([{"source": videos(tmp_path / "videos")}]))
+
+
+def weighed(entry, **finetuning):
+    """The recipe of one source, with these keys of ``agent.finetuning``."""
+    found = recipe([{"source": entry}])
+    agent = found.agent.model_copy(update={"finetuning": found.agent.finetuning.model_copy(update=finetuning)})
+    return found.model_copy(update={"agent": agent})
+
+
+def test_what_does_nothing_is_known_of_vpt_and_crafter_and_may_be_said_of_others(tmp_path):
+    assert finetuning_of(weighed(VPT, null_weight=0.5)).null_choices == {"mouse": 60}
+    assert finetuning_of(load_config(Recipe, TOY, ["agent.finetuning.null_weight=0"])).null_choices == {"action": 0}
+    form = {"actions": {"stick": {"kind": "categorical", "column": "stick", "values": ["up", "down", "rest"]}}, "events": {"win": "won"}}
+    entry = videos(tmp_path / "videos", form)
+    with pytest.raises(UserError, match=r"null_weight = 0\.5: which choice of stick does nothing\?.*null_choices.stick"):
+        domain_of(weighed(entry, null_weight=0.5))
+    with pytest.raises(UserError, match=r"its number 3 is none of 0 \.\. 2"):
+        domain_of(weighed(entry, null_weight=0.5, null_choices={"stick": 3}))
+    assert finetuning_of(weighed(entry, null_weight=0.5, null_choices={"stick": 2})).null_choices == {"stick": 2}
+    with pytest.raises(UserError, match=r"agent\.finetuning\.null_choices: keys is no component with choices"):
+        domain_of(weighed(VPT, null_weight=0.5, null_choices={"keys": 0}))
 
 
 def test_imagination_needs_an_agent():

@@ -13,7 +13,7 @@ from dreamer_ray.phases.dynamics_pretraining import DynamicsPretraining
 from dreamer_ray.phases.phase import Phase
 from dreamer_ray.phases.tokenizer_pretraining import TokenizerPretraining
 from dreamer_ray.recipe import AgentSection, DynamicsSection, Recipe, TokenizerSection
-from dreamer_ray.stages import new_agent, new_models
+from dreamer_ray.stages import finetuning_of, new_agent, new_models
 from dreamer_ray.training.optimizer import OptimizerConfig, make_optimizer
 from dreamer_ray.training.parallel import Tuning, tune
 from dreamer_ray.types import Clip, LatentClip
@@ -27,7 +27,7 @@ def training_rates(recipe: Recipe, *, seconds: float, device: str) -> Iterator[R
         "dynamics": (DynamicsPretraining(dynamics, recipe.dynamics.forcing), recipe.dynamics, latent_clip),
     }
     if recipe.agent is not None:
-        jobs["agent"] = (AgentFinetuning(new_agent(recipe, dynamics), recipe.agent.finetuning), recipe.agent, latent_clip)
+        jobs["agent"] = (AgentFinetuning(new_agent(recipe, dynamics), finetuning_of(recipe)), recipe.agent, latent_clip)
     for name, (phase, section, made_up) in jobs.items():
         batch = made_up(recipe, section.batches.batch_size, section.batches.length).to(device)
         yield _training_rate(name, phase.to(device), batch, section.fit.optimizer, recipe.cluster.tuning, seconds)

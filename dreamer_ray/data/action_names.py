@@ -44,7 +44,7 @@ class EntryNames:
 def action_names(source: Source) -> dict[str, EntryNames]:
     """The names of the entries of each component of the source's actions."""
     space = source.action_space
-    found = {name: _known(name, component) for name, component in space.items()}
+    found = {name: known_names(name, component) for name, component in space.items()}
     if isinstance(source, VideosSource) and source.form:
         for name, part in source.form.actions.items():
             found[name] = _chosen(part.values or ()) if isinstance(part, Choice) else _named(part.columns)
@@ -59,7 +59,7 @@ def _size(component: ActionComponent) -> int:
     return component.size
 
 
-def _known(name: str, component: ActionComponent) -> EntryNames:
+def known_names(name: str, component: ActionComponent) -> EntryNames:
     """Names of Minecraft's keys, mouse and menus, whose components no other source calls the same at the same size."""
     if name == "mouse" and component == Categorical(size=MOUSE_BINS):
         turns = decode_mouse(np.arange(MOUSE_BINS))

@@ -13,7 +13,7 @@ from dreamer_ray.imagination.sampler import context_noising
 from dreamer_ray.models.agent import Agent
 from dreamer_ray.models.heads import PolicyHead
 from dreamer_ray.numerics import masked_mean
-from dreamer_ray.objectives.behavior import future, in_clip
+from dreamer_ray.objectives.behavior import does_nothing, future, in_clip
 from dreamer_ray.objectives.shortcut_forcing import shortcut_forcing
 from dreamer_ray.phases.forcing import Forced, ForcingConfig, force, with_signal
 from dreamer_ray.types import LatentClip
@@ -28,6 +28,10 @@ class FinetuningConfig(ForcingConfig):
     policy_weight: float = Field(default=1.0, ge=0)
     reward_weight: float = Field(default=1.0, ge=0)
     continue_weight: float = Field(default=1.0, ge=0)
+    null_weight: float = Field(default=1.0, ge=0, le=1)
+    """Weight in cloning of the actions that do nothing; 0 leaves them out, as VPT does. All else learns from them as from any other."""
+    null_choices: dict[str, int] = Field(default_factory=dict)
+    """The choice that does nothing by component, where that is not known of the recordings; no key held and an unmoved mouse are."""
 
     @property
     def weights(self) -> dict[str, float]:
@@ -55,20 +59,27 @@ def cloning_terms(
     prediction = dynamics(forced.noisy, forced.noising, replace(forced.conditioning, agent=prompt))
     assert prediction.states is not None
     video = shortcut_forcing(prediction.latents, target, forced.noising.tau(dynamics.config.k_max))
-    return {"shortcut": masked_mean(video, ~batch.notes.relevant.unsqueeze(1))} | head_terms(agent, policy, batch, prediction.states)
+    return {"shortcut": masked_mean(video, ~batch.notes.relevant.unsqueeze(1))} | head_terms(
+        agent, policy, batch, prediction.states, config
+    )
 
 
-def head_terms(agent: Agent, policy: PolicyHead, batch: LatentClip, states: Float[Tensor, "b t d"]) -> dict[str, Tensor]:
+def head_terms(
+    agent: Agent, policy: PolicyHead, batch: LatentClip, states: Float[Tensor, "b t d"], config: FinetuningConfig
+) -> dict[str, Tensor]:
     """The terms of the heads on the agent states of ``batch`` (Dreamer 4, Eq. 9)."""
     notes, distances = batch.notes, policy.distances
     inside = in_clip(states.shape[1], distances, states.device)
     actions = {name: future(value, distances) for name, value in notes.actions.items()}
     known = future(notes.labelled, distances) & inside & notes.relevant[:, None, None]
+    weights = known.float()
+    if config.null_weight != 1:
+        weights = weights.where(~does_nothing(actions, config.null_choices), config.null_weight * weights)
     log_prob = policy(states).log_prob(actions)
     reward = agent.reward(states).cross_entropy(future(notes.rewards, distances))
     going_on = F.binary_cross_entropy_with_logits(agent.continues(states).float(), notes.continues, reduction="none")
     return {
-        "policy": -masked_mean(log_prob, known),
+        "policy": -masked_mean(log_prob, weights),
         "reward": masked_mean(reward, inside.expand_as(reward)),
         "continue": masked_mean(going_on),
     }

@@ -2,7 +2,7 @@
 
 import torch
 
-from dreamer_ray.objectives.behavior import future, in_clip
+from dreamer_ray.objectives.behavior import does_nothing, future, in_clip
 
 
 def test_entry_t_n_is_frame_t_plus_n():
@@ -26,3 +26,10 @@ def test_frames_beyond_the_end_are_marked():
     inside = in_clip(4, 3)
     assert inside.int().tolist() == [[1, 1, 1], [1, 1, 1], [1, 1, 0], [1, 0, 0]]
     assert in_clip(2, 9).sum() == 3
+
+
+def test_doing_nothing_is_no_key_held_and_the_choice_that_is_none():
+    keys = torch.tensor([[0, 0], [0, 0], [0, 1], [0, 0]])
+    mouse = torch.tensor([60, 0, 60, 60])
+    assert does_nothing({"keys": keys, "mouse": mouse}, {"mouse": 60}).tolist() == [True, False, False, True]
+    assert does_nothing({"keys": keys}, {}).tolist() == [True, True, False, True]

@@ -7,7 +7,8 @@ import torch
 
 from dreamer_ray.models.dynamics import Prediction
 from dreamer_ray.phases.agent_finetuning import AgentFinetuning
-from dreamer_ray.phases.cloning import FinetuningConfig
+from dreamer_ray.phases.cloning import FinetuningConfig, head_terms
+from dreamer_ray.types import Binary, Categorical
 
 ROWS, FRAMES, L = 6, 7, 2
 UNIFORM, RELEVANT = 1, 2
@@ -148,3 +149,26 @@ def test_relevant_rows_may_be_seen_as_the_agent_sees_when_it_acts(tiny, agent, m
     assert set(noising.signal[::2].flatten().tolist()) == {7}
     assert len(set(noising.signal[1::2].flatten().tolist())) > 3
     assert torch.equal(conditioning.agent, agent.prompt(tiny.clip(ROWS, FRAMES).notes.task, FRAMES))
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.25, 1.0])
+def test_actions_that_do_nothing_weigh_less_in_cloning_and_as_much_in_all_else(tiny, weight):
+    """The policy's loss is worked out from that of the actions that do nothing alone, and that of those that do something."""
+    space = {"keys": Binary(size=3), "mouse": Categorical(size=5)}
+    agent, batch, states = tiny.agent(space=space), tiny.clip(ROWS, FRAMES, space=space), torch.randn(ROWS, FRAMES, 16)
+    actions = {"keys": torch.ones_like(batch.notes.actions["keys"]), "mouse": batch.notes.actions["mouse"].clone()}
+    still = (torch.arange(FRAMES) % 3 == 0).expand(ROWS, -1)
+    actions["keys"][still], actions["mouse"][still] = 0, 2
+
+    def losses(labelled, **changes):
+        known = replace(batch, notes=replace(batch.notes, actions=actions, labelled=labelled))
+        found = head_terms(agent, agent.policy, known, states, FinetuningConfig(null_choices={"mouse": 2}, **changes))
+        return {name: float(value.detach()) for name, value in found.items()}
+
+    everything = torch.ones_like(still)
+    nulls, acts = (sum(int(kind[0, frame : frame + L + 1].sum()) for frame in range(FRAMES)) for kind in (still, ~still))
+    of_nulls, of_acts = (losses(kind)["policy"] for kind in (still, ~still))
+    found = losses(everything, null_weight=weight)
+    assert found.pop("policy") == pytest.approx((weight * nulls * of_nulls + acts * of_acts) / (weight * nulls + acts), rel=1e-4)
+    assert of_nulls != pytest.approx(of_acts, rel=0.01)
+    assert found == {name: value for name, value in losses(everything).items() if name != "policy"}

@@ -8,7 +8,7 @@ import torch
 from dreamer_ray.imagination.engine import DreamEngine
 from dreamer_ray.imagination.rollout import imagine
 from dreamer_ray.imagination.sampler import Sampling
-from dreamer_ray.phases.cloning import head_terms
+from dreamer_ray.phases.cloning import FinetuningConfig, head_terms
 from dreamer_ray.phases.imagination_training import ImaginationLossConfig, ImaginationTraining
 from dreamer_ray.types import Continuous, Trajectory
 
@@ -74,7 +74,7 @@ def test_cloning_finds_mean_and_spread_of_the_recorded_actions(tiny, agent):
         clip = tiny.clip(ROWS, 6, space=SPACE)
         recorded = {"arm": RIGHT[which] + spread * torch.randn(ROWS, 6, 2, generator=generator)}
         clip = replace(clip, notes=replace(clip.notes, actions=recorded, relevant=torch.ones(ROWS, dtype=torch.bool)))
-        loss = head_terms(agent, agent.policy, clip, states(which))["policy"]
+        loss = head_terms(agent, agent.policy, clip, states(which), FinetuningConfig())["policy"]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

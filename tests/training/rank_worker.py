@@ -94,7 +94,7 @@ class Cloning(Phase):
 
     def forward(self, batch, *, generator, progress):
         states = torch.tanh(batch.latents.flatten(2).repeat(1, 1, 2))
-        return self.weigh(head_terms(self.agent, self.agent.policy, batch, states))
+        return self.weigh(head_terms(self.agent, self.agent.policy, batch, states, FinetuningConfig()))
 
 
 class Whole(Phase):
@@ -106,7 +106,9 @@ class Whole(Phase):
 
     def forward(self, batch, *, generator, progress):
         agent, dreamed = self.agent, batch.dreamed
-        cloned = head_terms(agent, agent.policy, batch.recorded, torch.tanh(batch.recorded.latents.flatten(2).repeat(1, 1, 2)))
+        cloned = head_terms(
+            agent, agent.policy, batch.recorded, torch.tanh(batch.recorded.latents.flatten(2).repeat(1, 1, 2)), FinetuningConfig()
+        )
         states = agent.dynamics.transformer.norm(dreamed.states)
         terms, _ = imagination_terms(agent.policy, agent.value, agent.policy, states, dreamed, ImaginationLossConfig(), progress=progress)
         return self.weigh(cloned | terms | {"shortcut": masked_mean(states)})
