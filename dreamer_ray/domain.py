@@ -121,9 +121,8 @@ def with_null_choices(config: FinetuningConfig, domain: Domain) -> FinetuningCon
             raise UserError(f"{where}: {name} is continuous, and which of its values do nothing is not known; leave the key out")
         if isinstance(part, Categorical) and not 0 <= known.get(name, -1) < part.size:
             says = f"its number {known[name]} is none of 0 .. {part.size - 1}" if name in known else "it is not known"
-            raise UserError(
-                f"{where}: which choice of {name} does nothing? {says}; write agent.finetuning.null_choices.{name}=NUMBER, or leave null_weight out"
-            )
+            remedy = f"write agent.finetuning.null_choices.{name}=NUMBER, or leave null_weight out"
+            raise UserError(f"{where}: which choice of {name} does nothing? {says}; {remedy}")
     return config.model_copy(update={"null_choices": known})
 
 
