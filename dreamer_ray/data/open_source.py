@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from dreamer_ray.data.files import scheme
 from dreamer_ray.data.lerobot import LeRobotConfig, LeRobotSource
 from dreamer_ray.data.minari_sets import MinariConfig, MinariSource
 from dreamer_ray.data.minerl import MinerlConfig, MinerlSource
@@ -14,7 +15,16 @@ from dreamer_ray.types import ActionSpace
 
 
 def open_source(config: SourceConfig) -> Source:
-    """The adapter of ``config``. Nothing is read yet: of VPT and MineRL actions and tasks are known without any file."""
+    """The adapter of ``config``. Nothing is read yet: of VPT and MineRL actions and tasks are known without any file.
+
+    Raises ``UserError`` where a folder is wanted and a URL was given.
+    """
+    place = config.root if isinstance(config, MinariConfig) else config.path
+    if not isinstance(config, VptConfig) and place and scheme(str(place)):
+        raise UserError(
+            f"{place}: recordings of kind {config.kind} are read from a folder, only those of kind vpt from a URL or a bucket; copy them "
+            "to a folder that all machines have, or mount it there"
+        )
     match config:
         case VptConfig():
             return VptSource(config)
