@@ -7,10 +7,12 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from dreamer_ray.data.splits import sides
 from dreamer_ray.data.vpt import VptConfig, VptSource
-from dreamer_ray.data.vpt_index import read_index
+from dreamer_ray.data.vpt_index import SEGMENT, read_index
 from dreamer_ray.errors import UserError
 
 PUBLISHED = Path(__file__).parent / "vpt_index"
@@ -93,6 +95,35 @@ def test_a_missing_or_cut_file_is_named(tmp_path):
     (tmp_path / "cut.json.gz").write_bytes(whole[:2000])
     with pytest.raises(UserError, match=r"cut\.json\.gz"):
         read_index(tmp_path / "cut.json.gz")
+
+
+@settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    edits=st.lists(st.tuples(st.integers(0, 2000), st.binary(max_size=3)), max_size=4),
+    cut=st.integers(1, 2000),
+    packed=st.booleans(),
+    inside=st.booleans(),
+)
+def test_a_damaged_index_is_read_as_far_as_it_is_one_or_refused_by_name(tmp_path, edits, cut, packed, inside):
+    """Bytes are changed, put in and cut off, of the text or of what it was packed into."""
+    paths = [GOOD.replace("10.0", version) for version in ("6.9", "6.10", "7.0", "8.0", "10.0")]
+    content = json.dumps({"basedir": "https://example.org/", "relpaths": paths}).encode()
+    path = tmp_path / ("i.json.gz" if packed else "i.json")
+    content = gzip.compress(content, mtime=0) if packed and not inside else content
+    for place, replacement in edits:
+        content = content[:place] + replacement + content[place + 1 :]
+    content = content[: cut if edits else len(content)]
+    path.write_bytes(gzip.compress(content) if packed and inside else content)
+    found, said = None, f"index {path}"
+    try:
+        found = read_index(path)
+    except UserError as error:
+        said = str(error)
+    assert f"index {path}" in said
+    assert len(said) < 1000
+    for segment in found.segments if found else ():
+        assert SEGMENT.fullmatch(f"{segment.path}.mp4")
+        assert ".." not in segment.path.split("/")
 
 
 def test_recordings_are_never_split():
