@@ -97,6 +97,6 @@ def test_a_soak(begin_stage):
     print(f"{updates} updates in {seconds:.0f} s, killed {dict(killed)}; MiB of memory {[int(bytes_ / MB) for bytes_ in used[::30]]}")
     assert (found.step, found.checksums) == (updates, wanted.checksums)
     assert killed.total() >= 0.8 * (seconds - 60) / BETWEEN
-    assert 1 <= figures["learner_restarts"] <= killed["Learner"]
+    assert bool(killed["Learner"]) <= figures["learner_restarts"] <= killed["Learner"]
     assert_flat(used, slack=0.1 * median(used) + 50 * MB)
     assert_flat(stored, slack=10 * MB)
