@@ -176,7 +176,7 @@ def demands(recipe: Recipe) -> dict[str, Demand]:
     found = dict.fromkeys(TRAINED, (workers,)) | {
         "record": (Asked("replicas", cluster.replicas, {"CPU": 1.0}),),
         "encode": (Asked("replicas", cluster.replicas, device), Asked("", 1, {"CPU": 1.0})),
-        "evaluate": (Asked("replicas", cluster.replicas, device),),
+        "evaluate": (Asked("replicas", cluster.replicas, device), Asked("", 1, {"CPU": 1.0})),
     }
     found |= {"imagination": dreaming} if recipe.imagination else {}
     return {stage: Demand(stage, asked) for stage, asked in found.items()}

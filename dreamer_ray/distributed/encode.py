@@ -3,6 +3,11 @@
 file numbers --Ray Data--> a pool of Encoder actors (each keeps the tokenizer) --> latent files --> statistics and manifest, last
 """
 
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +22,11 @@ from dreamer_ray.progress import Progress
 from dreamer_ray.recipe import Recipe
 from dreamer_ray.stages import SPLITS
 
+log = logging.getLogger("dreamer_ray")
+
 IN_FLIGHT = 2
+SILENT_SECONDS = 120.0
+"""Without a file after which that is said, and between two such lines."""
 
 
 def encode(recipe: Recipe, run: Path) -> dict[str, Any]:
@@ -36,12 +45,40 @@ def encode(recipe: Recipe, run: Path) -> dict[str, Any]:
     )
     files: dict[str, list[ShardFile]] = {split: [] for split in SPLITS}
     frames = 0
-    for row in encoded.iter_rows():
-        files[row["split"]].append(ShardFile.model_validate_json(row["entry"]))
-        frames += files[row["split"]][-1].frames
-        progress.update(frames, {})
+    with silence_told() as came:
+        for row in encoded.iter_rows():
+            came()
+            files[row["split"]].append(ShardFile.model_validate_json(row["entry"]))
+            frames += files[row["split"]][-1].frames
+            progress.update(frames, {})
     commit_encoding(run, files)
     return {"frames": frames}
+
+
+@contextmanager
+def silence_told() -> Iterator[Callable[[], None]]:
+    """Says now and then that no file has come for long; yields what is called as one comes. Ray Data waits for room, and for an actor that
+    hangs, without a word and without end."""
+    ended, heard = threading.Event(), time.monotonic()
+
+    def came() -> None:
+        nonlocal heard
+        heard = time.monotonic()
+
+    def look() -> None:
+        while not ended.wait(SILENT_SECONDS):
+            if (silent := time.monotonic() - heard) >= SILENT_SECONDS:
+                log.warning(
+                    "encode: no file has come for %.0f s; `ray status` shows what takes the CPUs and GPUs. If an actor hangs, stop this "
+                    "and start the same command, without --from: the files that are there are kept",
+                    silent,
+                )
+
+    threading.Thread(target=look, name="silence", daemon=True).start()
+    try:
+        yield came
+    finally:
+        ended.set()
 
 
 class Encoder:

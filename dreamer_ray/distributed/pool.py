@@ -4,23 +4,32 @@ jobs --at most two an actor--> actors --results, in order of completion--> the c
                                an actor that was lost gets none until it answers again, a silent one is ended and starts again
 """
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import ray
 from ray import ObjectRef
+from ray.exceptions import RayActorError, RayError, RuntimeEnvSetupError
 
 from dreamer_ray.distributed import LOST, Actor
+from dreamer_ray.distributed.failures import in_a_line
 from dreamer_ray.errors import RunError
 
+log = logging.getLogger("dreamer_ray")
+
 J = TypeVar("J")
+GONE = (*LOST, RuntimeEnvSetupError)
+"""What a job raises whose actor is lost, or cannot start again where Ray has put it."""
 IN_FLIGHT = 2
 LOSSES_PER_JOB = 3
 PATIENCE = 5.0
 """Seconds between two looks for silent actors."""
 PAUSE = 0.5
 """Seconds between two tries to reach an actor that starts again."""
+MISSED_SECONDS = 60.0
+"""How long an actor may stay away before that is said, and between two such lines."""
 
 
 def spread(
@@ -33,8 +42,9 @@ def spread(
 ) -> Iterator[tuple[J, object]]:
     """Yields ``(job, result)`` as they come. An exception of a job itself is raised.
 
-    An actor that has started and then answers nothing for ``job_seconds`` is taken for hung. A job that loses its actor 3 times ends the
-    run, or has ``given_up`` of the reason for its result.
+    An actor that has started and then answers nothing for ``job_seconds`` is taken for hung. A job that loses its actor 3 times, but for
+    preemptions that Ray knows of, ends the run, or has ``given_up`` of the reason for its result. Raises ``RunError`` where the constructor
+    of an actor fails, which it would do again, or no actor can be started.
     """
     waiting, losses, late, crew = list(reversed(jobs)), [0] * len(jobs), [0] * len(jobs), _Crew(actors, job_seconds)
     order = {id(job): i for i, job in enumerate(jobs)}
@@ -46,10 +56,11 @@ def spread(
             for reference, job, actor in crew.answers():
                 try:
                     result = ray.get(reference)
-                except LOST as error:
+                except GONE as error:
                     number = order[id(job)]
-                    losses[number] += crew.lost(actor)
-                    late[number] += reference in crew.ended
+                    counts = crew.lost(reference, actor, error) and not _preempted(error)
+                    losses[number] += counts
+                    late[number] += counts and reference in crew.ended
                     if losses[number] < LOSSES_PER_JOB:
                         waiting.append(job)
                         continue
@@ -63,9 +74,16 @@ def spread(
             ray.kill(actor)
 
 
+def _preempted(error: RayError) -> bool:
+    return isinstance(error, RayActorError) and error.preempted
+
+
 def _reason(error: Exception, late: int, job_seconds: float) -> str:
     if not late:
-        return f"its worker died {LOSSES_PER_JOB} times ({error}); see the Ray dashboard"
+        return (
+            f"its worker died {LOSSES_PER_JOB} times, never since cluster.job_seconds were over (last: {in_a_line(error)}): for want of "
+            "memory, in a crash, or with machines that went without notice; see the Ray dashboard"
+        )
     times = f"{LOSSES_PER_JOB} times" if late == LOSSES_PER_JOB else f"{late} of the {LOSSES_PER_JOB} times that its worker died"
     return f"it was not done after cluster.job_seconds = {job_seconds:g} and ended, {times}; raise cluster.job_seconds if it takes so long"
 
@@ -74,19 +92,23 @@ class _Crew:
     """Who is there, who has which job and who has not been heard of for too long."""
 
     def __init__(self, actors: Sequence[Actor], job_seconds: float):
-        self.actors, self.job_seconds = actors, job_seconds
+        self.actors, self.job_seconds = list(actors), job_seconds
         self.flying: dict[ObjectRef, tuple[Any, Actor]] = {}
         self.away: dict[ObjectRef, Actor] = {}
+        self.missing: dict[Actor, float] = {}
+        """Since when, of those who are away."""
+        self.why, self.said = "", time.monotonic()
+        """The last reason for which one was lost or did not come; when it was last said who is missing."""
         self.heard: dict[Actor, float] = {}
         self.ended: set[ObjectRef] = set()
         """Of jobs under way when their actor was ended for its silence."""
         for actor in actors:
-            self.lost(actor)
+            self._greet(actor)
 
     def free(self) -> list[Actor]:
         """Those that can take a job, each as often as it can take one."""
         room = []
-        for actor in (actor for actor in self.actors if actor not in self.away.values()):
+        for actor in (actor for actor in self.actors if actor not in self.missing):
             busy = sum(carrier == actor for _, carrier in self.flying.values())
             if not busy:
                 self.heard[actor] = time.monotonic()
@@ -108,20 +130,58 @@ class _Crew:
         for actor in {actor for _, actor in self.flying.values() if time.monotonic() - self.heard[actor] > self.job_seconds}:
             carried = [reference for reference, (_, carrier) in self.flying.items() if carrier == actor]
             if not ray.wait(carried, timeout=0)[0]:
+                log.warning("%s has not answered for cluster.job_seconds = %g, taken for hung and started again", actor, self.job_seconds)
                 self.ended.add(carried[0])
                 ray.kill(actor, no_restart=False)
                 self.heard[actor] = time.monotonic()
+        self._say_who_is_missing()
 
-    def lost(self, actor: Actor) -> bool:
+    def lost(self, reference: ObjectRef, actor: Actor, error: RayError) -> bool:
         """``actor`` gets nothing until it answers. Whether that is news: jobs are done in turn, so the first that is lost was under way."""
-        if news := actor not in self.away.values():
-            self.away[actor.__ray_ready__.remote()] = actor
-        return news
+        if actor in self.missing or actor not in self.actors:
+            return False
+        self.why = in_a_line(error)
+        if reference not in self.ended:
+            log.warning("%s is lost (%s); it starts again, what it had is done again", actor, self.why)
+        self._greet(actor)
+        return True
+
+    def _greet(self, actor: Actor) -> None:
+        self.away[actor.__ray_ready__.remote()] = actor
+        self.missing.setdefault(actor, time.monotonic())
 
     def _welcome(self, reference: ObjectRef) -> None:
         actor = self.away.pop(reference)
         try:
             ray.get(reference)
-        except LOST:
+        except LOST as error:
+            self.why = in_a_line(error)
+            if isinstance(error, RayActorError) and error.actor_init_failed:
+                raise RunError(
+                    f"{actor} failed as it started ({self.why}); every node needs dreamer_ray, all that it requires and the run folder, as "
+                    "there are here; the Ray dashboard shows the rest of the error"
+                ) from error
             time.sleep(PAUSE)
-            self.lost(actor)
+            self._greet(actor)
+        except RayError as error:  # such as a runtime environment that one node cannot set up: Ray starts it nowhere else
+            self._do_without(actor, error)
+        else:
+            del self.missing[actor]
+
+    def _do_without(self, actor: Actor, error: RayError) -> None:
+        self.actors.remove(actor)
+        del self.missing[actor]
+        if not self.actors:
+            raise RunError(f"no worker is left; the last, {actor}, cannot start: {in_a_line(error)}; see the Ray dashboard") from error
+        log.warning("%s cannot start (%s); the stage goes on with the other %d", actor, in_a_line(error), len(self.actors))
+
+    def _say_who_is_missing(self) -> None:
+        now = time.monotonic()
+        longest = max((now - since for since in self.missing.values()), default=0.0)
+        if min(longest, now - self.said) < MISSED_SECONDS:
+            return
+        self.said = now
+        log.warning(
+            "%d of %d workers start or wait for room, for up to %.0f s so far%s; `ray status` shows what takes the CPUs and GPUs",
+            *(len(self.missing), len(self.actors), longest, self.why and f" (last: {self.why})"),
+        )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray import ObjectRef
 from ray.exceptions import RayError
 
 from dreamer_ray.distributed.encode import encode
@@ -18,6 +19,7 @@ from dreamer_ray.distributed.ingest import ingest, record
 from dreamer_ray.distributed.learner import SHOWN
 from dreamer_ray.distributed.train import train
 from dreamer_ray.domain import domain_of
+from dreamer_ray.errors import RunError
 from dreamer_ray.measure import Measurements, measure, refuse_poor_data
 from dreamer_ray.progress import Progress
 from dreamer_ray.recipe import Recipe
@@ -77,9 +79,20 @@ def _evaluate(context: StageContext) -> dict[str, Any]:
     measured = _measure.remote(recipe.model_dump_json(), str(run))
     players = variants(recipe)
     results = play_all(recipe, run, Progress("evaluate", sum(players.values()), "episodes")) if players else {}
-    found: Measurements = ray.get(measured)
+    found = measurements(measured, recipe.cluster.job_seconds)
     save_evaluation(context.folder, found, results)
     return found.figures | {"episodes": sum(map(len, results.values()))}
+
+
+def measurements(measured: ObjectRef, seconds: float) -> Measurements:
+    """What the task ``measured`` has found. Raises ``RunError``, and ends the task, where it takes ``seconds`` more than the playing."""
+    if not ray.wait([measured], timeout=seconds)[0]:
+        ray.cancel(measured, force=True)
+        raise RunError(
+            f"stage evaluate: what is measured beside the episodes was not there cluster.job_seconds = {seconds:g} after the last of them; "
+            "it waits for a CPU (`ray status`), hangs, or takes so long: raise cluster.job_seconds; run again, what was played is kept"
+        )
+    return ray.get(measured)
 
 
 @ray.remote(num_cpus=1)

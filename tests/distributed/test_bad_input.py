@@ -107,7 +107,7 @@ def test_trainers_that_would_leave_their_loaders_no_cpu_are_refused_within_secon
         ("record", ["replicas=5"], "needs 5 CPUs (cluster.replicas = 5 with 1 each)"),
         ("encode", ["replicas=4"], "needs 5 CPUs (cluster.replicas = 4 with 1 each)"),
         ("imagination", ["replicas=4"], "needs 5 CPUs (cluster.learners = 1 with 1 each and cluster.replicas = 4 with 1 each)"),
-        ("evaluate", ["replicas=5"], "needs 5 CPUs (cluster.replicas = 5 with 1 each)"),
+        ("evaluate", ["replicas=4"], "needs 5 CPUs (cluster.replicas = 4 with 1 each)"),
     ],
 )
 def test_a_stage_with_too_few_cpus_is_refused_within_seconds(refused, stage, keys, needs):

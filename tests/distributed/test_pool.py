@@ -74,7 +74,7 @@ def test_a_job_whose_actor_hangs_is_done_again(local_ray, tmp_path):
 
 
 def test_a_job_that_kills_every_actor_ends_the_run(local_ray):
-    with pytest.raises(RunError, match="died 3 times"):
+    with pytest.raises(RunError, match=r"died 3 times, never since cluster.job_seconds were over \(last: Actor"):
         squares([(1, "always")])
 
 
@@ -100,3 +100,23 @@ def test_a_job_that_takes_too_long_names_the_key_that_ended_it(local_ray):
     found = squares([(0, "slow"), (1, "")], SleepingSquarer, actors=1, job_seconds=2.0, given_up=lambda reason: reason)
     assert found[1, ""] == 1
     assert "not done after cluster.job_seconds = 2 and ended, 3 times; raise cluster.job_seconds" in found[0, "slow"]
+
+
+@ray.remote(num_cpus=0.5, max_restarts=-1)
+class UninstalledSquarer(Squarer.__ray_actor_class__):
+    """Lacks what it requires."""
+
+    def __init__(self):
+        raise ModuleNotFoundError("No module named 'crafter'")
+
+
+def test_an_actor_whose_constructor_fails_ends_the_run_with_the_reason(local_ray):
+    with pytest.raises(RunError, match=r"UninstalledSquarer, .* failed as it started .*No module named 'crafter'\); every node needs"):
+        squares([(1, "")], UninstalledSquarer)
+
+
+def test_actors_without_a_runtime_environment_end_the_run_with_the_reason_once_none_is_left(local_ray, caplog):
+    nowhere = Squarer.options(runtime_env={"working_dir": "gcs://_ray_pkg_0123456789abcdef.zip"})
+    with pytest.raises(RunError, match=r"no worker is left; .*Squarer, .* cannot start: RuntimeEnvSetupError"):
+        squares([(1, "")], nowhere)
+    assert ["goes on with the other 1" in message for message in caplog.messages if "cannot start" in message] == [True]

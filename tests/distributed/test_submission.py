@@ -107,6 +107,15 @@ def test_clips_that_are_rehearsed_need_a_loader():
     assert "cluster.learners = 2 with 1.5 each and cluster.replicas = 2 with 1 each" in demands(whole)["imagination"].words("CPU")
 
 
+def test_what_is_measured_beside_the_played_episodes_needs_a_cpu():
+    demand = demands(load_config(Recipe, TOY, ["cluster.replicas=3"]))["evaluate"].of("CPU")
+    assert demand.total("CPU") == 4
+    assert demand.shortage([{"CPU": 4}]) is None
+    shortage = demand.shortage([{"CPU": 3}])
+    assert shortage is not None
+    assert "stage evaluate needs 4 CPUs (cluster.replicas = 3 with 1 each), the cluster has 3" in shortage.need
+
+
 ONE_GPU = {"CPU": 8.0, "GPU": 1.0}
 
 
