@@ -16,8 +16,8 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from datetime import timedelta
 from math import prod
 from typing import Any
@@ -54,12 +54,10 @@ class Link:
 
     group: Any
     device: torch.device
-    offered: list[Tensor] = field(default_factory=list)
     used: float = 0.0
 
-    def send(self) -> None:
-        """Passes on what was offered, bit by bit as it is, whatever its types. Raises ``RuntimeError`` where the other is lost."""
-        tensors, self.offered = self.offered, []
+    def send(self, tensors: Iterable[Tensor]) -> None:
+        """Passes them on, bit by bit as they are, whatever their types. Raises ``RuntimeError`` where the other is lost."""
         for tensor in tensors:
             if tensor.numel():
                 self.group.send([tensor.to(self.device).contiguous().reshape(-1).view(torch.uint8)], 1, 0).wait()
@@ -105,7 +103,7 @@ class WeightSource:
         return Source(ray.get_runtime_context().current_actor, address)
 
     def keep(self, session: str, version: int, weights: Weights) -> None:
-        """These are the newest weights now."""
+        """These are the newest weights now; all versions have the same layout."""
         self._kept = session, version, weights
 
     @ray.method(concurrency_group="snapshot")
@@ -123,23 +121,24 @@ class WeightSource:
             self._links = {key: old for key, old in self._links.items() if now - old.used < UNUSED_SECONDS} | {name: link}
 
     @ray.method(concurrency_group="weights")
-    def offer(self, name: str) -> tuple[str, int, Layout]:
-        """Session, version and layout of what ``send`` will pass on over the link. Raises ``RunError`` where this has no such link."""
-        session, version, weights = self._kept
+    def offer(self, name: str) -> Layout:
+        """Layout of what ``send`` will pass on over the link. Raises ``RunError`` where this has no such link."""
         if (link := self._links.get(name)) is None:
             raise RunError(f"the learner has no link {name}")
-        link.offered, link.used = list(weights.values()), time.monotonic()
-        return session, version, [(key, tuple(tensor.shape), tensor.dtype) for key, tensor in weights.items()]
+        link.used = time.monotonic()
+        return [(key, tuple(tensor.shape), tensor.dtype) for key, tensor in self._kept[2].items()]
 
     @ray.method(concurrency_group="weights")
-    def send(self, name: str) -> None:
-        """Passes on what was offered over the link; forgets the link where the other is lost."""
+    def send(self, name: str) -> tuple[str, int]:
+        """Passes on what is the newest now over the link; session and version of it. Forgets the link where the other is lost."""
+        session, version, weights = self._kept  # not before: who was offered them may have given up, and nobody would let go of them
         try:
-            self._links[name].send()
+            self._links[name].send(weights.values())
         except RuntimeError:
             with self._lock:
                 self._links.pop(name, None)
             raise
+        return session, version
 
 
 def weight_transport(
@@ -181,7 +180,8 @@ class DirectTransport:
                 self._partner, self._link, self._not_before = place.actor, None, 0.0
             if time.monotonic() >= self._not_before:
                 try:
-                    return self._receive(place)
+                    found = self._receive(place)
+                    return None if found[:2] == known else found  # taken before it was announced
                 except (RuntimeError, RayError) as error:
                     log.warning("weights come through the object store, since the link to the learner failed: %s", error)
                     self._link, self._not_before = None, time.monotonic() + SECONDS_BETWEEN_MEETINGS
@@ -202,8 +202,7 @@ class DirectTransport:
             ray.get(meeting, timeout=seconds)
             self._link = name, link
         name, link = self._link
-        session, version, layout = ray.get(place.actor.offer.remote(name), timeout=seconds)
+        layout = ray.get(place.actor.offer.remote(name), timeout=seconds)
         sending = place.actor.send.remote(name)
         weights = link.receive(layout)
-        ray.get(sending, timeout=seconds)
-        return session, version, weights
+        return *ray.get(sending, timeout=seconds), weights

@@ -9,7 +9,6 @@ import logging
 import math
 import time
 import uuid
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +21,14 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from dreamer_ray.distributed import LOST, Actor
 from dreamer_ray.distributed.board import answer, raise_failure, watched
 from dreamer_ray.distributed.cluster import here, require
+from dreamer_ray.distributed.elastic_pool import ElasticPool
 from dreamer_ray.distributed.failures import in_a_line, plain
 from dreamer_ray.distributed.learner import Learner, silent_seconds
 from dreamer_ray.distributed.replicas import device_of, start_replica
 from dreamer_ray.distributed.restarts import Restarts, newest_step
 from dreamer_ray.distributed.rounds import rounds_played, start_evaluator
 from dreamer_ray.distributed.telemetry import exporter
+from dreamer_ray.distributed.train import figures
 from dreamer_ray.distributed.weights import STORE, WeightStore
 from dreamer_ray.errors import RunError, UserError
 from dreamer_ray.progress import Progress
@@ -60,34 +61,13 @@ def imagine_and_learn(recipe: Recipe, run: Path, progress: Progress) -> dict[str
         pool = ElasticPool(start, board, cluster.dreaming_replicas)
         try:
             with rounds_played(recipe, run, lambda: start_evaluator(next(evaluators), recipe, run, made_by)):
-                figures = _supervise(recipe, run, pool, store, board, places)
+                counts = _supervise(recipe, run, pool, store, board, places)
                 raise_failure(board)
         finally:
-            for actor in [*pool.replicas, store]:
-                ray.kill(actor)
+            pool.end()
+            ray.kill(store)
             remove_placement_group(places)
-    checkpoint = trained(run, "imagination")
-    return figures | {"checkpoint": checkpoint.fingerprint, "steps": checkpoint.step}
-
-
-class ElasticPool:
-    """The replicas of a run, as many as are useful; the board says to the learners who they are.
-
-    ``start`` is told the place of a replica: the last ones are the first to end.
-    """
-
-    def __init__(self, start: Callable[[int], Actor], board: Actor, count: int):
-        self.start, self.board = start, board
-        self.replicas: list[Actor] = []
-        self.resize(count)
-
-    def resize(self, count: int) -> None:
-        """Starts replicas or ends the last ones; a node that no replica needs is given back by the cluster's autoscaler."""
-        started = [self.start(place) for place in range(len(self.replicas), count)]
-        self.replicas, ended = [*self.replicas[:count], *started], self.replicas[count:]
-        answer(lambda: self.board.enlist.remote(self.replicas))
-        for actor in ended:
-            ray.kill(actor)
+    return counts | figures("imagination", trained(run, "imagination"), dreams_of(recipe).fit.steps)
 
 
 def useful_replicas(count: int, *, least: int, most: int, learner_idle: float, replica_idle: float, turns: bool) -> int:
@@ -188,6 +168,7 @@ def _attend(running: list[Any], recipe: Recipe, pool: ElasticPool, board: Actor)
             pulse, heard = beats, time.monotonic()
         elif time.monotonic() - heard > limit:
             raise _LearnerLostError(0, f"no update for {limit:.0f} s, taken for hung: it takes longer? raise cluster.call_seconds")
+        pool.look()
         seen = _resize(pool, recipe, answer(board.read.remote), seen)
     return ray.get(running)
 

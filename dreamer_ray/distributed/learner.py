@@ -14,6 +14,7 @@ from typing import Any
 
 import ray
 import torch
+from ray import ObjectRef
 from ray.exceptions import RayActorError, RayError
 
 from dreamer_ray.cluster_section import ClusterSection
@@ -40,6 +41,8 @@ SHOWN = ("lag", "replicas", "lost_calls", "dropped_calls", "dreamed_return", "kl
 """Figures that come first, and so stand in the progress line."""
 GROUP_SECONDS = 120.0
 """How long a learner waits for the others to join or to answer, beyond what these may wait for dreams."""
+ROSTER_SECONDS = 0.1
+"""How long a learner waits to hear who is in the pool: of one that is lost or busy it hears at a later look."""
 
 
 @ray.remote(num_cpus=1, runtime_env=ZERO_COPY_TENSORS, **WEIGHT_THREADS)
@@ -159,17 +162,16 @@ def _copied(phase: ImaginationTraining | WholeImaginationTraining, device: torch
 
 
 def _roster(board: Actor, rank: int) -> Callable[[], list[Actor] | None]:
-    """Asks the board, without waiting, who is in the pool; who asks is not hung, however long the dreams of an update take."""
-    asked = [board.enlisted.remote()]
+    """Asks the board who is in the pool; who asks is not hung, however long the dreams of an update take."""
+    asked: list[ObjectRef] = []
 
     def look() -> list[Actor] | None:
         board.beat.remote(rank)
-        if not ray.wait(asked, timeout=0)[0]:
+        asked[:] = asked or [board.enlisted.remote()]
+        if not ray.wait(asked, timeout=ROSTER_SECONDS)[0]:
             return None
-        (answer,) = asked
-        asked[0] = board.enlisted.remote()
         try:
-            return ray.get(answer)
+            return ray.get(asked.pop())
         except RayActorError:  # a lost board changes nothing
             return None
 

@@ -116,6 +116,7 @@ class ReplicaPool:
         self.schedule.open(start, steps)
         for update in range(start, steps):
             asked = heard = time.monotonic()
+            self._look()  # first: what is missed of one that has left the pool is no loss
             self._take_in()
             while not self.schedule.complete(update):
                 self._submit(update)
@@ -245,13 +246,14 @@ class ReplicaPool:
             )
             raise RunError(f"imagination: {what}; last: {in_a_line(error)}; run again to resume") from error
         ray.kill(seat.actor, no_restart=False)
-        seat.greet_at = time.monotonic() + min(LONGEST_PAUSE, PAUSE * 2**seat.failures)
+        seat.greet_at = time.monotonic() + min(LONGEST_PAUSE, PAUSE * 2 ** min(seat.failures, 10))
 
     def _lost(self, flight: _Flight, why: str) -> None:
         flight.seat.calls -= 1
         flight.seat.shift.ended(None)
-        self._gone(flight.seat, why)
-        self.schedule.again(flight.call, lost=True)
+        self.schedule.again(flight.call, lost=(there := flight.seat in self.seats))
+        if there:
+            self._gone(flight.seat, why)
 
     def _look(self) -> None:
         """Now and then asks who is in the pool, and those that are not ready whether they are."""
@@ -273,7 +275,7 @@ class ReplicaPool:
         except MissingWeightsError:
             seat.greeting, seat.greet_at = None, time.monotonic() + PAUSE
         except RayError as error:
-            seat.greeting = None
+            seat.greeting, seat.greet_at = None, time.monotonic() + PAUSE
             self._broken(seat, error)
             self._gone(seat, in_a_line(error))
         else:

@@ -1,9 +1,11 @@
 """Weights over links between a learner and replicas: the same bits, the newest version, and the object store while a link is broken."""
 
+import gc
 import os
 import signal
 import sys
 import time
+import weakref
 
 import pytest
 import ray
@@ -43,8 +45,12 @@ class Publisher(WeightSource):
     def __init__(self, store):
         self.transport = DirectTransport(store, "gloo", source=self)
 
+        self.published = []
+
     def publish(self, version, scale=1):
-        self.transport.publish("s", version, weights(version, scale))
+        made = weights(version, scale)
+        self.published.append(weakref.ref(made["policy.w"]))
+        self.transport.publish("s", version, made)
 
     def publish_many(self, versions, seconds):
         for version in versions:
@@ -55,10 +61,26 @@ class Publisher(WeightSource):
         return os.getpid()
 
     def links(self):
-        return len(self._links)
+        return list(self._links)
+
+    def held(self):
+        """How many versions are in memory."""
+        gc.collect()
+        return sum(made() is not None for made in self.published)
 
     def forget(self):
         self._links.clear()
+
+
+@ray.remote(**SMALL, **WEIGHT_THREADS)
+class HastyPublisher(Publisher.__ray_actor_class__):
+    """Has newer weights, which it has not announced yet, once it has offered the first ones."""
+
+    @ray.method(concurrency_group="weights")
+    def offer(self, name):
+        layout = super().offer(name)
+        self.keep("s", 1, weights(1))
+        return layout
 
 
 @ray.remote(**SMALL, max_restarts=-1)
@@ -123,7 +145,7 @@ def test_all_replicas_see_the_same_bits_by_their_links(actors):
         assert get([fetcher.fetch.remote() for fetcher in fetchers]) == [(version, bits(weights(version)))] * 2
     assert get([fetcher.fetch.remote() for fetcher in fetchers]) == [None, None]
     assert all(state["linked"] and state["lost"] == 0 for state in get([fetcher.state.remote() for fetcher in fetchers]))
-    assert get(publisher.links.remote()) == 2
+    assert len(get(publisher.links.remote())) == 2
 
 
 def test_versions_only_grow_while_the_learner_is_in_one_long_call(actors):
@@ -133,6 +155,25 @@ def test_versions_only_grow_while_the_learner_is_in_one_long_call(actors):
     get(publishing)
     assert seen == sorted(set(seen))
     assert len(seen) > 3
+    assert get(fetcher.state.remote())["lost"] == 0
+
+
+def test_weights_that_were_offered_in_vain_are_not_held(actors):
+    publisher, fetcher = actors(Publisher), actors(Fetcher)
+    get(publisher.publish.remote(0))
+    get(fetcher.fetch.remote())
+    (link,) = get(publisher.links.remote())
+    for version in range(1, 4):
+        get(publisher.offer.remote(link))  # by a replica that does not wait for the answer
+        get(publisher.publish.remote(version))
+    assert get(publisher.held.remote()) == 1
+
+
+def test_what_comes_over_a_link_is_the_newest_version_and_bears_its_number(actors):
+    publisher, fetcher = actors(HastyPublisher), actors(Fetcher)
+    get(publisher.publish.remote(0))
+    assert get(fetcher.fetch.remote()) == (1, bits(weights(1)))
+    assert get(fetcher.fetch.remote()) is None, "it has them already, though the store does not know of them"
     assert get(fetcher.state.remote())["lost"] == 0
 
 

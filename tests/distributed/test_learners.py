@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -10,9 +11,9 @@ import ray
 
 from dreamer_ray.config_file import load_config
 from dreamer_ray.distributed import board as board_module
-from dreamer_ray.distributed import imagine
+from dreamer_ray.distributed import imagine, learner
 from dreamer_ray.distributed.board import Board, answer, watched
-from dreamer_ray.distributed.imagine import ElasticPool
+from dreamer_ray.distributed.elastic_pool import ElasticPool
 from dreamer_ray.distributed.restarts import MOST_IN_VAIN
 from dreamer_ray.errors import RunError
 from dreamer_ray.progress import Progress
@@ -40,6 +41,13 @@ class FatefulLearner:
                 time.sleep(600)
             if "dies" in self.fate:
                 os._exit(1)
+        if self.fate == "loses the board":
+            ray.kill(board, no_restart=False)
+            given_up = time.monotonic() + 60
+            while ray.get(board.enlisted.remote()) is None:
+                board.beat.remote(self.rank)
+                assert time.monotonic() < given_up, "the board does not know who is in the pool"
+                time.sleep(0.2)
         return {"lost_calls": 0}
 
 
@@ -79,6 +87,31 @@ def test_a_learner_that_fails_dies_or_hangs_is_told_of_and_replaced(supervised, 
     (line,) = [message for message in said if "is lost" in message]
     assert line.startswith(f"imagination: learner 0 is lost ({why}")
     assert line.endswith("started again from step 0")
+
+
+def test_a_board_that_is_lost_hears_again_who_is_in_the_pool(supervised):
+    assert supervised("loses the board")[0]["learner_restarts"] == 0
+
+
+def test_imagination_that_ends_before_its_last_step_is_not_done(local_ray, toy, tmp_path, monkeypatch):
+    """As where an error of ours, which ended the learner, was lost with the board."""
+    monkeypatch.setattr(imagine, "Learner", FatefulLearner)
+    run = shutil.copytree(toy[0], tmp_path / toy[0].name)
+    (run / "fate").write_text("ends")
+    recipe = load_config(Recipe, TOY, ["imagination.fit.steps=16"])
+    with pytest.raises(RunError, match="stage imagination: its workers ended at step 8 of 16 without an error; run again to resume"):
+        imagine.imagine_and_learn(recipe, run, Progress("imagination", 16, "updates"))
+
+
+def test_a_learner_hears_at_once_who_is_in_the_pool(local_ray, monkeypatch):
+    monkeypatch.setattr(learner, "ROSTER_SECONDS", 30.0)
+    board = Board.remote(0)
+    look = learner._roster(board, 0)
+    assert look() is None, "nobody has said"
+    for members in (["one"], ["one", "another"], []):
+        ray.get(board.enlist.remote(members))
+        assert look() == members
+    ray.kill(board)
 
 
 @pytest.mark.slow

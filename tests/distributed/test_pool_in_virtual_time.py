@@ -4,14 +4,18 @@
 """
 
 import errno
+import itertools
+import logging
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from ray.exceptions import ActorDiedError, RayTaskError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError, RuntimeEnvSetupError
 
-from dreamer_ray.distributed import pool_clock, replica_pool
+from dreamer_ray.distributed import elastic_pool, pool_clock, replica_pool
+from dreamer_ray.distributed.elastic_pool import ElasticPool
 from dreamer_ray.distributed.failures import plain
 from dreamer_ray.distributed.imagine import useful_replicas
 from dreamer_ray.distributed.pool_clock import Shift, pace_advice
@@ -29,14 +33,21 @@ class Reference:
 class VirtualReplica:
     """Does one call after the other, ``seconds`` each; ``fails`` says of a call what it raises, if anything."""
 
-    def __init__(self, ray: "VirtualRay", seconds: float, fails=lambda call: None):
-        self.ray, self.seconds, self.fails = ray, float(seconds), fails
+    def __init__(self, ray: "VirtualRay", seconds: float, fails=lambda call: None, unable: Exception | None = None):
+        self.ray, self.seconds, self.fails, self.unable = ray, float(seconds), fails, unable
         self.free, self.worked, self.killed, self.rows = 0.0, 0.0, 0, 1
+        self.greeted, self.sent = 0, []
 
     def __getattr__(self, name: str) -> "Method":
         if name not in ("ready", "dream", "__ray_ready__"):
             raise AttributeError(name)
         return Method(self, name)
+
+    def end(self) -> None:
+        """For good: what it had not done is lost."""
+        for reference in self.sent:
+            if reference.ends > self.ray.now:
+                reference.ends, reference.result = self.ray.now, ActorDiedError()
 
     def __repr__(self) -> str:
         return "VirtualReplica"
@@ -50,7 +61,9 @@ class Method:
     def remote(self, *arguments: Any) -> Reference:
         replica, now = self.replica, self.replica.ray.monotonic()
         if self.name != "dream":
-            return Reference(now, None)
+            replica.greeted += 1
+            assert replica.greeted < 10_000, "greeted without end"
+            return Reference(now, replica.unable)
         call, _, version = arguments
         replica.free = max(replica.free, now) + replica.seconds
         replica.worked += replica.seconds
@@ -68,7 +81,8 @@ class Method:
             seconds=replica.seconds,
             busy=replica.seconds,
         )
-        return Reference(replica.free, trajectory)
+        replica.sent.append(Reference(replica.free, trajectory))
+        return replica.sent[-1]
 
 
 @dataclass
@@ -92,18 +106,19 @@ class VirtualRay:
             raise reference.result
         return reference.result
 
-    def kill(self, replica: VirtualReplica, *, no_restart: bool) -> None:
-        assert not no_restart, "it starts again"
-        replica.killed += 1
+    def kill(self, replica: VirtualReplica, *, no_restart: bool = True) -> None:
+        replica.killed += not no_restart  # those that start again
         replica.free = self.now
 
 
 def install(monkeypatch) -> VirtualRay:
     """In the place of Ray and of the clock of the pool, until the test ends."""
     virtual = VirtualRay()
-    monkeypatch.setattr(replica_pool, "ray", virtual)
-    for module in (replica_pool, pool_clock):
+    for module in (replica_pool, elastic_pool):
+        monkeypatch.setattr(module, "ray", virtual)
+    for module in (replica_pool, elastic_pool, pool_clock):
         monkeypatch.setattr(module, "time", virtual)
+    monkeypatch.setattr(elastic_pool, "answer", lambda ask: ask())
     return virtual
 
 
@@ -222,6 +237,76 @@ def test_one_broken_replica_among_others_does_not_end_the_run_and_is_tried_ever_
     _, actors, said = errors(monkeypatch, lambda call: FOREIGN, well, updates=60)
     assert actors[0].killed == len(said)
     assert 3 < len(said) < 10
+
+
+def test_a_replica_that_has_failed_for_days_is_still_tried(monkeypatch):
+    virtual = install(monkeypatch)
+    pool = ReplicaPool([VirtualReplica(virtual, 1.0, once(FOREIGN)), VirtualReplica(virtual, 1.0)], Schedule(4, 1), "s")
+    pool.seats[0].failures = 5000
+    assert len(list(pool.updates(0, 60))) == 60
+    assert pool.seats[0].failures == 0
+
+
+def test_a_replica_whose_environment_cannot_be_set_up_is_greeted_now_and_then(monkeypatch):
+    virtual, said = install(monkeypatch), []
+    unable = VirtualReplica(virtual, 1.0, unable=RuntimeEnvSetupError("no space"))
+    pool = ReplicaPool([unable, VirtualReplica(virtual, 1.0)], Schedule(4, 1), "s", tell=lambda line, topic: said.append(line))
+    assert len(list(pool.updates(0, 6))) == 6
+    assert 2 < unable.greeted <= virtual.now / replica_pool.PAUSE + 2
+    assert said == []
+
+
+def test_the_calls_of_a_replica_that_has_left_the_pool_are_no_losses(monkeypatch):
+    virtual, said, seen = install(monkeypatch), [], []
+    stays, leaves = (VirtualReplica(virtual, 1.0) for _ in range(2))
+    members = [stays, leaves]
+    pool = ReplicaPool(members, Schedule(4, 2), "s", look=lambda: members, tell=lambda line, topic: said.append(line))
+    for update, batch in enumerate(pool.updates(0, 8)):
+        seen += [int(call) for call in batch.states[:, 0, 0]]
+        if update == 3:
+            assert leaves in [flight.seat.actor for flight in pool.flying.values()]
+            members = [stays]
+            leaves.end()
+            virtual.sleep(1.0)
+    assert seen == list(range(32))
+    assert (pool.schedule.lost, said) == (0, [])
+
+
+@pytest.fixture
+def replaced(monkeypatch, caplog):
+    """When replicas that meet this error were started in a place which the driver looks at once a minute, and what was said."""
+    monkeypatch.setattr(logging.getLogger("dreamer_ray"), "propagate", True)
+    virtual, begun = install(monkeypatch), []
+    board = SimpleNamespace(enlist=SimpleNamespace(remote=lambda replicas: None))
+
+    def watch(unable: Exception, minutes: int):
+        def start(place: int) -> VirtualReplica:
+            begun.append(virtual.now)
+            return VirtualReplica(virtual, 1.0, unable=unable)
+
+        pool = ElasticPool(start, board, 1)
+        for _ in range(minutes):
+            pool.look()
+            virtual.sleep(60)
+        return begun, caplog.messages
+
+    return watch
+
+
+@pytest.mark.parametrize("error", [ActorDiedError(), RuntimeEnvSetupError("no space")])
+def test_a_place_where_no_replica_can_run_is_tried_ever_more_seldom_and_told_of_once(replaced, error):
+    begun, said = replaced(error, minutes=5 * 24 * 60)
+    pauses = [after - before for before, after in itertools.pairwise(begun)]
+    assert pauses[0] == 60
+    assert pauses == sorted(pauses)
+    assert pauses[-1] == 360, "five minutes after it was seen"
+    assert len(said) == 1
+    assert type(error).__name__ in said[0]
+
+
+def test_a_replica_that_ray_starts_again_is_not_replaced(replaced):
+    begun, said = replaced(ActorUnavailableError("it restarts", None), minutes=100)
+    assert (begun, said) == ([0.0], [])
 
 
 def test_replicas_that_only_fail_end_the_run_with_the_cause(monkeypatch):

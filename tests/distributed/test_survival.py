@@ -1,11 +1,14 @@
 """Runs that lose processes end as undisturbed ones: bitwise the same checkpoints (nothing lost, nothing done twice), and none stays on."""
 
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,6 +33,22 @@ def test_imagination_loses_its_learner_a_replica_the_store_and_the_board(begin_s
     found, figures = disturbed(begin_stage)
     assert found.checksums == wanted.checksums
     assert figures["learner_restarts"] == 1
+    assert figures["lost_calls"] >= 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_imagination_goes_on_when_a_replica_hangs_in_the_midst_of_a_dream(begin_stage):
+    wanted, _ = begin_stage("imagination", *LONGER).result()
+    disturbed = begin_stage("imagination", *LONGER, "cluster.call_seconds=20")
+    disturbed.reach(5)
+    found: list[Any] = []
+    disturbed.wait(lambda: found or found.extend(each for each in disturbed.look() if each.called("WorldModelReplica.dream")))
+    os.kill(found[0].pid, signal.SIGSTOP)
+    checkpoint, figures = disturbed.result()
+    assert "a replica is lost (no answer within cluster.call_seconds = 20)" in disturbed.said.read_text()
+    assert checkpoint.checksums == wanted.checksums
+    assert figures["learner_restarts"] == 0
     assert figures["lost_calls"] >= 1
 
 

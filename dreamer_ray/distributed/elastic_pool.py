@@ -1,0 +1,113 @@
+"""The replicas of a run, as the driver sees them: grows and shrinks, and replaces those that Ray does not start again.
+
+driver --start, end, are you there?--> WorldModelReplica x M        driver --who is in the pool--> Board --> learners
+"""
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import ray
+from ray import ObjectRef
+from ray.exceptions import ActorUnavailableError, OutOfMemoryError, RayError
+
+from dreamer_ray.distributed import Actor
+from dreamer_ray.distributed.board import answer
+from dreamer_ray.distributed.failures import in_a_line
+
+log = logging.getLogger("dreamer_ray")
+
+STARTS_AGAIN = (ActorUnavailableError, OutOfMemoryError)
+"""What calls to a replica raise that Ray starts again. Errors of its constructor or of its runtime environment end it for good."""
+PAUSE, LONGEST_PAUSE = 5.0, 300.0
+"""Seconds before another one takes the place of a replica that ended for good: twice the first after one, four times after two in a row."""
+MOST_DOUBLINGS = 10
+
+
+@dataclass
+class _Place:
+    """One of the pool, with the replica in it."""
+
+    actor: Actor
+    asked: ObjectRef
+    """Whether the replica is there."""
+    ended: int = 0
+    """Replicas that ended for good here since one was there."""
+    replace_at: float = math.inf
+
+    def ask(self) -> None:
+        """Once more."""
+        self.asked = self.actor.__ray_ready__.remote()
+
+
+class ElasticPool:
+    """The replicas of a run, as many as are useful; the board says to the learners who they are.
+
+    ``start`` is told the place of a replica: the last ones are the first to end.
+    """
+
+    def __init__(self, start: Callable[[int], Actor], board: Actor, count: int):
+        self.start, self.board = start, board
+        self.places: list[_Place] = []
+        self.left: list[Actor] = []
+        self._said: set[str] = set()
+        self.resize(count)
+
+    @property
+    def replicas(self) -> list[Actor]:
+        """Those in the pool."""
+        return [place.actor for place in self.places]
+
+    def resize(self, count: int) -> None:
+        """Starts replicas or lets the last ones go; a node that no replica needs is given back by the cluster's autoscaler."""
+        started = [self._place(number) for number in range(len(self.places), count)]
+        self.places, left = [*self.places[:count], *started], self.places[count:]
+        answer(lambda: self.board.enlist.remote(self.replicas))
+        self.left += [place.actor for place in left]
+
+    def look(self) -> None:
+        """To be called now and then: ends who has left the pool, and replaces those that have ended for good.
+
+        Who left has lived on since the look before, so that learners heard of it and what it was at came to its end.
+        """
+        self._end_left()
+        asked = {place.asked: place for place in self.places if place.replace_at == math.inf}
+        for reference in ray.wait(list(asked), num_returns=len(asked), timeout=0)[0] if asked else ():
+            self._judge(asked[reference])
+        for number, place in enumerate(self.places):
+            if time.monotonic() >= place.replace_at:
+                ray.kill(place.actor)
+                self.places[number] = replace(self._place(number), ended=place.ended)
+        self.board.enlist.remote(self.replicas)  # again: a board that was lost has forgotten them
+
+    def end(self) -> None:
+        """Ends all replicas."""
+        self.left += self.replicas
+        self._end_left()
+
+    def _place(self, number: int) -> _Place:
+        actor = self.start(number)
+        return _Place(actor, actor.__ray_ready__.remote())
+
+    def _judge(self, place: _Place) -> None:
+        """Asks a replica again that has answered, or that Ray starts again; of any other it decides when it is replaced."""
+        try:
+            ray.get(place.asked)
+        except STARTS_AGAIN:
+            place.ask()
+        except RayError as error:
+            place.ended += 1
+            place.replace_at = time.monotonic() + min(LONGEST_PAUSE, PAUSE * 2 ** min(place.ended, MOST_DOUBLINGS))
+            if (why := in_a_line(error)) not in self._said:
+                self._said.add(why)
+                log.warning("imagination: a replica has ended for good (%s); another one is started, and again while that fails", why)
+        else:
+            place.ended = 0
+            place.ask()
+
+    def _end_left(self) -> None:
+        left, self.left = self.left, []
+        for actor in left:
+            ray.kill(actor)
