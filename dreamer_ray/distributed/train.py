@@ -154,7 +154,7 @@ def _trainer(stage: str, recipe: Recipe, run: Path, board: Actor) -> TorchTraine
             name=stage,
             storage_path=str((run / "ray_train").absolute()),
             failure_config=FailureConfig(max_failures=WORKER_RESTARTS, controller_failure_limit=starts(recipe) - 1),
-            callbacks=[GroupRestarts(recipe.name, stage, board)],
+            callbacks=[GroupRestarts(recipe.name, stage, board)],  # pyright: ignore[reportArgumentType] - Ray takes callbacks of all its kinds
         ),
     )
 

@@ -102,6 +102,7 @@ def fit(
 
 def _newest(place: Place) -> Checkpoint | None:
     """The newest checkpoint, once all ranks see the same: a file system may show some an old folder, and they would train apart."""
+    step = 0
     for _ in range(LOOKS):
         checkpoint = latest_checkpoint(place.folder)
         step = 0 if checkpoint is None else checkpoint.step
