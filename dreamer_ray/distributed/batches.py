@@ -6,6 +6,9 @@
 Each worker streams the rows of its own rank; resuming means starting at a later number. A window is a data set of its own that fits into
 the object store, because Ray Data's executor, once its output is held back by a slow consumer, spins: one endless stream took a whole core
 and the interpreter's lock, and made training on two cores five times slower.
+
+Waits for loaders have no limit here. A step that does not come ends its worker with its loaders (``heartbeat.py``), or its learner
+(``imagine.py``), and the next one loads anew.
 """
 
 from collections.abc import Callable, Iterator

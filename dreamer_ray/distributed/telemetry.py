@@ -13,8 +13,13 @@ from typing import Any
 
 import ray.util.metrics
 import torch
-from ray.train import UserCallback
+from ray.exceptions import RayActorError
+from ray.train import PreemptionError, TrainingFailedError, WorkerGroupError
+from ray.train.v2._internal.execution.callback import ControllerCallback
+from ray.train.v2._internal.execution.controller.state import RestartingState
 
+from dreamer_ray.distributed import Actor
+from dreamer_ray.distributed.failures import in_a_line, plain
 from dreamer_ray.estimate import matrix_product_speed
 from dreamer_ray.evaluation.episodes import EpisodeResult
 from dreamer_ray.training.parallel import Tuning
@@ -86,12 +91,30 @@ def export_success(export: Exporter, variant: str, episodes: list[EpisodeResult]
         export.set("success_ratio", achieved / len(episodes), variant=variant, task=task)
 
 
-class GroupRestarts(UserCallback):
-    """Counts, in Ray Train's controller, how often a group of workers was lost."""
+class GroupRestarts(ControllerCallback):
+    """Counts and tells, in Ray Train's controller, that a group of workers was lost and starts again.
 
-    def __init__(self, run: str, stage: str):
-        self.run, self.stage = run, stage
+    A callback inside Ray: its public one hears again and again of a worker that is preempted, and nothing where the last of them is ended.
+    """
 
-    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        """Called by Ray Train."""
-        exporter(self.run, self.stage).add("restarts", part="worker")
+    def __init__(self, run: str, stage: str, board: Actor):
+        self.run, self.stage, self.board = run, stage, board
+
+    def after_controller_state_update(self, previous_state: Any, current_state: Any) -> None:
+        """Called by Ray Train, also again and again while a group waits for room."""
+        if not isinstance(current_state, RestartingState) or isinstance(previous_state, RestartingState):
+            return
+        rank, why = _lost(current_state.training_failed_error)
+        if plain(why) is None:  # one of ours ends the run
+            exporter(self.run, self.stage).add("restarts", part="worker")
+            self.board.tell.remote(f"{self.stage}: worker {rank} is lost ({in_a_line(why)}); its group is started again")
+
+
+def _lost(error: TrainingFailedError) -> tuple[int, Exception]:
+    """The rank that was lost, and why: one with an error of ours or without a process, rather than one that only misses it."""
+    if isinstance(error, PreemptionError):
+        failures = dict.fromkeys(error.preemption_info.preempted_ranks, error)
+    else:
+        failures = error.worker_failures if isinstance(error, WorkerGroupError) else {}
+    causes = [(rank, getattr(each, "health_check_failure", each)) for rank, each in failures.items()]
+    return min(causes, key=lambda cause: (plain(cause[1]) is None, not isinstance(cause[1], RayActorError)), default=(0, error))

@@ -1,7 +1,7 @@
 """The supervised phases on Ray Train: every worker runs the same ``fit``; a lost worker restarts the group from the last checkpoint.
 
 TorchTrainer --starts--> worker ranks: Ray Data stream -> fit -> (rank 0) checkpoints, metrics --report--> Board
-                                       each rank counts its frames for Prometheus
+                                       each rank counts its frames for Prometheus, and ends itself where it hangs
 """
 
 import logging
@@ -18,7 +18,7 @@ import ray
 import ray.train
 import torch
 from ray.exceptions import RayActorError, RayError
-from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig
+from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.backend import Backend
 from ray.train.collective import broadcast_from_rank_zero
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
@@ -27,8 +27,10 @@ from dreamer_ray.distributed import Actor
 from dreamer_ray.distributed.batches import stream
 from dreamer_ray.distributed.board import answer, note_failure, raise_failure, watched
 from dreamer_ray.distributed.cluster import require
+from dreamer_ray.distributed.failures import in_a_line
 from dreamer_ray.distributed.group import join_group, listen
-from dreamer_ray.distributed.restarts import newest_step
+from dreamer_ray.distributed.heartbeat import heartbeat
+from dreamer_ray.distributed.restarts import Restarts, newest_step
 from dreamer_ray.distributed.telemetry import GroupRestarts, export_peak, exporter
 from dreamer_ray.errors import DreamerError, RunError
 from dreamer_ray.estimate import operations_per_frame
@@ -73,21 +75,23 @@ def figures(stage: str, checkpoint: Checkpoint, steps: int) -> dict[str, Any]:
 
 @contextmanager
 def _told_to_wait(stage: str, board: Actor) -> Iterator[None]:
-    """Says now and then that no worker has begun yet: Ray Train waits for room without a word, for ``fewest_workers`` for ever."""
-    ended, begun = threading.Event(), time.monotonic()
+    """Says now and then that no worker is at work: Ray Train waits for room without a word, for ``fewest_workers`` for ever."""
+    ended = threading.Event()
 
     def look() -> None:
+        pulse, heard = {}, time.monotonic()
         while not ended.wait(SECONDS_OF_A_START):
-            pulse = board.pulse.remote()
-            if not ray.wait([pulse], timeout=SECONDS_OF_A_START)[0]:
+            asked = board.pulse.remote()
+            if not ray.wait([asked], timeout=SECONDS_OF_A_START)[0]:
                 continue
             with suppress(RayActorError):
-                if ray.get(pulse):
-                    return
+                if (beats := ray.get(asked)) != pulse:
+                    pulse, heard = beats, time.monotonic()
+                    continue
                 log.warning(
-                    "stage %s: no worker has begun for %.0f s; `ray status` shows what takes the CPUs and GPUs",
+                    "stage %s: no worker has been at work for %.0f s; `ray status` shows what takes the CPUs and GPUs",
                     stage,
-                    time.monotonic() - begun,
+                    time.monotonic() - heard,
                 )
 
     threading.Thread(target=look, daemon=True).start()
@@ -100,24 +104,30 @@ def _told_to_wait(stage: str, board: Actor) -> Iterator[None]:
 def _fit(stage: str, recipe: Recipe, run: Path, board: Actor) -> None:
     """Trains to the end, with as many trainers and groups of workers as are lost while there are new checkpoints."""
     checkpoints = run / stage / "checkpoints"
+    restarts = Restarts(newest_step(checkpoints))
     while True:
-        before = newest_step(checkpoints)
+        before = restarts.step
         try:
             _trainer(stage, recipe, run, board).fit()
             return
-        except (ray.train.TrainingFailedError, RayActorError) as error:
+        except (TrainingFailedError, RayActorError) as error:
             raise_failure(board)
-            if newest_step(checkpoints) > before:
-                continue
-            if isinstance(error, ControllerError):
-                raise RunError(
-                    f"stage {stage}: Ray Train could not start its workers in {starts(recipe)} attempts, last with: {error}; look with "
-                    "`ray status` for what takes the CPUs and GPUs, or lower cluster.workers; run again to resume"
-                ) from error
-            raise RunError(
-                f"stage {stage}: its workers failed up to {WORKER_RESTARTS + 1} times without a new checkpoint, last with: {error}; "
-                "run again to resume"
-            ) from error
+            restarts.count(newest_step(checkpoints))
+            if restarts.too_many or (isinstance(error, TrainingFailedError) and restarts.step == before):
+                raise RunError(f"stage {stage}: {_given_up(recipe, restarts, error)}; run again to resume") from error
+            exporter(recipe.name, stage).add("restarts", part="worker")
+            log.warning("%s: trainer %d is lost (%s); started again from step %d", stage, restarts.all - 1, in_a_line(error), restarts.step)
+
+
+def _given_up(recipe: Recipe, restarts: Restarts, error: TrainingFailedError | RayActorError) -> str:
+    if isinstance(error, ControllerError):
+        return (
+            f"Ray Train could not start its workers in {starts(recipe)} attempts, last with: {error}; look with `ray status` for what "
+            "takes the CPUs and GPUs, or lower cluster.workers"
+        )
+    if isinstance(error, TrainingFailedError):
+        return f"its workers failed up to {WORKER_RESTARTS + 1} times without a new checkpoint, last with: {error}"
+    return f"its trainer was lost {restarts.in_vain} times without a new checkpoint, last: {in_a_line(error)}"
 
 
 def starts(recipe: Recipe) -> int:
@@ -144,7 +154,7 @@ def _trainer(stage: str, recipe: Recipe, run: Path, board: Actor) -> TorchTraine
             name=stage,
             storage_path=str((run / "ray_train").absolute()),
             failure_config=FailureConfig(max_failures=WORKER_RESTARTS, controller_failure_limit=starts(recipe) - 1),
-            callbacks=[GroupRestarts(recipe.name, stage)],
+            callbacks=[GroupRestarts(recipe.name, stage, board)],  # pyright: ignore[reportArgumentType] - Ray takes callbacks of all its kinds
         ),
     )
 
@@ -170,35 +180,35 @@ def _join(rank: int, world: int) -> None:
 
 
 def _worker(config: dict[str, Any]) -> None:
-    board = config["board"]
-    board.beat.remote(ray.train.get_context().get_world_rank())
-    if answer(board.failed.remote) is not None:
-        return
-    stage, recipe, run = config["stage"], Recipe.model_validate_json(config["recipe"]), Path(config["run"])
-    context = ray.train.get_context()
+    board, stage, run = config["board"], config["stage"], Path(config["run"])
+    recipe, context = Recipe.model_validate_json(config["recipe"]), ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
-    torch.set_num_threads(recipe.cluster.threads)
-    if world > 1:
-        _join(rank, world)
-    try:
-        job, export = supervised(stage, recipe, run), exporter(recipe.name, stage, rank=str(rank))
-        export_peak(export, get_device(), recipe.cluster.tuning)
-        files = FileSink(run / stage) if rank == 0 else None
-
-        def sink(done: int, figures: dict[str, float]) -> None:
-            assert files is not None
-            files(done, figures)
-            export(done, figures)
-            board.report.remote(done, figures)
-
-        fit(
-            job.phase,
-            export.counted(stream(stage, recipe, run, steps=job.fit.steps, rank=rank, world=world), config["operations"]),
-            job.fit,
-            place=Place(run / stage / "checkpoints", sink, get_device(), rank, recipe.cluster.tuning),
-            made_by=job.made_by,
-        )
-    except (DreamerError, RayError, OSError) as error:
-        note_failure(board, error)
+    with heartbeat(board, stage, rank, limit=recipe.cluster.job_seconds) as after_step:
+        if answer(board.failed.remote) is not None:
+            return
+        torch.set_num_threads(recipe.cluster.threads)
         if world > 1:
-            raise
+            _join(rank, world)
+        try:
+            job, export = supervised(stage, recipe, run), exporter(recipe.name, stage, rank=str(rank))
+            export_peak(export, get_device(), recipe.cluster.tuning)
+            files = FileSink(run / stage) if rank == 0 else None
+
+            def sink(done: int, figures: dict[str, float]) -> None:
+                assert files is not None
+                files(done, figures)
+                export(done, figures)
+                board.report.remote(done, figures)
+
+            fit(
+                job.phase,
+                export.counted(stream(stage, recipe, run, steps=job.fit.steps, rank=rank, world=world), config["operations"]),
+                job.fit,
+                place=Place(run / stage / "checkpoints", sink, get_device(), rank, recipe.cluster.tuning),
+                made_by=job.made_by,
+                after_step=after_step,
+            )
+        except (DreamerError, RayError, OSError) as error:
+            note_failure(board, error)
+            if world > 1:
+                raise

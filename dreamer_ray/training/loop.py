@@ -39,6 +39,8 @@ class FitConfig(Config):
 
 
 CPU = torch.device("cpu")
+LOOKS, SECONDS_BETWEEN_LOOKS = 60, 1.0
+"""At the newest checkpoint, until all ranks see the same; NFS may show an old folder for up to a minute."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +77,7 @@ def fit(
     call = data_parallel(phase, place.device, sharded=place.tuning.sharded)
     optimizer = make_optimizer(phase, config.optimizer)
     average = {n: p.detach().clone() for n, p in phase.named_parameters() if p.requires_grad} if config.ema else {}
-    checkpoint = latest_checkpoint(place.folder)
-    _refuse_different(0 if checkpoint is None else checkpoint.step, place)
+    checkpoint = _newest(place)
     start = 0 if checkpoint is None else _restore(checkpoint, phase, optimizer, average, made_by)
     clock = _Clock(place.sink, config.log_every)
     for step, batch in _timed(batches, start, config.steps, clock):
@@ -99,17 +100,22 @@ def fit(
     return checkpoint
 
 
-def _refuse_different(step: int, place: Place) -> None:
-    """Ranks that see different newest checkpoints, through a file system that shows old folders for a while, would train apart."""
-    if world_size() == 1:
-        return
-    ends = torch.tensor([step, -step], device=place.device)
-    dist.all_reduce(ends, op=dist.ReduceOp.MAX)
-    if int(ends.sum()):
-        raise RunError(
-            f"checkpoints {place.folder}: rank {place.rank} sees step {step} as the newest, others another; run again to resume, and mount "
-            "the shared folder so that every node sees at once what is there (NFS: noac)"
-        )
+def _newest(place: Place) -> Checkpoint | None:
+    """The newest checkpoint, once all ranks see the same: a file system may show some an old folder, and they would train apart."""
+    step = 0
+    for _ in range(LOOKS):
+        checkpoint = latest_checkpoint(place.folder)
+        step = 0 if checkpoint is None else checkpoint.step
+        ends = torch.tensor([step, -step], device=place.device)
+        if world_size() > 1:
+            dist.all_reduce(ends, op=dist.ReduceOp.MAX)
+        if not int(ends.sum()):
+            return checkpoint
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+    raise RunError(
+        f"checkpoints {place.folder}: rank {place.rank} sees step {step} as the newest, others another, after {LOOKS} looks; run again to "
+        "resume, and mount the shared folder so that every node soon sees what is there (NFS: actimeo=1)"
+    )
 
 
 def _differentiate(call: nn.Module, batch: Any, count: int, place: Place, *, generator: torch.Generator, progress: float) -> Loss:

@@ -64,6 +64,12 @@ def test_neither_runs_nor_recordings_travel_to_the_nodes(name):
 
 
 @pytest.mark.parametrize("name", ["aws", "gcp"])
+def test_every_node_sees_a_new_checkpoint_of_another_within_seconds(name):
+    (options,) = re.findall(r"mount -t nfs4? -o (\S+)", " ".join(read(name)["setup_commands"]))
+    assert {"hard", "actimeo=1"} <= set(options.split(","))
+
+
+@pytest.mark.parametrize("name", ["aws", "gcp"])
 def test_learners_replicas_and_data_have_nodes_of_their_own(name):
     types = read(name)["available_node_types"]
     assert set(types) == {"head", "learner", "replica", "data"}

@@ -1,6 +1,7 @@
 """Training that counts, by the real way of a supervised phase (Ray Train, Ray Data, ``fit``, checkpoints), in a process of its own.
 
     python counting.py RUN path=value ...        on a local Ray, from where RUN is
+    python counting.py RUN --hang path=value ... the same, and one step hangs when it is done first
     python counting.py RUN --elastic             on nodes that come and go
 
 RUN/steps.jsonl then has a line for every step and worker that did it.
@@ -13,6 +14,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -39,6 +41,7 @@ from dreamer_ray.stages import Supervised
 
 RECIPE = Path(__file__).parents[2] / "configs/crafter/toy.yaml"
 LENGTHS, BATCH = (13, 7, 25, 15), 6
+HANGING_STEP = 12
 SCHEMA = ShardSchema(codec="png", frame_shape=(4, 6), action_space=ACTION_SPACE, tasks=TASKS, fps=20.0)
 SETTINGS = (
     f"tokenizer.batches={{batch_size: {BATCH}, length: 1}}",
@@ -66,11 +69,11 @@ def write_numbers(folder: Path) -> None:
 
 
 class Counting(Phase):
-    """Counts what it is shown; ``order`` says what is to come."""
+    """Counts what it is shown; ``order`` says what is to come, ``hang`` which step hangs where there is no such file yet."""
 
-    def __init__(self, order: torch.Tensor, log: Path):
+    def __init__(self, order: torch.Tensor, log: Path, hang: tuple[int, Path] | None):
         super().__init__({"nothing": 1.0}, normalized=())
-        self.log, self.still = log, nn.Parameter(torch.zeros(1))
+        self.log, self.still, self.hang = log, nn.Parameter(torch.zeros(1)), hang
         self.register_buffer("order", order)
         self.register_buffer("shown", torch.zeros(sum(LENGTHS), dtype=torch.long))
         self.register_buffer("position", torch.zeros((), dtype=torch.long))
@@ -82,6 +85,9 @@ class Counting(Phase):
             dist.all_gather_object(parts, batch.frames[:, 0, 0, 0, 0].long())
         numbers, first = torch.cat(parts), int(self.position)
         assert numbers.tolist() == self.order[first : first + BATCH].tolist(), (first, numbers, self.order)
+        if self.hang is not None and first // BATCH == self.hang[0] and not self.hang[1].exists():
+            self.hang[1].touch()
+            threading.Event().wait()
         self.shown += torch.bincount(numbers, minlength=len(self.shown))
         self.position += len(numbers)
         with self.log.open("a") as file:
@@ -98,7 +104,7 @@ def order_of(recipe: Recipe, run: Path) -> torch.Tensor:
     return torch.tensor([int(firsts[ref.episode]) + ref.start for step in range(steps) for ref in plan.refs(step)])
 
 
-def train(run: Path, *settings: str) -> None:
+def train(run: Path, *settings: str, hang: bool) -> None:
     """The stage ``tokenizer`` of the run, with the counting phase in the place of its own."""
     recipe = load_config(Recipe, RECIPE, [*SETTINGS, *settings])
     if not (run / "record").exists():
@@ -107,7 +113,8 @@ def train(run: Path, *settings: str) -> None:
 
     def counting(config):
         batches.WINDOW_BYTES = 10 * 1024  # some steps, so that loaders are at work all the time
-        module.supervised = lambda *_: Supervised(Counting(order, run / "steps.jsonl"), {}, recipe.tokenizer.fit)
+        phase = Counting(order, run / "steps.jsonl", (HANGING_STEP, run / "hung") if hang else None)
+        module.supervised = lambda *_: Supervised(phase, {}, recipe.tokenizer.fit)
         module._worker(config)  # in the worker's process, where it is its own
 
     module._worker = counting
@@ -154,8 +161,10 @@ def main() -> None:
     if "--watchful" in settings:
         settings.remove("--watchful")
         module.SECONDS_BETWEEN_RESIZES = 5.0
+    if hang := "--hang" in settings:
+        settings.remove("--hang")
     with cluster(load_config(Recipe, RECIPE, [*SETTINGS, *settings]), ["tokenizer"]):
-        train(run, *settings)
+        train(run, *settings, hang=hang)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Each clip once: training on consecutive integers, through whatever is lost; see ``counting.py``."""
 
 import json
+import re
 import signal
 import sys
 from itertools import groupby, pairwise
@@ -74,11 +75,32 @@ def test_a_lost_worker_costs_no_clip_and_at_most_the_steps_since_the_last_checkp
     for step in (23, 61):
         training.reach(running, step)
         running.kill("RayTrainWorker")
-    running.end()
+    said = running.end()
+    assert len(re.findall(r"tokenizer: worker \d is lost \(.*\); its group is started again", said)) == 2
     training.assert_each_clip_once(steps=100)
     assert training.sizes() == [2]
     done = [line["step"] for line in training.steps()]
     assert sum(after < before for before, after in pairwise(done)) == 2, "two groups were lost"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_step_that_hangs_is_ended_and_costs_no_clip(training):
+    said = training.start("--hang", "cluster.job_seconds=60", "tokenizer.fit.steps=30").end()
+    training.assert_each_clip_once(steps=30)
+    assert "tokenizer: worker 0 has done no step for cluster.job_seconds = 60, is taken for hung and ended" in said
+    assert said.count("; its group is started again") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_trainer_that_is_lost_before_the_first_checkpoint_is_replaced(training):
+    running = training.start("tokenizer.fit.steps=60", "tokenizer.fit.checkpoint_every=30")
+    training.reach(running, 0)
+    running.kill("TrainController")
+    said = running.end()
+    training.assert_each_clip_once(steps=60, every=30)
+    assert re.search(r"tokenizer: trainer 0 is lost \(.*\); started again from step 0", said)
 
 
 @pytest.mark.slow

@@ -23,13 +23,13 @@ CLUSTER = Path(__file__).parents[2] / "cluster"
 DASHBOARD = json.loads((CLUSTER / "grafana" / "dreamer_ray.json").read_text())
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 EXPRESSIONS = [target["expr"] for panel in PANELS for target in panel["targets"]]
-PROMETHEUS = shutil.which("prometheus")
+PROMETHEUS, PROMTOOL = shutil.which("prometheus"), shutil.which("promtool")
 VALUES = {"$run": "watched", "$stage": ".*", "$__rate_interval": "10s", "$__range": "1m"}
 """What Grafana would put in the place of its variables."""
 
 
-def filled(expression: str) -> str:
-    for variable, value in VALUES.items():
+def filled(expression: str, **values: str) -> str:
+    for variable, value in (VALUES | values).items():
         expression = expression.replace(variable, value)
     return expression
 
@@ -58,7 +58,29 @@ def test_counters_are_rated_or_summed_and_legends_name_labels_that_are_there():
             assert all(kept <= tags[name] for name in series(target["expr"]))
             for name in series(target["expr"]):
                 if BY_NAME[name.removeprefix("ray_").removesuffix("_total")].kind == "counter":
-                    assert re.search(rf"sum by \([^)]*\) \((rate\()?{name}", target["expr"])
+                    assert re.search(rf"sum by \([^)]*\) \(((rate|max_over_time)\()?{name}", target["expr"])
+
+
+@pytest.mark.skipif(PROMTOOL is None, reason="no promtool here (Debian: apt-get install prometheus)")
+@pytest.mark.parametrize("counter", ["restarts", "lost_calls", "dropped_calls"])
+def test_what_was_counted_on_a_node_that_has_left_stays_counted(tmp_path, counter):
+    (expression,) = [expression for expression in EXPRESSIONS if f"ray_dreamer_{counter}_total" in expression]
+    kept = {"run": "watched", "stage": "imagination", "part": "replica"}
+    labels = ",".join(f'{name}="{value}"' for name, value in kept.items())
+    series = [
+        {"series": f'ray_dreamer_{counter}_total{{{labels},WorkerId="{worker}"}}', "values": values}
+        for worker, values in (("left", "0 1 2 2 _x20"), ("stays", "3x23"))
+    ]
+    by = ", ".join(f'{name}="{value}"' for name, value in kept.items() if name in re.findall(r"\w+", expression.partition(") (")[0]))
+    wanted = {
+        "expr": filled(expression, **{"$__range": "30m"}),
+        "eval_time": "20m",
+        "exp_samples": [{"labels": f"{{{by}}}", "value": 5}],
+    }
+    file = tmp_path / "test.yml"
+    file.write_text(yaml.safe_dump({"tests": [{"interval": "1m", "input_series": series, "promql_expr_test": [wanted]}]}))
+    done = subprocess.run([PROMTOOL, "test", "rules", str(file)], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_panels_have_places_of_their_own():

@@ -109,3 +109,19 @@ def test_learners_and_evaluators_that_were_replaced_count_as_restarted_as_the_lo
     ]
     found = with_replaced(groups(actors), LOG + "\n".join(said))
     assert found == [ActorGroup("learner", alive=2, restarts=2), ActorGroup("round-evaluator", alive=1, restarts=1)]
+
+
+def test_groups_of_workers_and_trainers_that_were_lost_count_as_restarted():
+    actors = [ActorState("RayTrainWorker", "ALIVE", 0), ActorState("TrainController", "ALIVE", 0), ActorState("Board", "ALIVE", 0)]
+    said = [
+        "10:28:40  agent_scratch: worker 1 is lost (ActorDiedError: The actor died (SIGKILL); see its log); its group is started again",
+        "10:28:45  tokenizer: worker 0 has done no step for cluster.job_seconds = 3600, is taken for hung and ended",
+        "10:28:50  tokenizer: worker 0 is lost (ActorDiedError: gone); its group is started again",
+        "10:28:55  tokenizer: trainer 0 is lost (ActorDiedError: gone); started again from step 40",
+    ]
+    found = with_replaced(groups(actors), LOG + "\n".join(said))
+    assert found == [
+        ActorGroup("Board", alive=1),
+        ActorGroup("RayTrainWorker", 1, restarts=2),
+        ActorGroup("TrainController", 1, restarts=1),
+    ]

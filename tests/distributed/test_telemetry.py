@@ -16,9 +16,16 @@ import pytest
 import ray
 import torch
 from prometheus_client import CollectorRegistry
+from ray.exceptions import ActorDiedError
+from ray.train import PreemptionError, PreemptionInfo, WorkerGroupError
+from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
+from ray.train.v2._internal.execution.controller.state import RestartingState, RunningState
 
+from dreamer_ray.distributed.board import Board
+from dreamer_ray.distributed.job_status import ActorGroup, with_replaced
 from dreamer_ray.distributed.telemetry import GroupRestarts, export_peak, export_success, exporter
 from dreamer_ray.envs.crafter import TASKS
+from dreamer_ray.errors import RunError
 from dreamer_ray.evaluation.episodes import EpisodeResult
 from dreamer_ray.training.parallel import Tuning
 from dreamer_ray.training.telemetry import Exporter, PrometheusMeter
@@ -98,11 +105,52 @@ def agents() -> list[str]:
     return [f"{node['NodeManagerAddress']}:{node['MetricsExportPort']}" for node in ray.nodes()]
 
 
-def test_ray_serves_what_a_process_exports(local_ray):
+@pytest.fixture
+def board(local_ray):
+    board = Board.remote(0)
+    yield board
+    ray.kill(board)
+
+
+def lose(restarts: GroupRestarts, error: Exception) -> None:
+    """What Ray Train's controller does when a group was lost and waits for room."""
+    running, restarting = RunningState(), RestartingState(error)
+    for states in ((running, running), (running, restarting), (restarting, restarting)):
+        restarts.after_controller_state_update(*states)
+
+
+GONE = WorkerHealthCheckFailedError("A worker health check failed.", ActorDiedError())
+MISSED = RuntimeError("gloo: connection closed by peer")
+PREEMPTED = PreemptionError(PreemptionInfo(None, {"node": [2]}), drain_timed_out=True)
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (WorkerGroupError("", {0: MISSED, 1: GONE}), "worker 1 is lost (ActorDiedError: "),
+        (WorkerGroupError("", {3: MISSED}), "worker 3 is lost (RuntimeError: gloo: connection closed by peer)"),
+        (PREEMPTED, "worker 2 is lost (PreemptionError: "),
+    ],
+    ids=["gone", "failed", "preempted"],
+)
+def test_the_loss_of_a_group_is_told_once_with_its_cause_and_so_that_status_counts_it(board, error, told):
+    lose(GroupRestarts("told", "tokenizer", board), error)
+    (line,) = ray.get(board.told.remote())
+    assert line.startswith(f"tokenizer: {told}")
+    workers = with_replaced([ActorGroup("RayTrainWorker", alive=2)], f"10:28:40  {line}\n")
+    assert workers == [ActorGroup("RayTrainWorker", alive=2, restarts=1)]
+
+
+def test_an_error_of_ours_that_ends_the_run_is_no_loss(board):
+    lose(GroupRestarts("told", "tokenizer", board), WorkerGroupError("", {0: GONE, 1: RunError("loss is NaN")}))
+    assert ray.get(board.told.remote()) == []
+
+
+def test_ray_serves_what_a_process_exports(board):
     export = exporter("served", "imagination", replica="3")
     export(4, {"lag": 0.5, "lost_calls": 2.0})
     export.add("frames_dreamed", 240)
-    GroupRestarts("served", "tokenizer").after_exception(None, {0: ValueError()})
+    lose(GroupRestarts("served", "tokenizer", board), WorkerGroupError("", {0: ValueError()}))
     wait_until_served(
         {
             'ray_dreamer_step{run="served",stage="imagination"}': 4,

@@ -4,7 +4,9 @@ Writes gradients and statistics to FOLDER/WORLD-RANK.safetensors. python rank_wo
 """
 
 import os
+import shutil
 import sys
+import threading
 from datetime import timedelta
 from pathlib import Path
 
@@ -24,6 +26,7 @@ from dreamer_ray.phases.dynamics_pretraining import DynamicsPretraining
 from dreamer_ray.phases.forcing import ForcingConfig
 from dreamer_ray.phases.imagination_training import WEIGHTS, ImaginationLossConfig, ImaginationTraining, Rehearsal, imagination_terms
 from dreamer_ray.phases.phase import Phase
+from dreamer_ray.training import loop
 from dreamer_ray.training.loop import FitConfig, Place, fit
 from dreamer_ray.training.optimizer import OptimizerConfig
 from dreamer_ray.training.parallel import Tuning, data_parallel
@@ -212,7 +215,7 @@ def _fitted(folder: Path, rank: int, world: int, out: dict) -> None:
 
 def _apart(folder: Path, rank: int, world: int, out: dict) -> None:
     """Ranks that look into different folders, of which only the first's has a checkpoint, refuse to go on."""
-    out["apart"] = torch.tensor(0)
+    out["apart"], loop.LOOKS = torch.tensor(0), 2
     for steps in (1, 2) if world > 1 else ():
         try:
             fit(
@@ -224,6 +227,27 @@ def _apart(folder: Path, rank: int, world: int, out: dict) -> None:
             )
         except RunError as error:
             out["apart"] += steps == 2 and f"rank {rank} sees step {1 - rank} as the newest," in str(error)
+
+
+def _late(folder: Path, rank: int, world: int, out: dict) -> None:
+    """The second rank sees the checkpoint of the first only after a while, as through the cache of a file system."""
+    mine, others = folder / f"late-{rank}", folder / "late-1"
+
+    def show() -> None:
+        shutil.copytree(mine, others.with_suffix(".partial"))
+        others.with_suffix(".partial").rename(others)
+
+    for steps in (1, 2) if world > 1 else ():
+        if steps == 2 and rank == 0:
+            threading.Timer(0.5, show).start()
+        checkpoint = fit(
+            Mean(),
+            lambda start: iter([_clip()] * (2 - start)),
+            FitConfig(steps=steps, optimizer=OptimizerConfig(learning_rate=0.01)),
+            place=Place(mine, lambda *_: None, rank=rank),
+            made_by={},
+        )
+        out["late"] = torch.tensor(checkpoint.step)
 
 
 def main(folder: Path, rank: int, world: int) -> None:
@@ -246,6 +270,7 @@ def main(folder: Path, rank: int, world: int) -> None:
     for steps in (2, 3):
         predicting_fit(folder / f"sharded-{world}", steps, rank, world)
     _bootstrapped(folder, rank, world)
+    _late(folder, rank, world, out)
     _apart(folder, rank, world, out)
     save_file(out, folder / f"{world}-{rank}.safetensors")
 

@@ -104,6 +104,12 @@ def test_ranks_that_see_different_checkpoints_refuse_to_go_on(results):
 
 
 @pytest.mark.timeout(200)
+def test_a_checkpoint_that_one_rank_sees_later_than_others_is_waited_for(results):
+    _, ranks = results
+    assert [int(rank["late"]) for rank in ranks] == [2, 2]
+
+
+@pytest.mark.timeout(200)
 def test_parts_on_two_ranks_have_the_gradient_of_one_process(results):
     one, ranks = results
     names = [name for name in one if name.startswith("accumulated|")]
