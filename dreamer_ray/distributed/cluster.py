@@ -68,6 +68,12 @@ def _join(address: str) -> None:
         if listens or isinstance(error, AuthenticationError):  # Ray calls a token that is not taken a failed connection
             raise refused(f"RAY_ADDRESS = {address}", error) from error
         raise UserError(f"RAY_ADDRESS = {address}: no Ray cluster answers there; start one, or unset it to use this machine") from error
+    except RuntimeError as error:  # Ray has looked for a node of that cluster among the processes of this machine
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"RAY_ADDRESS = {address}: cannot be joined from here ({reason}); a run joins on a node of the cluster, with the Ray and the "
+            "Python of that node; from elsewhere: dreamer-ray submit RECIPE --address HOST:8265 --runs DIR"
+        ) from error
     request_resources(bundles=[])  # what a run that was killed while it waited has left keeps nodes up for ever
     there = ray.cluster_resources().get("object_store_memory", 0) / 2**20
     if there < LEAST_OBJECT_STORE_MB:
