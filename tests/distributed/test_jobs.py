@@ -541,5 +541,5 @@ def test_a_run_on_a_machine_that_is_no_node_of_the_cluster_is_told_to_submit(hea
     """No process of another space is seen from a process space of one's own, so that Ray finds no node here."""
     if subprocess.run([*APART, "true"], capture_output=True, check=False).returncode:
         pytest.skip("this user may not make a process space of their own here (unshare)")
-    done = head.join(tmp_path, within=APART, RAY_GCS_SERVER_REQUEST_TIMEOUT_SECONDS="5")
+    done = head.join(tmp_path, within=APART, RAY_gcs_server_request_timeout_seconds="5")
     assert_one_message(done, f"RAY_ADDRESS = {head.gcs}: cannot be joined from here (No node info found", "dreamer-ray submit RECIPE")
