@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -67,7 +68,7 @@ def locked(folder: Path) -> Iterator[None]:
                 f"run folder {folder}: process {owner} works in it; wait for it or stop it, or give this run another name="
             ) from None
         file.truncate(0)
-        file.write(str(os.getpid()))
+        file.write(f"{os.getpid()} on {socket.gethostname()}")  # the folder may be shared: the number alone finds nobody
         file.flush()
         yield
 

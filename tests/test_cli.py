@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -189,7 +190,7 @@ def test_a_changed_recipe_is_refused(tmp_path):
 def test_a_signal_stops_the_run_and_the_same_command_resumes_it(tmp_path, number):
     running = Command(tmp_path, work=sleep)
     running.await_begin()
-    assert_one_message(run(tmp_path), 2, f"process {running.pid} works in it")
+    assert_one_message(run(tmp_path), 2, f"process {running.pid} on {socket.gethostname()} works in it")
     os.kill(running.pid, number)
     stopped = running.end()
     assert stopped.returncode == 130

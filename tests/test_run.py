@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -312,12 +313,12 @@ def test_a_second_process_is_kept_out_until_the_first_is_gone(tmp_path):
     holder = subprocess.Popen([sys.executable, "-c", f"{hold}    print('held', flush=True)\n    time.sleep(60)"], stdout=subprocess.PIPE)
     assert holder.stdout is not None
     assert holder.stdout.readline() == b"held\n"
-    with pytest.raises(UserError, match=f"process {holder.pid} works in it"), locked(tmp_path):
+    with pytest.raises(UserError, match=f"process {holder.pid} on {socket.gethostname()} works in it"), locked(tmp_path):
         pass
     holder.kill()
     holder.wait()
     with locked(tmp_path):
-        assert (tmp_path / ".lock").read_text() == str(os.getpid())
+        assert (tmp_path / ".lock").read_text() == f"{os.getpid()} on {socket.gethostname()}"
 
 
 def test_a_run_folder_that_cannot_be_made_is_refused(tmp_path):

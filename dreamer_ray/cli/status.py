@@ -33,11 +33,11 @@ def act(options: argparse.Namespace) -> int:
     """Shows what ``options`` ask for."""
     if options.follow and (options.json or not options.job):
         raise UserError("--follow: shows the log of one JOB, which must be named; it cannot be had with --json")
-    if options.follow:
-        return follow_to_end(options.address, options.job, last_lines=LINES_FIRST)
     from dreamer_ray.distributed.jobs import connect, jobs, report
 
     dashboard = connect(options.address)
+    if options.follow:
+        return follow_to_end(dashboard, options.job, last_lines=LINES_FIRST)
     if options.job:
         found = report(dashboard, options.job)
         text, values = described(found), asdict(found)

@@ -14,6 +14,7 @@ from dreamer_ray import __version__
 from dreamer_ray.errors import UserError
 
 if TYPE_CHECKING:
+    from dreamer_ray.distributed.jobs import Dashboard
     from dreamer_ray.distributed.submission import Submission
     from dreamer_ray.recipe import Recipe
 
@@ -85,7 +86,7 @@ def act(options: argparse.Namespace) -> int:
     environment = dict(os.environ)
     dashboard = connect(options.address)
     require_new(dashboard, name)
-    require_resources(dashboard, recipe)
+    require_resources(dashboard, recipe, only=options.only)
     sys.stdout.write(submission.command(options.address, environment, wait=not options.no_wait) + "\n")
     sys.stdout.flush()
     if options.dry_run:
@@ -95,7 +96,7 @@ def act(options: argparse.Namespace) -> int:
     if options.no_wait:
         sys.stdout.write(f"{name}\n")
         return 0
-    return follow_to_end(options.address, name)
+    return follow_to_end(dashboard, name)
 
 
 def _submission(options: argparse.Namespace, recipe: "Recipe", name: str) -> "Submission":
@@ -124,20 +125,19 @@ def _submission(options: argparse.Namespace, recipe: "Recipe", name: str) -> "Su
     return Submission(name, options.working_dir, tuple(words), metadata, excludes)
 
 
-def follow_to_end(address: str, name: str, *, last_lines: int | None = None) -> int:
+def follow_to_end(dashboard: "Dashboard", name: str, *, last_lines: int | None = None) -> int:
     """Shows the log of a job (from its last lines on, or all) until it has ended; returns its exit code. Ctrl-C leaves the job alone."""
-    from dreamer_ray.distributed.jobs import connect, exit_code, follow
+    from dreamer_ray.distributed.jobs import exit_code, follow
 
     def show(text: str) -> None:
         sys.stdout.write(text)
         sys.stdout.flush()
 
-    there = f"{name} --address {shlex.quote(address)}"
+    there = f"{name} --address {shlex.quote(dashboard.get_address())}"
     try:
-        dashboard = connect(address)
         skip = 0
         if last_lines is not None:
-            written = dashboard.written(name)
+            written = dashboard.get_job_logs(name)
             skip = len(written) - len("".join(written.splitlines(keepends=True)[-last_lines:]))
         job = follow(dashboard, name, show, skip=skip)
     except KeyboardInterrupt:

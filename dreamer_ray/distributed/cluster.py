@@ -31,6 +31,8 @@ LOCAL_ENVIRONMENT = {"RAY_prestart_worker_first_driver": "0", "RAY_TRAIN_ENABLE_
 SECONDS_BETWEEN_LOOKS = 5.0
 LEAST_CPUS = 4
 """Declared by a local Ray even where there are fewer: one each for the learner and two replicas, and one for what comes beside them."""
+NO_NODE_HERE = "No node info found"
+"""In Ray's message where no process on this machine is a node of the cluster."""
 
 
 @contextmanager
@@ -64,10 +66,8 @@ def _join(address: str) -> None:
     try:
         listens = knock(address)
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
-    except (AuthenticationError, OSError, OverflowError, ValueError) as error:
-        if listens or isinstance(error, AuthenticationError):  # Ray calls a token that is not taken a failed connection
-            raise refused(f"RAY_ADDRESS = {address}", error) from error
-        raise UserError(f"RAY_ADDRESS = {address}: no Ray cluster answers there; start one, or unset it to use this machine") from error
+    except (AuthenticationError, OSError, OverflowError, RuntimeError, ValueError) as error:
+        raise _not_joined(address, error, listens=listens) from error
     request_resources(bundles=[])  # what a run that was killed while it waited has left keeps nodes up for ever
     there = ray.cluster_resources().get("object_store_memory", 0) / 2**20
     if there < LEAST_OBJECT_STORE_MB:
@@ -76,6 +76,19 @@ def _join(address: str) -> None:
             "least; start its nodes with a larger --object-store-memory"
         )
     log.info("joined the Ray cluster at %s: %s", address, _resources())
+
+
+def _not_joined(address: str, error: Exception, *, listens: bool) -> UserError:
+    """To Ray a token that is not taken is a failed connection too, and so, after a minute, is a machine where it finds no node."""
+    if isinstance(error, RuntimeError) or NO_NODE_HERE in str(error.__cause__):
+        reason = " ".join(str(error.__cause__ or error).split())
+        return UserError(
+            f"RAY_ADDRESS = {address}: cannot be joined from here ({reason}); a run joins on a node of the cluster, with the Ray and the "
+            "Python of that node; from elsewhere: dreamer-ray submit RECIPE --address HOST:8265 --runs DIR"
+        )
+    if listens or isinstance(error, AuthenticationError):
+        return refused(f"RAY_ADDRESS = {address}", error)
+    return UserError(f"RAY_ADDRESS = {address}: no Ray cluster answers there; start one, or unset it to use this machine")
 
 
 def _start(config: ClusterSection) -> None:

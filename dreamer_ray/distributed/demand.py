@@ -158,8 +158,8 @@ def loader_cpus(cluster: ClusterSection, stage: str) -> float:
     return LOADER_CPUS if few in (None, all_) else 0.0
 
 
-def demands(recipe: Recipe) -> dict[str, Demand]:
-    """By stage, but for the report, which asks for nothing, and for imagination where there is none."""
+def demands(recipe: Recipe, *, only: str | None = None) -> dict[str, Demand]:
+    """By stage (or of ``only`` one), but for the report, which asks for nothing, and for imagination where there is none."""
     cluster = recipe.cluster
     device = {"CPU": 1.0, "GPU": cluster.gpus_per_replica}
     worker, fewest = {"CPU": 1.0, "GPU": cluster.gpus_per_worker}, cluster.fewest_workers or cluster.workers
@@ -179,10 +179,10 @@ def demands(recipe: Recipe) -> dict[str, Demand]:
         "evaluate": (Asked("replicas", cluster.replicas, device), Asked("", 1, {"CPU": 1.0})),
     }
     found |= {"imagination": dreaming} if recipe.imagination else {}
-    return {stage: Demand(stage, asked) for stage, asked in found.items()}
+    return {stage: Demand(stage, asked) for stage, asked in found.items() if only in (None, stage)}
 
 
-def needs(recipe: Recipe) -> dict[str, float]:
-    """CPUs, GPUs and room for dedicated replicas that the largest stage of a recipe takes, each by itself."""
-    found = demands(recipe).values()
-    return {kind: max(demand.total(kind) for demand in found) for kind in ("CPU", "GPU", REPLICA_RESOURCE)}
+def needs(recipe: Recipe, *, only: str | None = None) -> dict[str, float]:
+    """CPUs, GPUs and room for dedicated replicas that the largest stage of a recipe (or ``only`` one) takes, each by itself."""
+    found = demands(recipe, only=only).values()
+    return {kind: max((demand.total(kind) for demand in found), default=0.0) for kind in ("CPU", "GPU", REPLICA_RESOURCE)}

@@ -12,7 +12,8 @@ import shlex
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from http import HTTPStatus
+from typing import Any, NoReturn
 
 import aiohttp
 import requests
@@ -57,7 +58,7 @@ OURS = re.compile(r"dreamer[-_]ray run ")
 
 
 class NoAnswerError(UserError):
-    """The dashboard cannot be reached."""
+    """The dashboard cannot be reached, or all that answers is its own failure, or that of an ingress before it (status codes 5xx)."""
 
 
 class Dashboard(JobSubmissionClient):
@@ -69,26 +70,28 @@ class Dashboard(JobSubmissionClient):
         except requests.RequestException as error:
             raise NoAnswerError(_no_answer(self.get_address(), error)) from error
 
+    def _raise_error(self, r: requests.Response) -> NoReturn:
+        """Called by all of Ray's client for an answer that is none."""
+        lines, wanted = r.text.strip().splitlines(), f"{r.request.method} {r.request.path_url}"
+        reason = r.reason if not lines or lines[0].startswith("<") else lines[-1][:200]  # a traceback ends with its error
+        message = f"{self.get_address()}: answers {wanted} with status code {r.status_code} ({reason})"
+        if r.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            raise NoAnswerError(f"{message}; try again, or look whether the head of the cluster is up")
+        raise RunError(message)
+
     def job(self, name: str) -> JobDetails:
         """State of the job that was submitted as ``name``. Raises ``UserError`` where there is none."""
         try:
             found = self.get_job_info(name)
-        except RuntimeError as error:
+        except RunError as error:
             if "status code 404" not in str(error):
-                raise RunError(f"job {name}: its state cannot be read at {self.get_address()}: {error}") from error
+                raise
             raise UserError(
                 f"job {name}: there is none at {self.get_address()}; `dreamer-ray status` lists those of dreamer_ray"
             ) from error
         if found.submission_id is None:
             raise UserError(f"job {name}: was not submitted but started in a shell; look at it and stop it there")
         return found
-
-    def written(self, name: str) -> str:
-        """The log of a job so far."""
-        try:
-            return self.get_job_logs(name)
-        except RuntimeError as error:
-            raise RunError(f"job {name}: its log cannot be read at {self.get_address()}: {error}") from error
 
     def nodes(self) -> list[dict[str, float]]:
         """CPUs, GPUs and the like of each node that is up."""
@@ -101,7 +104,10 @@ class Dashboard(JobSubmissionClient):
 
     def is_fixed(self) -> bool:
         """Whether no autoscaler will ever add nodes, as far as can be told: the second autoscaler of Ray says nothing here."""
-        status = self._do_request("GET", "/api/cluster_status").json()["data"]["clusterStatus"]
+        answer = self._do_request("GET", "/api/cluster_status")
+        if not answer.ok:
+            self._raise_error(answer)
+        status = answer.json()["data"]["clusterStatus"]
         types = ((status or {}).get("autoscalerReport") or {}).get("nodeTypeMapping") or {}
         return bool(types) and all(kind == f"node_{node}" for node, kind in types.items())
 
@@ -140,13 +146,14 @@ def shortages(wanted: Mapping[str, float], there: Mapping[str, float]) -> list[s
     return [f"{amount:g} {kind}s, there {there.get(kind, 0):g}" for kind, amount in wanted.items() if amount > there.get(kind, 0)]
 
 
-def require_resources(dashboard: Dashboard, recipe: Recipe) -> None:
-    """Raises ``UserError`` where the cluster lacks what is wanted and will not grow; where it may grow only a warning is given."""
-    nodes, wanted = dashboard.nodes(), needs(recipe)
+def require_resources(dashboard: Dashboard, recipe: Recipe, *, only: str | None = None) -> None:
+    """Raises ``UserError`` where the cluster lacks what the stages (or ``only`` one) want and will not grow; where it may grow a warning is
+    given."""
+    nodes, wanted = dashboard.nodes(), needs(recipe, only=only)
     there = {kind: sum(node.get(kind, 0.0) for node in nodes) for kind in wanted}
     if lacking := shortages(wanted, there):
         message = f"the recipe asks for {'; for '.join(lacking)} at {dashboard.get_address()}"
-    elif found := [shortage.need for demand in demands(recipe).values() if (shortage := demand.shortage(nodes))]:
+    elif found := [shortage.need for demand in demands(recipe, only=only).values() if (shortage := demand.shortage(nodes))]:
         message = f"{found[0]} at {dashboard.get_address()}"
     else:
         return
@@ -203,7 +210,7 @@ def jobs(dashboard: Dashboard) -> list[JobState]:
 def report(dashboard: Dashboard, name: str) -> JobReport:
     """What the job is doing, from its log and the states of its actors."""
     job = dashboard.job(name)
-    written = dashboard.written(name)
+    written = dashboard.get_job_logs(name)
     names = (job.metadata or {}).get("stages", "").split()
     actors, done = with_replaced(groups(dashboard.actors(job)), written), stages(written, names)
     return JobReport(_state(job), done, progress(written), actors, last_error(written), newest_round(written))
@@ -229,9 +236,9 @@ def follow(dashboard: Dashboard, name: str, show: Callable[[str], object], *, sk
 
     A connection that breaks is made again. Raises ``RunError`` where the dashboard does not answer for two minutes.
     """
-    unseen, job, silent = _Unseen(show, skip), dashboard.job(name), None
+    unseen, job, silent = _Unseen(show, skip), None, None
     while True:
-        ended = job.status.is_terminal()
+        ended = job is not None and job.status.is_terminal()
         whole = asyncio.run(_read(dashboard, name, unseen))
         try:
             job, silent = dashboard.job(name), None
@@ -241,7 +248,7 @@ def follow(dashboard: Dashboard, name: str, show: Callable[[str], object], *, sk
                 raise RunError(f"{error}; {RESUMES}") from error
         except UserError as error:
             raise RunError(f"{error}; {RESUMES}") from error
-        if job.status.is_terminal() and (whole or ended):  # a log that broke off is read once more after the end
+        if job and job.status.is_terminal() and (whole or ended):  # a log that broke off is read once more after the end
             return job
         time.sleep(1)
 

@@ -15,7 +15,7 @@ from typing import Any
 from ray._private.runtime_env.packaging import _dir_travel, _get_excludes
 
 from dreamer_ray.distributed.jobs import Dashboard
-from dreamer_ray.errors import RunError, UserError
+from dreamer_ray.errors import UserError
 
 PACKAGE_LIMIT = 100 * 2**20
 """Bytes of a request that the dashboard takes; more is answered with status code 413 after the whole upload."""
@@ -53,15 +53,12 @@ class Submission:
 
     def submit(self, dashboard: Dashboard) -> None:
         """Uploads the working directory and submits the job."""
-        try:
-            dashboard.submit_job(
-                entrypoint=shlex.join(self.entrypoint),
-                submission_id=self.name,
-                runtime_env=self.runtime_env | {"working_dir": str(self.working_dir)},
-                metadata=dict(self.metadata),
-            )
-        except RuntimeError as error:
-            raise RunError(f"job {self.name}: not taken by {dashboard.get_address()}: {error}") from error
+        dashboard.submit_job(
+            entrypoint=shlex.join(self.entrypoint),
+            submission_id=self.name,
+            runtime_env=self.runtime_env | {"working_dir": str(self.working_dir)},
+            metadata=dict(self.metadata),
+        )
 
 
 def packed_files(folder: Path, excludes: Sequence[str] = EXCLUDES) -> dict[str, int]:

@@ -16,9 +16,9 @@ import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -48,6 +48,7 @@ class Head:
     address: str
     gcs: str
     environment: dict[str, str]
+    process: subprocess.Popen
 
     def popen(self, verb: str, *words: object, environment: dict[str, str] | None = None, **options) -> subprocess.Popen:
         line = [sys.executable, "-m", "dreamer_ray", verb, "--address", self.address, *map(str, words)]
@@ -65,9 +66,10 @@ class Head:
         assert "Traceback" not in err, err
         return subprocess.CompletedProcess(running.args, running.returncode, out, err)
 
-    def join(self, folder: Path, *overrides: str, **variables: str) -> subprocess.CompletedProcess:
+    def join(self, folder: Path, *overrides: str, within: Sequence[str] = (), **variables: str) -> subprocess.CompletedProcess:
         """The first stage of a run that joins this cluster itself, without the home directory's token."""
-        line = [sys.executable, "-m", "dreamer_ray", "run", str(TOY), "--only", "record", "--runs", str(folder / "runs"), *overrides]
+        words = ["run", str(TOY), "--only", "record", "--runs", str(folder / "runs"), *overrides]
+        line = [*within, sys.executable, "-m", "dreamer_ray", *words]
         environment = self.environment | {"PYTHONPATH": str(ROOT), "HOME": str(folder), "RAY_ADDRESS": self.gcs} | variables
         return subprocess.run(line, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=SECONDS, check=False)
 
@@ -102,7 +104,7 @@ def started(*extra: str, **variables: str) -> Iterator[Head]:
         environment = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "RAY_TMPDIR": folder, "PATH": path} | variables
         line = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", *options]
         process = subprocess.Popen(line, env=environment, stdout=subprocess.DEVNULL)
-        head = Head(f"http://127.0.0.1:{ports[1]}", f"127.0.0.1:{ports[0]}", environment)
+        head = Head(f"http://127.0.0.1:{ports[1]}", f"127.0.0.1:{ports[0]}", environment, process)
         try:
             deadline = time.monotonic() + SECONDS
             while True:
@@ -283,6 +285,12 @@ def test_more_replicas_than_the_cluster_can_hold_are_refused_with_numbers(head, 
     assert_one_message(done, "51 CPUs, there 4; for 25 GPUs, there 0", "which has no autoscaler; lower cluster.workers")
 
 
+def test_what_only_other_stages_need_is_no_reason_to_refuse_one(head, project):
+    done = head.command("submit", *project(), "--only", "record", "cluster.gpus_per_worker=1", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "asks for" not in done.stderr
+
+
 AUTOSCALER = {
     "cluster_name": "fake",
     "max_workers": 2,
@@ -326,10 +334,10 @@ def test_where_an_autoscaler_may_add_nodes_there_is_only_a_warning(project, tmp_
 
 
 class Relay:
-    """Passes connections on to a port, until ``cut`` ends all that are open."""
+    """Passes connections on to a port, until ``cut`` ends all that are open; while ``lost`` it answers as an ingress without its target."""
 
     def __init__(self, port: int) -> None:
-        self.target, self.open = port, []
+        self.target, self.open, self.lost = port, [], False
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port = self.listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
@@ -340,6 +348,11 @@ class Relay:
                 near, _ = self.listener.accept()
             except OSError:
                 return
+            if self.lost:
+                with near:
+                    near.recv(65536)
+                    near.sendall(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+                continue
             far = socket.create_connection(("127.0.0.1", self.target))
             self.open += [near, far]
             for one, other in ((near, far), (far, near)):
@@ -359,13 +372,17 @@ class Relay:
 
 
 @pytest.mark.slow
-def test_a_broken_connection_is_made_again_and_nothing_is_shown_twice(head, project):
+@pytest.mark.parametrize("seconds", [0, 5], ids=["cut", "and 502 for a while"])
+def test_a_broken_connection_is_made_again_and_nothing_is_shown_twice(head, project, seconds):
     relay = Relay(int(head.address.rpartition(":")[2]))
-    far = Head(f"http://127.0.0.1:{relay.port}", head.gcs, head.environment)
+    far = replace(head, address=f"http://127.0.0.1:{relay.port}")
     lines = "for i in range(40): print('line', i, flush=True); time.sleep(0.2)\nsys.exit(4)"
     running = far.popen("submit", *project(lines), stderr=subprocess.STDOUT)
     said = said_until(running, "line 5\n")
+    relay.lost = True
     relay.cut()
+    time.sleep(seconds)
+    relay.lost = False
     said += running.stdout.read()
     relay.listener.close()
     assert running.wait() == 4, said
@@ -413,6 +430,7 @@ def test_a_whole_run_of_this_repository_is_a_job_and_a_second_one_skips_it(head,
     assert "stage agent was made with other values" in wrong.stdout
 
 
+LONGER = ("imagination.fit.steps=40", "imagination.fit.checkpoint_every=5")
 ACTORS = {"Learner", "WorldModelReplica", "WeightStore", "Board"}
 
 
@@ -421,21 +439,30 @@ def actors_alive(head: Head) -> set[str]:
     return {actor["class_name"] for actor in found if actor["state"] != "DEAD"} & ACTORS
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
-def test_a_job_whose_driver_is_killed_leaves_no_actor_and_goes_on_when_submitted_again(head, toy, begin_stage, tmp_path):
-    longer = ("imagination.fit.steps=40", "imagination.fit.checkpoint_every=5")
-    wanted, _ = begin_stage("imagination", *longer).result()
+@pytest.fixture
+def imagination(toy, tmp_path) -> tuple[Path, list[object]]:
+    """Where the checkpoints of the stage imagination come to lie in a copy of the toy run that lacks it; what submit is told to make it."""
     folder = shutil.copytree(toy[0], tmp_path / "runs" / toy[0].name)
     shutil.rmtree(folder / "imagination")
-    checkpoints = folder / "imagination" / "checkpoints"
-    words = [TOY, "--working-dir", ".", "--runs", folder.parent, "--only", "imagination", *longer]
-    running = head.popen("submit", *words, "--id", "killed", stderr=subprocess.STDOUT)
+    return folder / "imagination/checkpoints", [TOY, "--working-dir", ".", "--runs", folder.parent, "--only", "imagination", *LONGER]
+
+
+def wait_for_a_checkpoint(head: Head, job: str, checkpoints: Path) -> None:
     deadline = time.monotonic() + 2 * SECONDS
     while not any(checkpoints.glob("step-*")):
-        assert running.poll() is None, running.stdout.read()
         assert time.monotonic() < deadline
+        assert (found := head.ask(f"/api/jobs/{job}"))["status"] in ("PENDING", "RUNNING"), found
         time.sleep(0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_job_whose_driver_is_killed_leaves_no_actor_and_goes_on_when_submitted_again(head, imagination, begin_stage):
+    wanted, _ = begin_stage("imagination", *LONGER).result()
+    checkpoints, words = imagination
+    running = head.popen("submit", *words, "--id", "killed", stderr=subprocess.STDOUT)
+    said_until(running, "job killed -> ")
+    wait_for_a_checkpoint(head, "killed", checkpoints)
     assert actors_alive(head) == ACTORS
     os.kill(int(head.ask("/api/jobs/killed")["driver_info"]["pid"]), signal.SIGKILL)
     said, _ = running.communicate(timeout=60)
@@ -454,6 +481,36 @@ def test_a_job_whose_driver_is_killed_leaves_no_actor_and_goes_on_when_submitted
     assert found is not None
     assert found.checksums == wanted.checksums
     assert actors_alive(head) == set()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_job_that_loses_the_head_ends_and_goes_on_when_submitted_to_another(imagination, begin_stage, descendants):
+    wanted, _ = begin_stage("imagination", *LONGER).result()
+    checkpoints, words = imagination
+    with started() as head:
+        done = head.command("submit", *words, "--id", "lost", "--no-wait")
+        assert done.returncode == 0, done.stderr
+        wait_for_a_checkpoint(head, "lost", checkpoints)
+        driver = int(head.ask("/api/jobs/lost")["driver_info"]["pid"])
+        begun = descendants(head.process.pid)
+        assert driver in {each.pid for each in begun}
+        next(each for each in begun if each.called("gcs_server")).kill()
+        deadline = time.monotonic() + 120
+        while left := [each for each in begun if each.alive()]:
+            assert time.monotonic() < deadline, left
+            time.sleep(0.5)
+    cut = latest_checkpoint(checkpoints)
+    assert cut is not None
+    assert cut.step < 40
+    with started() as another:
+        again = another.command("submit", *words)
+        assert again.returncode == 0, again.stdout
+        assert "imagination   resume (was cut off)" in again.stdout
+        assert actors_alive(another) == set()
+    found = latest_checkpoint(checkpoints)
+    assert found is not None
+    assert found.checksums == wanted.checksums
 
 
 @pytest.mark.parametrize(
@@ -475,3 +532,14 @@ def test_a_run_with_the_token_joins(head, tmp_path):
     done = head.join(tmp_path, "cluster.replicas=50")
     assert_one_message(done, "cluster.replicas = 50", "the cluster has 4")
     assert f"joined the Ray cluster at {head.gcs}: 4 CPUs" in done.stderr
+
+
+APART = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child", "--mount-proc"]
+
+
+def test_a_run_on_a_machine_that_is_no_node_of_the_cluster_is_told_to_submit(head, tmp_path):
+    """No process of another space is seen from a process space of one's own, so that Ray finds no node here."""
+    if subprocess.run([*APART, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this user may not make a process space of their own here (unshare)")
+    done = head.join(tmp_path, within=APART, RAY_gcs_server_request_timeout_seconds="5")
+    assert_one_message(done, f"RAY_ADDRESS = {head.gcs}: cannot be joined from here (No node info found", "dreamer-ray submit RECIPE")

@@ -101,6 +101,13 @@ def test_a_recipe_needs_what_its_largest_stage_takes(keys, wanted):
     assert tuple(needs(recipe).values()) == wanted
 
 
+def test_a_stage_that_is_to_be_done_alone_needs_nothing_for_the_others():
+    recipe = load_config(Recipe, TOY, ["cluster.replicas=5", "cluster.gpus_per_worker=1"])
+    assert needs(recipe, only="record") == {"CPU": 5, "GPU": 0, "replica": 0}
+    assert needs(recipe, only="report") == {"CPU": 0, "GPU": 0, "replica": 0}
+    assert list(demands(recipe, only="dynamics")) == ["dynamics"]
+
+
 def test_clips_that_are_rehearsed_need_a_loader():
     whole = load_config(Recipe, TOY, ["imagination.finetune=all", "cluster.learners=2", "cluster.replicas=2"])
     assert demands(whole)["imagination"].total("CPU") == 2 * 1.5 + 2
