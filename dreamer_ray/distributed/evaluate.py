@@ -3,6 +3,7 @@
 (variant, worlds) --> Evaluator actors (tokenizer + agent + worlds) --> episode results, a file for each batch
 """
 
+from contextlib import closing
 from pathlib import Path
 
 import ray
@@ -44,13 +45,15 @@ def play_all(recipe: Recipe, run: Path, progress: Progress) -> dict[str, list[Ep
         Evaluator.options(name=f"evaluator-{i}", num_gpus=gpus).remote(recipe.model_dump_json(), str(run))
         for i in range(recipe.cluster.replicas)
     ]
-    for match, episodes in spread(actors, jobs, lambda actor, job: actor.play.remote(job), job_seconds=recipe.cluster.job_seconds):
-        assert isinstance(episodes, list)
-        save_match(match, episodes, folder)
-        results[match.variant] += episodes
-        export.add("episodes", len(episodes), variant=match.variant)
-        export_success(export, match.variant, results[match.variant], tasks)
-        progress.update(sum(map(len, results.values())), {})
+    played = spread(actors, jobs, lambda actor, job: actor.play.remote(job), job_seconds=recipe.cluster.job_seconds)
+    with closing(played):
+        for match, episodes in played:
+            assert isinstance(episodes, list)
+            save_match(match, episodes, folder)
+            results[match.variant] += episodes
+            export.add("episodes", len(episodes), variant=match.variant)
+            export_success(export, match.variant, results[match.variant], tasks)
+            progress.update(sum(map(len, results.values())), {})
     return {variant: sorted(episodes, key=lambda episode: episode.seed) for variant, episodes in results.items()}
 
 

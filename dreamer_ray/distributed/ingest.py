@@ -5,6 +5,7 @@ recordings of the sources, one by one --> Ingester actors (decode, clean, compre
 """
 
 import logging
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +40,12 @@ def record(recipe: Recipe, run: Path, progress: Progress) -> dict[str, Any]:
     progress.update(*recorded_so_far(files))
     text = config.model_dump_json()
     recorders: list[Actor] = [Recorder.options(name=f"recorder-{i}").remote(text, str(folder)) for i in range(recipe.cluster.replicas)]
-    for job, file in spread(recorders, jobs, lambda actor, job: actor.write.remote(job), job_seconds=recipe.cluster.job_seconds):
-        assert isinstance(file, ShardFile)
-        files[job.split].append(file)
-        progress.update(*recorded_so_far(files))
+    done = spread(recorders, jobs, lambda actor, job: actor.write.remote(job), job_seconds=recipe.cluster.job_seconds)
+    with closing(done):
+        for job, file in done:
+            assert isinstance(file, ShardFile)
+            files[job.split].append(file)
+            progress.update(*recorded_so_far(files))
     commit_recording(config, folder, files)
     return recorded_so_far(files)[1]
 
@@ -66,14 +69,15 @@ def ingest(recipe: Recipe, run: Path) -> dict[str, Any]:
     report = folder / "report.json"
     try:
         outcomes = spread(ingesters, jobs, lambda actor, job: actor.write.remote(job[2]), job_seconds=seconds, given_up=str)
-        for (place, number, job), outcome in outcomes:
-            assert isinstance(outcome, ShardFile | str)
-            begun = max(begun, place)
-            tally.add(number, outcome)
-            if isinstance(outcome, str):
-                log.warning("record: %s cannot be used: %s", job.recording.name, outcome)
-                tally.refuse_rotten(config.max_bad_fraction, report, begun=begun)
-            progress.update(len(tally.files) + len(tally.bad), {"hours": tally.hours, "bad": len(tally.bad)})
+        with closing(outcomes):
+            for (place, number, job), outcome in outcomes:
+                assert isinstance(outcome, ShardFile | str)
+                begun = max(begun, place)
+                tally.add(number, outcome)
+                if isinstance(outcome, str):
+                    log.warning("record: %s cannot be used: %s", job.recording.name, outcome)
+                    tally.refuse_rotten(config.max_bad_fraction, report, begun=begun)
+                progress.update(len(tally.files) + len(tally.bad), {"hours": tally.hours, "bad": len(tally.bad)})
         files: dict[Split, list[ShardFile]] = {split: tally.split_files(split, config) for split in SPLITS}
     finally:
         write_json(report, tally.report(folder))

@@ -6,7 +6,7 @@ jobs --at most two an actor--> actors --results, in order of completion--> the c
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, TypeVar
 
 import ray
@@ -39,8 +39,8 @@ def spread(
     *,
     job_seconds: float,
     given_up: Callable[[str], object] | None = None,
-) -> Iterator[tuple[J, object]]:
-    """Yields ``(job, result)`` as they come. An exception of a job itself is raised.
+) -> Generator[tuple[J, object], None, None]:
+    """Yields ``(job, result)`` as they come, and ends the actors when it is closed. An exception of a job itself is raised.
 
     An actor that has started and then answers nothing for ``job_seconds`` is taken for hung. A job that loses its actor 3 times, but for
     preemptions that Ray knows of, ends the run, or has ``given_up`` of the reason for its result. Raises ``RunError`` where the constructor
