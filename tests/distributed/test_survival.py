@@ -37,7 +37,7 @@ def test_imagination_loses_its_learner_a_replica_the_store_and_the_board(begin_s
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1200)
 def test_imagination_goes_on_when_a_replica_hangs_in_the_midst_of_a_dream(begin_stage):
     wanted, _ = begin_stage("imagination", *LONGER).result()
     disturbed = begin_stage("imagination", *LONGER, "cluster.call_seconds=20")
