@@ -41,7 +41,7 @@ class FatefulLearner:
                 time.sleep(600)
             if "dies" in self.fate:
                 os._exit(1)
-        if self.fate == "loses the board":
+        if self.first and self.fate == "loses the board":
             ray.kill(board, no_restart=False)
             given_up = time.monotonic() + 60
             while ray.get(board.enlisted.remote()) is None:
