@@ -3,7 +3,10 @@
 Before anything else: a Ray that listens on the loopback interface only, and shapes in signatures checked at run time.
 """
 
+import logging
 import os
+import signal
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -34,6 +37,19 @@ MIXED: ActionSpace = {"keys": Binary(size=3), "mouse": Categorical(size=5), "arm
 def _one_thread():
     torch.set_num_threads(1)
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _process_as_before(monkeypatch):
+    """What a verb of the command line sets for its process is set back."""
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    log, handlers = logging.getLogger("dreamer_ray"), {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before, propagate, level = log.handlers[:], log.propagate, log.level
+    yield
+    log.handlers[:], log.propagate = before, propagate
+    log.setLevel(level)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 def seeded(seed: int = 0) -> torch.Generator:

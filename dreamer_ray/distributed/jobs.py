@@ -131,8 +131,8 @@ def connect(address: str) -> Dashboard:
     required_mode()
     for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
         os.environ.pop(name, None)  # Ray would prefer them to the address that it is given
-    for handler in logging.getLogger("ray").handlers:
-        handler.setLevel(logging.ERROR)  # what Ray has to say of an upload stands in our own lines
+    for name in ("ray", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
+        logging.getLogger(name).setLevel(logging.ERROR)  # what Ray has to say of an upload stands in our own lines
     try:
         return Dashboard(address)
     except AuthenticationError as error:

@@ -1,11 +1,8 @@
 """The verb on run folders: what it prints and writes, what it says of stages that are not there, and what it refuses."""
 
 import json
-import logging
 import re
 import shutil
-import signal
-import sys
 from dataclasses import replace
 
 import pytest
@@ -18,17 +15,8 @@ FEW = Extent(pictures=16, windows=12, long_windows=4, clips=16, dreams=8, worlds
 
 
 @pytest.fixture(autouse=True)
-def _as_before(monkeypatch):
-    """Little is looked at, and what the command line sets for its process is set back."""
+def _little_is_looked_at(monkeypatch):
     monkeypatch.setattr("dreamer_ray.evaluation.doctor.QUICK", FEW)
-    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
-    log, handlers = logging.getLogger("dreamer_ray"), {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    before, propagate, level = log.handlers[:], log.propagate, log.level
-    yield
-    log.handlers[:], log.propagate = before, propagate
-    log.setLevel(level)
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
 
 
 def doctor(*arguments) -> int:
