@@ -184,7 +184,8 @@ def test_all_replicas_lost_and_back(local_ray):
     pool = ReplicaPool(replicas, Schedule(CALLS, 2), "s")
     assert_each_call_once(consume(pool, disturb=lambda: [os.kill(victim, signal.SIGKILL) for victim in victims]))
     assert pool.schedule.lost >= 2
-    assert not set(ray.get([replica.pid.remote() for replica in replicas])) & set(victims)
+    back = ray.get([replica.pid.options(max_task_retries=-1).remote() for replica in replicas], timeout=60)
+    assert not set(back) & set(victims)
 
 
 @ray.remote(num_cpus=0.5)
