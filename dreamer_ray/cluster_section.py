@@ -58,8 +58,8 @@ class ClusterSection(Config):
     call_seconds: float = Field(default=300, gt=0)
     """After so long without an answer a dreaming replica or one of ``evaluators`` is taken for hung and started again."""
     job_seconds: float = Field(default=3600, gt=0)
-    """The same for an actor that records a file of episodes or plays a batch of worlds in the stage ``evaluate``, and for a worker of the
-    supervised phases that does no step, with all that it waits for.
+    """The same for an actor that records or encodes a file of episodes or plays a batch of worlds in the stage ``evaluate``, and for a
+    worker of the supervised phases that does no step, with all that it waits for.
 
     What ``evaluate`` measures beside its players may take so long once all is played; longer ends the run.
     """

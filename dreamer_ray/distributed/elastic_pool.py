@@ -3,6 +3,7 @@
 driver --start, end, are you there?--> WorldModelReplica x M        driver --who is in the pool--> Board --> learners
 """
 
+import itertools
 import logging
 import math
 import time
@@ -30,6 +31,7 @@ MOST_DOUBLINGS = 10
 class _Place:
     """One of the pool, with the replica in it."""
 
+    number: int
     actor: Actor
     asked: ObjectRef
     """Whether the replica is there."""
@@ -45,14 +47,15 @@ class _Place:
 class ElasticPool:
     """The replicas of a run, as many as are useful; the board says to the learners who they are.
 
-    ``start`` is told the place of a replica: the last ones are the first to end.
+    ``start`` is told the place of a replica, of which the last ones are the first to end, and its number; ``lost`` is called when one has
+    ended for good.
     """
 
-    def __init__(self, start: Callable[[int], Actor], board: Actor, count: int):
-        self.start, self.board = start, board
+    def __init__(self, start: Callable[[int, int], Actor], board: Actor, count: int, lost: Callable[[], None]):
+        self.start, self.board, self.lost = start, board, lost
+        self.numbers = itertools.count()
         self.places: list[_Place] = []
         self.left: list[Actor] = []
-        self._said: set[str] = set()
         self.resize(count)
 
     @property
@@ -76,10 +79,10 @@ class ElasticPool:
         asked = {place.asked: place for place in self.places if place.replace_at == math.inf}
         for reference in ray.wait(list(asked), num_returns=len(asked), timeout=0)[0] if asked else ():
             self._judge(asked[reference])
-        for number, place in enumerate(self.places):
+        for index, place in enumerate(self.places):
             if time.monotonic() >= place.replace_at:
                 ray.kill(place.actor)
-                self.places[number] = replace(self._place(number), ended=place.ended)
+                self.places[index] = replace(self._place(index), ended=place.ended)
         self.board.enlist.remote(self.replicas)  # again: a board that was lost has forgotten them
 
     def end(self) -> None:
@@ -87,9 +90,10 @@ class ElasticPool:
         self.left += self.replicas
         self._end_left()
 
-    def _place(self, number: int) -> _Place:
-        actor = self.start(number)
-        return _Place(actor, actor.__ray_ready__.remote())
+    def _place(self, index: int) -> _Place:
+        number = next(self.numbers)
+        actor = self.start(index, number)
+        return _Place(number, actor, actor.__ray_ready__.remote())
 
     def _judge(self, place: _Place) -> None:
         """Asks a replica again that has answered, or that Ray starts again; of any other it decides when it is replaced."""
@@ -99,10 +103,13 @@ class ElasticPool:
             place.ask()
         except RayError as error:
             place.ended += 1
-            place.replace_at = time.monotonic() + min(LONGEST_PAUSE, PAUSE * 2 ** min(place.ended, MOST_DOUBLINGS))
-            if (why := in_a_line(error)) not in self._said:
-                self._said.add(why)
-                log.warning("imagination: a replica has ended for good (%s); another one is started, and again while that fails", why)
+            pause = min(LONGEST_PAUSE, PAUSE * 2 ** min(place.ended, MOST_DOUBLINGS))
+            place.replace_at = time.monotonic() + pause
+            self.lost()
+            why = in_a_line(error)
+            log.warning(
+                "imagination: replica %d is lost (%s); for good, so another one is started again in %.0f s", place.number, why, pause
+            )
         else:
             place.ended = 0
             place.ask()

@@ -3,6 +3,7 @@
 file numbers --Ray Data--> a pool of Encoder actors (each keeps the tokenizer) --> latent files --> statistics and manifest, last
 """
 
+import faulthandler
 import logging
 import threading
 import time
@@ -17,6 +18,7 @@ from ray.data import ActorPoolStrategy
 
 from dreamer_ray.data.shards import ShardFile, open_shards
 from dreamer_ray.distributed.cluster import require
+from dreamer_ray.distributed.heartbeat import STDERR
 from dreamer_ray.encoding import commit_encoding, encode_file, open_encoder
 from dreamer_ray.progress import Progress
 from dreamer_ray.recipe import Recipe
@@ -38,7 +40,7 @@ def encode(recipe: Recipe, run: Path) -> dict[str, Any]:
     progress = Progress("encode", sum(int(source.lengths.sum()) for source in sources.values()), "frames")
     encoded = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
         Encoder,  # pyright: ignore[reportArgumentType] - Ray takes a class whose instances are callable
-        fn_constructor_args=(str(run), cluster.replica_device),
+        fn_constructor_args=(str(run), cluster.replica_device, cluster.job_seconds),
         compute=ActorPoolStrategy(size=min(cluster.replicas, len(rows)), max_tasks_in_flight_per_actor=IN_FLIGHT),
         num_cpus=1,
         num_gpus=cluster.gpus_per_replica or None,
@@ -57,8 +59,10 @@ def encode(recipe: Recipe, run: Path) -> dict[str, Any]:
 
 @contextmanager
 def silence_told() -> Iterator[Callable[[], None]]:
-    """Says now and then that no file has come for long; yields what is called as one comes. Ray Data waits for room, and for an actor that
-    hangs, without a word and without end."""
+    """Says now and then that no file has come for long; yields what is called as one comes.
+
+    Ray Data waits for room without a word and without end.
+    """
     ended, heard = threading.Event(), time.monotonic()
 
     def came() -> None:
@@ -69,8 +73,8 @@ def silence_told() -> Iterator[Callable[[], None]]:
         while not ended.wait(SILENT_SECONDS):
             if (silent := time.monotonic() - heard) >= SILENT_SECONDS:
                 log.warning(
-                    "encode: no file has come for %.0f s; `ray status` shows what takes the CPUs and GPUs. If an actor hangs, stop this "
-                    "and start the same command, without --from: the files that are there are kept",
+                    "encode: no file has come for %.0f s; `ray status` shows what takes the CPUs and GPUs. An actor that hangs in a file "
+                    "starts again after cluster.job_seconds",
                     silent,
                 )
 
@@ -84,10 +88,18 @@ def silence_told() -> Iterator[Callable[[], None]]:
 class Encoder:
     """Turns the pictures of shard files into latents; one stands in each actor of the pool, with the tokenizer."""
 
-    def __init__(self, run: str, device: str):
+    def __init__(self, run: str, device: str, seconds: float):
         torch.set_num_threads(1)
-        self.opened = open_encoder(Path(run), device)
+        self.opened, self.seconds = open_encoder(Path(run), device), seconds
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """The entry of the latents of file number ``row["file"]`` of ``row["split"]``."""
-        return {"split": row["split"], "entry": encode_file(self.opened, row["split"], row["file"]).model_dump_json()}
+        """The entry of the latents of file number ``row["file"]`` of ``row["split"]``.
+
+        Takes at most ``seconds``: then the process ends, says in its log where it hung, and Ray Data gives the file to another one.
+        """
+        faulthandler.dump_traceback_later(self.seconds, file=STDERR, exit=True)
+        try:
+            entry = encode_file(self.opened, row["split"], row["file"])
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+        return {"split": row["split"], "entry": entry.model_dump_json()}

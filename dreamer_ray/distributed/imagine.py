@@ -52,13 +52,16 @@ def imagine_and_learn(recipe: Recipe, run: Path, progress: Progress) -> dict[str
     made_by = trained(run, "agent").made_by
     places = _places(recipe)
     store: Actor = WeightStore.options(name=STORE, scheduling_strategy=here()).remote(str(run))
-    numbers, evaluators = itertools.count(), itertools.count()
+    evaluators = itertools.count()
     with watched(progress, run / "imagination" / "checkpoints") as board:
 
-        def start(place: int) -> Actor:
-            return start_replica(next(numbers), recipe, run, made_by, device=device_of(place, cluster))
+        def start(place: int, number: int) -> Actor:
+            return start_replica(number, recipe, run, made_by, device=device_of(place, cluster))
 
-        pool = ElasticPool(start, board, cluster.dreaming_replicas)
+        def lost() -> None:
+            exporter(recipe.name, "imagination").add("restarts", part="replica")
+
+        pool = ElasticPool(start, board, cluster.dreaming_replicas, lost)
         try:
             with rounds_played(recipe, run, lambda: start_evaluator(next(evaluators), recipe, run, made_by)):
                 counts = _supervise(recipe, run, pool, store, board, places)

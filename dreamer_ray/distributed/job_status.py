@@ -16,8 +16,14 @@ PROGRESS_LINE = re.compile(
     re.MULTILINE,
 )
 ROUND_LINE = re.compile(STAMP + r"\w+ +version (?P<version>\d+) in (?P<worlds>\d+) worlds(?P<figures>(?:  \S+ \S+)*)$", re.MULTILINE)
-LOSS_LINE = re.compile(STAMP + r"\w+: (?P<part>learner|evaluator|worker|trainer) \d+ is lost \(.*\); .*started again", re.MULTILINE)
-GROUP_OF = {"learner": "learner", "evaluator": "round-evaluator", "worker": "RayTrainWorker", "trainer": "TrainController"}
+LOSS_LINE = re.compile(STAMP + r"\w+: (?P<part>learner|evaluator|replica|worker|trainer) \d+ is lost \(.*\); .*started again", re.MULTILINE)
+GROUP_OF = {
+    "learner": "learner",
+    "evaluator": "round-evaluator",
+    "replica": "replica",
+    "worker": "RayTrainWorker",
+    "trainer": "TrainController",
+}
 """Names of the actors that are replaced by new ones where Ray would start the same ones again."""
 ERROR_LINE = re.compile(STAMP + r"error: (?P<message>.*)$", re.MULTILINE)
 

@@ -1,5 +1,6 @@
 """One local Ray for all tests of the layer, one toy run through the command line, and commands to which something happens."""
 
+import itertools
 import json
 import os
 import shutil
@@ -11,6 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 import ray
@@ -219,3 +222,53 @@ def toy(tmp_path_factory) -> tuple[Path, str]:
     """The folder of one whole toy run, and what it said."""
     runs = tmp_path_factory.mktemp("runs")
     return runs / "crafter-toy", run(runs)
+
+
+@dataclass(eq=False)
+class VirtualCall:
+    """A reference to what will be there at a time of the virtual clock."""
+
+    ends: float
+    result: Any
+
+
+@dataclass
+class VirtualRay:
+    """Stands where a module has ``ray`` and ``time``: waiting moves its clock to the next end of a call."""
+
+    now: float = 0.0
+    call = VirtualCall
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+    def wait(self, calls: list[VirtualCall], num_returns: int = 1, timeout: float = 0.0) -> tuple[list[VirtualCall], list[VirtualCall]]:
+        if not any(call.ends <= self.now for call in calls):
+            self.now = max(self.now, min(self.now + timeout, *(call.ends for call in calls)))
+        there = [call for call in calls if call.ends <= self.now][:num_returns]
+        return there, [call for call in calls if call not in there]
+
+    def get(self, call: VirtualCall) -> Any:
+        if isinstance(call.result, Exception):
+            raise call.result
+        return call.result
+
+    def kill(self, actor: Any, *, no_restart: bool = True) -> None:
+        actor.kill(no_restart=no_restart)
+
+
+@pytest.fixture
+def in_virtual_time(monkeypatch) -> Callable[..., VirtualRay]:
+    """Puts a new virtual clock and Ray into modules, until the test ends."""
+
+    def install(*modules: ModuleType) -> VirtualRay:
+        virtual = VirtualRay()
+        for module, name in itertools.product(modules, ("ray", "time")):
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, virtual)
+        return virtual
+
+    return install

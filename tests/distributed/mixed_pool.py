@@ -39,7 +39,7 @@ class CountingReplica:
         return TimedTrajectory(states, {"action": one}, one, one, slow, version, seconds=SECONDS[self.device])
 
 
-def start(place: int) -> ray.actor.ActorHandle:
+def start(place: int, number: int) -> ray.actor.ActorHandle:
     device = device_of(place, SECTION)
     return CountingReplica.options(**replica_resources(SECTION, device)).remote(device)
 
@@ -57,7 +57,7 @@ def run(replicas: list) -> dict:
 def main() -> None:
     ray.init(address="local", num_cpus=4, num_gpus=1, include_dashboard=False, object_store_memory=80 * 2**20, log_to_driver=False)
     try:
-        elastic = ElasticPool(start, Board.remote(0), SECTION.dreaming_replicas)
+        elastic = ElasticPool(start, Board.remote(0), SECTION.dreaming_replicas, lost=lambda: None)
         found: dict = {"mixed": run(elastic.replicas)}
         third = CountingReplica.options(**replica_resources(SECTION, "cuda")).remote("cuda")
         found["third on the GPU"] = len(ray.wait([third.ready.remote()], timeout=2)[0])

@@ -32,7 +32,7 @@ def elastic(local_ray) -> Iterator[Callable[..., ElasticPool]]:
     begun: list[ElasticPool] = []
 
     def start(replica: Callable[[int], object], count: int) -> ElasticPool:
-        begun.append(ElasticPool(replica, Board.remote(0), count))
+        begun.append(ElasticPool(lambda place, number: replica(place), Board.remote(0), count, lambda: None))
         return begun[-1]
 
     yield start
@@ -56,7 +56,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
     ],
     ids=["constructor", "runtime environment"],
 )
-def test_a_replica_that_can_never_start_is_replaced_and_the_reason_said_once(elastic, monkeypatch, caplog, unable, why):
+def test_a_replica_that_can_never_start_is_replaced_and_the_reason_said(elastic, monkeypatch, caplog, unable, why):
     monkeypatch.setattr(logging.getLogger("dreamer_ray"), "propagate", True)
     monkeypatch.setattr(elastic_pool, "PAUSE", 0.1)
     begun: list[int] = []
@@ -75,8 +75,9 @@ def test_a_replica_that_can_never_start_is_replaced_and_the_reason_said_once(ela
     assert begun == [0, 1, 2, 1, 1]
     assert (pool.replicas[0], pool.replicas[2]) == (first, last)
     assert ray.get(pool.board.enlisted.remote(), timeout=60) == pool.replicas
-    (line,) = [message for message in caplog.messages if "has ended for good" in message]
-    assert why in line
+    lines = [message for message in caplog.messages if "another one is started again" in message]
+    assert [line.split(" is lost ")[0] for line in lines] == ["imagination: replica 1", "imagination: replica 3"]
+    assert all(why in line for line in lines)
 
 
 def test_a_replica_that_is_killed_is_left_to_ray(elastic):

@@ -98,7 +98,7 @@ def test_actors_are_counted_by_group_without_those_that_have_ended():
     assert groups(actors) == [ActorGroup("learner", alive=1), ActorGroup("replica", alive=1, pending=2, restarting=1, restarts=3)]
 
 
-def test_learners_and_evaluators_that_were_replaced_count_as_restarted_as_the_log_says_it():
+def test_learners_evaluators_and_replicas_that_were_replaced_count_as_restarted_as_the_log_says_it():
     actors = [ActorState("learner-0-2", "ALIVE", 0), ActorState("learner-1-2", "ALIVE", 0), ActorState("round-evaluator-1", "ALIVE", 0)]
     said = [
         "10:28:40  imagination: learner 1 is lost (OutOfMemoryError: CUDA out of memory (2 GiB)); started again from step 40",
@@ -106,9 +106,15 @@ def test_learners_and_evaluators_that_were_replaced_count_as_restarted_as_the_lo
         "10:28:52  imagination: evaluator 0 is lost (RunError: no answer); started again",
         "10:28:55  imagination: evaluator 0 is lost (RunError: no answer); given up, training goes on without it",
         "10:28:59  imagination: a replica is lost (ActorDiedError: gone); it starts again, its calls are sent again",
+        "10:29:20  imagination: replica 3 is lost (RuntimeEnvSetupError: no); for good, so another one is started again in 10 s",
     ]
+    actors.append(ActorState("replica-0", "ALIVE", 2))
     found = with_replaced(groups(actors), LOG + "\n".join(said))
-    assert found == [ActorGroup("learner", alive=2, restarts=2), ActorGroup("round-evaluator", alive=1, restarts=1)]
+    assert found == [
+        ActorGroup("learner", alive=2, restarts=2),
+        ActorGroup("replica", alive=1, restarts=3),
+        ActorGroup("round-evaluator", alive=1, restarts=1),
+    ]
 
 
 def test_groups_of_workers_and_trainers_that_were_lost_count_as_restarted():

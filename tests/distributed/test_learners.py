@@ -65,7 +65,7 @@ def supervised(local_ray, tmp_path, monkeypatch, caplog):
         places = imagine._places(recipe)
         try:
             with watched(Progress("imagination", 8, "updates"), tmp_path / "imagination" / "checkpoints") as board:
-                pool = ElasticPool(lambda place: None, board, 0)
+                pool = ElasticPool(lambda place, number: None, board, 0, lambda: None)
                 return imagine._supervise(recipe, tmp_path, pool, None, board, places), caplog.messages
         finally:
             ray.util.remove_placement_group(places)

@@ -1,10 +1,6 @@
-"""Jobs over actors in virtual time: actors that come late or never, or go for many reasons, and what is said of it; without Ray.
-
-``VirtualRay`` stands where ``spread`` has ``ray`` and ``time``: waiting moves its clock to the next end of a call.
-"""
+"""Jobs over actors in virtual time: actors that come late or never, or go for many reasons, and what is said of it; without Ray."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from itertools import count, repeat
 from math import inf
 from types import SimpleNamespace
@@ -30,78 +26,42 @@ AWAY = ActorUnavailableError("its node is gone", None)
 NO_PACKAGE = RuntimeEnvSetupError("no such package")
 
 
-@dataclass(eq=False)
-class Reference:
-    ends: float
-    result: Any
-
-
 class Worker:
     """Does jobs one after the other: ``does`` gives the seconds that one takes and what comes of it, ``greets`` the same of each greeting.
 
     An exception is the end of it, also for what it would have done next.
     """
 
-    def __init__(
-        self, ray: "VirtualRay", does: Callable[[int], tuple[float, Any]], greets: Iterable[tuple[float, Any]] = repeat((0.0, None))
-    ):
+    def __init__(self, ray: Any, does: Callable[[int], tuple[float, Any]], greets: Iterable[tuple[float, Any]] = repeat((0.0, None))):
         self.ray, self.does, self.greets, self.calls = ray, does, iter(greets), []
         self.__ray_ready__ = SimpleNamespace(remote=self._ready)
 
     def __repr__(self) -> str:
         return "Worker"
 
-    def _ready(self) -> Reference:
+    def _ready(self) -> Any:
         seconds, result = next(self.greets)
-        return Reference(self.ray.now + seconds, result)
+        return self.ray.call(self.ray.now + seconds, result)
 
-    def work(self, job: int) -> Reference:
+    def work(self, job: int) -> Any:
         fatal = [call.ends for call in self.calls if call.ends > self.ray.now and isinstance(call.result, Exception)]
         if fatal:
-            self.calls.append(Reference(fatal[0], died()))
+            self.calls.append(self.ray.call(fatal[0], died()))
         else:
             seconds, result = self.does(job)
-            self.calls.append(Reference(max([self.ray.now, *(call.ends for call in self.calls)]) + seconds, result))
+            self.calls.append(self.ray.call(max([self.ray.now, *(call.ends for call in self.calls)]) + seconds, result))
         return self.calls[-1]
 
-    def end(self) -> None:
+    def kill(self, *, no_restart: bool) -> None:
         for call in self.calls:
             if call.ends > self.ray.now:
                 call.ends, call.result = self.ray.now, died()
 
 
-@dataclass
-class VirtualRay:
-    now: float = 0.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
-
-    def wait(self, references: list[Reference], timeout: float) -> tuple[list[Reference], list[Reference]]:
-        if not any(reference.ends <= self.now for reference in references):
-            self.now = max(self.now, min(self.now + timeout, *(reference.ends for reference in references)))
-        there = [reference for reference in references if reference.ends <= self.now][:1]
-        return there, [reference for reference in references if reference not in there]
-
-    def get(self, reference: Reference) -> Any:
-        if isinstance(reference.result, Exception):
-            raise reference.result
-        return reference.result
-
-    def kill(self, worker: Worker, *, no_restart: bool = True) -> None:
-        worker.end()
-
-
 @pytest.fixture
-def virtual(monkeypatch) -> VirtualRay:
+def virtual(in_virtual_time) -> Any:
     """In the place of Ray and of the clock, until the test ends."""
-    virtual = VirtualRay()
-    for name in ("ray", "time"):
-        monkeypatch.setattr(pool, name, virtual)
-    return virtual
+    return in_virtual_time(pool)
 
 
 def done(workers, jobs: int, **options) -> dict[int, Any]:

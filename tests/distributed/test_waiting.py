@@ -1,8 +1,12 @@
 """Waits on Ray in the stages encode and evaluate have an end, or are told of."""
 
+import json
 import shutil
+import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import ray
@@ -13,6 +17,7 @@ from dreamer_ray.distributed.run import measurements
 from dreamer_ray.errors import RunError
 from dreamer_ray.recipe import Recipe
 
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # actors use a class of this module, which they cannot import
 TOY = Path(__file__).parents[2] / "configs/crafter/toy.yaml"
 
 
@@ -64,3 +69,30 @@ def test_an_encoding_says_that_no_file_has_come(toy, local_ray, tmp_path, monkey
     shutil.rmtree(run / "encode")
     assert encode.encode(load_config(Recipe, TOY, []), run)["frames"] > 0
     assert silences(caplog)
+
+
+class EncoderThatHangs:
+    """An encoder that hangs in the first file of all."""
+
+    def __init__(self, run: str, *arguments: object):
+        self.encoder, self.hung = encode.Encoder(run, *arguments), Path(run) / "hung"
+
+    def __call__(self, row):
+
+        def hang(*arguments: object) -> None:
+            self.hung.touch()
+            time.sleep(1000.0)
+
+        with nullcontext() if self.hung.exists() else mock.patch.object(encode, "encode_file", hang):
+            return self.encoder(row)
+
+
+def test_an_encoder_that_hangs_in_a_file_starts_again(toy, local_ray, tmp_path, monkeypatch):
+    monkeypatch.setattr(encode, "Encoder", EncoderThatHangs)
+    run, wanted = shutil.copytree(toy[0], tmp_path / "run"), toy[0] / "encode"
+    shutil.rmtree(run / "encode")
+    assert encode.encode(load_config(Recipe, TOY, ["cluster.job_seconds=5"]), run)["frames"] > 0
+    assert (run / "hung").exists()
+    for split in ("train", "heldout"):
+        found, whole = (json.loads((folder / split / "manifest.json").read_text())["files"] for folder in (run / "encode", wanted))
+        assert found == whole
