@@ -60,8 +60,6 @@ class ClusterSection(Config):
     job_seconds: float = Field(default=3600, gt=0)
     """The same for an actor that records or encodes a file of episodes or plays a batch of worlds in the stage ``evaluate``, and for a
     worker of the supervised phases that does no step, with all that it waits for.
-
-    What ``evaluate`` measures beside its players may take so long once all is played; longer ends the run.
     """
     gpus_per_replica: float = Field(default=0, ge=0)
     """Of those that encode, dream or evaluate, and of ``evaluators``; 0.5 lets two share a GPU."""

@@ -137,6 +137,7 @@ def follow_to_end(dashboard: "Dashboard", name: str, *, last_lines: int | None =
     try:
         skip = 0
         if last_lines is not None:
+            dashboard.job(name)  # says it where there is none
             written = dashboard.get_job_logs(name)
             skip = len(written) - len("".join(written.splitlines(keepends=True)[-last_lines:]))
         job = follow(dashboard, name, show, skip=skip)

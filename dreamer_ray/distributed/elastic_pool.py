@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import ray
 from ray import ObjectRef
-from ray.exceptions import ActorUnavailableError, OutOfMemoryError, RayError
+from ray.exceptions import ActorUnavailableError, OutOfMemoryError, RayActorError, RayError
 
 from dreamer_ray.distributed import Actor
 from dreamer_ray.distributed.board import answer
@@ -20,11 +20,16 @@ from dreamer_ray.distributed.failures import in_a_line
 
 log = logging.getLogger("dreamer_ray")
 
-STARTS_AGAIN = (ActorUnavailableError, OutOfMemoryError)
-"""What calls to a replica raise that Ray starts again. Errors of its constructor or of its runtime environment end it for good."""
 PAUSE, LONGEST_PAUSE = 5.0, 300.0
 """Seconds before another one takes the place of a replica that ended for good: twice the first after one, four times after two in a row."""
 MOST_DOUBLINGS = 10
+
+
+def _starts_again(error: RayError) -> bool:
+    """Whether Ray starts the replica again that raised this. Errors of its constructor or of its runtime environment end it for good."""
+    if isinstance(error, RayActorError) and error.preempted:  # raised while it starts on another node, too
+        return not error.actor_init_failed
+    return isinstance(error, (ActorUnavailableError, OutOfMemoryError))
 
 
 @dataclass
@@ -73,7 +78,7 @@ class ElasticPool:
     def look(self) -> None:
         """To be called now and then: ends who has left the pool, and replaces those that have ended for good.
 
-        Who left has lived on since the look before, so that learners heard of it and what it was at came to its end.
+        Who left has lived on since the look before, so that learners heard of it; a call that takes longer is sent to another one.
         """
         self._end_left()
         asked = {place.asked: place for place in self.places if place.replace_at == math.inf}
@@ -99,9 +104,10 @@ class ElasticPool:
         """Asks a replica again that has answered, or that Ray starts again; of any other it decides when it is replaced."""
         try:
             ray.get(place.asked)
-        except STARTS_AGAIN:
-            place.ask()
         except RayError as error:
+            if _starts_again(error):
+                place.ask()
+                return
             place.ended += 1
             pause = min(LONGEST_PAUSE, PAUSE * 2 ** min(place.ended, MOST_DOUBLINGS))
             place.replace_at = time.monotonic() + pause

@@ -17,16 +17,20 @@ import torch
 from ray.data import ActorPoolStrategy
 
 from dreamer_ray.data.shards import ShardFile, open_shards
+from dreamer_ray.distributed import LOST
 from dreamer_ray.distributed.cluster import require
+from dreamer_ray.distributed.failures import in_a_line
 from dreamer_ray.distributed.heartbeat import STDERR
 from dreamer_ray.encoding import commit_encoding, encode_file, open_encoder
+from dreamer_ray.errors import RunError
 from dreamer_ray.progress import Progress
 from dreamer_ray.recipe import Recipe
 from dreamer_ray.stages import SPLITS
 
 log = logging.getLogger("dreamer_ray")
 
-IN_FLIGHT = 2
+IN_FLIGHT, MOST_LOSSES = 2, 10
+"""Files that an actor has at most, and how often a file may lose its actor; not with nodes that Ray says were taken away."""
 SILENT_SECONDS = 120.0
 """Without a file after which that is said, and between two such lines."""
 
@@ -44,15 +48,22 @@ def encode(recipe: Recipe, run: Path) -> dict[str, Any]:
         compute=ActorPoolStrategy(size=min(cluster.replicas, len(rows)), max_tasks_in_flight_per_actor=IN_FLIGHT),
         num_cpus=1,
         num_gpus=cluster.gpus_per_replica or None,
+        max_task_retries=MOST_LOSSES - 1,
     )
     files: dict[str, list[ShardFile]] = {split: [] for split in SPLITS}
     frames = 0
-    with silence_told() as came:
-        for row in encoded.iter_rows():
-            came()
-            files[row["split"]].append(ShardFile.model_validate_json(row["entry"]))
-            frames += files[row["split"]][-1].frames
-            progress.update(frames, {})
+    try:
+        with silence_told() as came:
+            for row in encoded.iter_rows():
+                came()
+                files[row["split"]].append(ShardFile.model_validate_json(row["entry"]))
+                frames += files[row["split"]][-1].frames
+                progress.update(frames, {})
+    except LOST as error:
+        raise RunError(
+            f"encode: a file lost its actor {MOST_LOSSES} times (last: {in_a_line(error)}); if one takes longer than cluster.job_seconds = "
+            f"{cluster.job_seconds:g} raise the key, else see the Ray dashboard; run again to go on, the files that are there are kept"
+        ) from error
     commit_encoding(run, files)
     return {"frames": frames}
 

@@ -125,7 +125,7 @@ def _supervise(recipe: Recipe, run: Path, pool: ElasticPool, store: Actor, board
             for rank in ranks
         ]
         try:
-            address, session = _address(learners), uuid.uuid4().hex
+            address, session = _address(learners, pool), uuid.uuid4().hex
             found = _attend(
                 [learner.run.remote(session, pool.replicas, store, board, address) for learner in learners], recipe, pool, board
             )
@@ -144,11 +144,12 @@ def _supervise(recipe: Recipe, run: Path, pool: ElasticPool, store: Actor, board
     )
 
 
-def _address(learners: list[Actor]) -> tuple[str, int] | None:
+def _address(learners: list[Actor], pool: ElasticPool) -> tuple[str, int] | None:
     """Where learners meet, None of one; says so where they wait for room. Raises ``_LearnerLostError``."""
     starting, asked = [learner.__ray_ready__.remote() for learner in learners], time.monotonic()
     while ray.wait(starting, num_returns=len(starting), timeout=PLACING_SECONDS)[1]:
         log.warning("imagination: learners wait for room or to start, for %.0f s so far", time.monotonic() - asked)
+        pool.look()
     _raise_loss(starting, starting)
     if len(learners) == 1:
         return None

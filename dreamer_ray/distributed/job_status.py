@@ -41,7 +41,7 @@ class ActorState:
 
 @dataclass(frozen=True)
 class ActorGroup:
-    """Actors that differ only in the number at the end of their name, those that have ended for good left out."""
+    """Actors that differ only in the number at the end of their name; of those that have ended for good only the restarts count."""
 
     name: str
     alive: int = 0
@@ -121,17 +121,19 @@ def groups(actors: Iterable[ActorState]) -> list[ActorGroup]:
     """Actors counted by group, in the order of their names."""
     found: dict[str, dict[str, int]] = {}
     for actor in actors:
-        if state := LIVE.get(actor.state):
+        if (state := LIVE.get(actor.state)) or actor.restarts:
             counts = found.setdefault(re.sub(r"(-\d+)+$", "", actor.name), {})
-            counts[state] = counts.get(state, 0) + 1
             counts["restarts"] = counts.get("restarts", 0) + actor.restarts
+            if state:
+                counts[state] = counts.get(state, 0) + 1
     return [ActorGroup(name, **counts) for name, counts in sorted(found.items())]
 
 
 def with_replaced(actors: Iterable[ActorGroup], log: str) -> list[ActorGroup]:
     """The same with the restarts of actors that are replaced by new ones, which Ray does not count but the log tells of."""
     lost = Counter(GROUP_OF[part] for part in LOSS_LINE.findall(log))
-    return [replace(group, restarts=group.restarts + lost[group.name]) for group in actors]
+    found = dict.fromkeys(lost, ActorGroup("")) | {group.name: group for group in actors}
+    return [replace(group, name=name, restarts=group.restarts + lost[name]) for name, group in sorted(found.items())]
 
 
 def stages(log: str, names: Sequence[str] = ()) -> list[StageState]:

@@ -7,6 +7,7 @@ jobs --at most two an actor--> actors --results, in order of completion--> the c
 import logging
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import ray
@@ -23,7 +24,8 @@ J = TypeVar("J")
 GONE = (*LOST, RuntimeEnvSetupError)
 """What a job raises whose actor is lost, or cannot start again where Ray has put it."""
 IN_FLIGHT = 2
-LOSSES_PER_JOB = 3
+LOSSES_PER_JOB, PREEMPTIONS_PER_JOB = 3, 30
+"""How often a job may lose its actor, by itself for all that is known, and with machines that Ray says were taken away."""
 PATIENCE = 5.0
 """Seconds between two looks for silent actors."""
 PAUSE = 0.5
@@ -42,12 +44,12 @@ def spread(
 ) -> Generator[tuple[J, object], None, None]:
     """Yields ``(job, result)`` as they come, and ends the actors when it is closed. An exception of a job itself is raised.
 
-    An actor that has started and then answers nothing for ``job_seconds`` is taken for hung. A job that loses its actor 3 times, but for
-    preemptions that Ray knows of, ends the run, or has ``given_up`` of the reason for its result. Raises ``RunError`` where the constructor
-    of an actor fails, which it would do again, or no actor can be started.
+    An actor that has started and then answers nothing for ``job_seconds`` is taken for hung. A job that loses its actor 3 times (30 with
+    preemptions that Ray knows of) ends the run, or has ``given_up`` of the reason for its result. Raises ``RunError`` where a constructor
+    fails before any actor was there, which others would do too, or no actor can be started.
     """
-    waiting, losses, late, crew = list(reversed(jobs)), [0] * len(jobs), [0] * len(jobs), _Crew(actors, job_seconds)
-    order = {id(job): i for i, job in enumerate(jobs)}
+    waiting, crew = list(reversed(jobs)), _Crew(actors, job_seconds)
+    losses = {id(job): _Losses() for job in jobs}
     try:
         while waiting or crew.flying:
             for actor in crew.free()[: len(waiting)]:
@@ -57,14 +59,13 @@ def spread(
                 try:
                     result = ray.get(reference)
                 except GONE as error:
-                    number = order[id(job)]
-                    counts = crew.lost(reference, actor, error) and not _preempted(error)
-                    losses[number] += counts
-                    late[number] += counts and reference in crew.ended
-                    if losses[number] < LOSSES_PER_JOB:
+                    lost = losses[id(job)]
+                    if crew.lost(reference, actor, error):
+                        lost.count(error, ended=reference in crew.ended)
+                    if not lost.too_many:
                         waiting.append(job)
                         continue
-                    reason = _reason(error, late[number], job_seconds)
+                    reason = lost.reason(error, job_seconds)
                     if given_up is None:
                         raise RunError(f"{job}: {reason}") from error
                     result = given_up(reason)
@@ -74,18 +75,41 @@ def spread(
             ray.kill(actor)
 
 
-def _preempted(error: RayError) -> bool:
-    return isinstance(error, RayActorError) and error.preempted
+@dataclass
+class _Losses:
+    """How often a job has lost the actor that was at it."""
 
+    alone: int = 0
+    late: int = 0
+    """Of these, where the actor was ended since it was silent for too long."""
+    preempted: int = 0
 
-def _reason(error: Exception, late: int, job_seconds: float) -> str:
-    if not late:
+    def count(self, error: RayError, *, ended: bool) -> None:
+        """One more; Ray calls an actor preempted from its first preemption on, whatever becomes of it later."""
+        if isinstance(error, RayActorError) and error.preempted and not ended:
+            self.preempted += 1
+        else:
+            self.alone += 1
+            self.late += ended
+
+    @property
+    def too_many(self) -> bool:
+        """Whether the job is not tried again."""
+        return self.alone >= LOSSES_PER_JOB or self.preempted >= PREEMPTIONS_PER_JOB
+
+    def reason(self, error: RayError, job_seconds: float) -> str:
+        """Why not, for people."""
+        if self.alone < LOSSES_PER_JOB:
+            return f"its worker was lost {self.preempted} times, as Ray says with machines that were taken away (last: {in_a_line(error)})"
+        if not self.late:
+            return (
+                f"its worker died {self.alone} times, never since cluster.job_seconds were over (last: {in_a_line(error)}): for want of "
+                "memory, in a crash, or with machines that went without notice; see the Ray dashboard"
+            )
+        times = f"{self.alone} times" if self.late == self.alone else f"{self.late} of the {self.alone} times that its worker died"
         return (
-            f"its worker died {LOSSES_PER_JOB} times, never since cluster.job_seconds were over (last: {in_a_line(error)}): for want of "
-            "memory, in a crash, or with machines that went without notice; see the Ray dashboard"
+            f"it was not done after cluster.job_seconds = {job_seconds:g} and ended, {times}; raise cluster.job_seconds if it takes so long"
         )
-    times = f"{LOSSES_PER_JOB} times" if late == LOSSES_PER_JOB else f"{late} of the {LOSSES_PER_JOB} times that its worker died"
-    return f"it was not done after cluster.job_seconds = {job_seconds:g} and ended, {times}; raise cluster.job_seconds if it takes so long"
 
 
 class _Crew:
@@ -100,6 +124,8 @@ class _Crew:
         self.why, self.said = "", time.monotonic()
         """The last reason for which one was lost or did not come; when it was last said who is missing."""
         self.heard: dict[Actor, float] = {}
+        self.began = False
+        """Whether one of them has ever been there."""
         self.ended: set[ObjectRef] = set()
         """Of jobs under way when their actor was ended for its silence."""
         for actor in actors:
@@ -157,6 +183,9 @@ class _Crew:
         except LOST as error:
             self.why = in_a_line(error)
             if isinstance(error, RayActorError) and error.actor_init_failed:
+                if self.began:
+                    self._do_without(actor, error)
+                    return
                 raise RunError(
                     f"{actor} failed as it started ({self.why}); every node needs dreamer_ray, all that it requires and the run folder, as "
                     "there are here; the Ray dashboard shows the rest of the error"
@@ -166,6 +195,7 @@ class _Crew:
         except RayError as error:  # such as a runtime environment that one node cannot set up: Ray starts it nowhere else
             self._do_without(actor, error)
         else:
+            self.began = True
             del self.missing[actor]
 
     def _do_without(self, actor: Actor, error: RayError) -> None:

@@ -3,6 +3,8 @@
 run.execute --stage by stage--> record | train | encode | imagine_and_learn | evaluate (all on Ray) | report (here)
 """
 
+import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import ray
 from ray import ObjectRef
 from ray.exceptions import RayError
 
-from dreamer_ray.distributed.encode import encode
+from dreamer_ray.distributed.encode import SILENT_SECONDS, encode
 from dreamer_ray.distributed.evaluate import play_all, variants
 from dreamer_ray.distributed.failures import plain
 from dreamer_ray.distributed.imagine import imagine_and_learn
@@ -19,13 +21,14 @@ from dreamer_ray.distributed.ingest import ingest, record
 from dreamer_ray.distributed.learner import SHOWN
 from dreamer_ray.distributed.train import train
 from dreamer_ray.domain import domain_of
-from dreamer_ray.errors import RunError
 from dreamer_ray.measure import Measurements, measure, refuse_poor_data
 from dreamer_ray.progress import Progress
 from dreamer_ray.recipe import Recipe
 from dreamer_ray.report import report, save_evaluation
 from dreamer_ray.run import StageContext
 from dreamer_ray.stages import dreams_of, section_of
+
+log = logging.getLogger("dreamer_ray")
 
 Executor = Callable[[StageContext], dict[str, Any]]
 
@@ -79,18 +82,18 @@ def _evaluate(context: StageContext) -> dict[str, Any]:
     measured = _measure.remote(recipe.model_dump_json(), str(run))
     players = variants(recipe)
     results = play_all(recipe, run, Progress("evaluate", sum(players.values()), "episodes")) if players else {}
-    found = measurements(measured, recipe.cluster.job_seconds)
+    found = measurements(measured)
     save_evaluation(context.folder, found, results)
     return found.figures | {"episodes": sum(map(len, results.values()))}
 
 
-def measurements(measured: ObjectRef, seconds: float) -> Measurements:
-    """What the task ``measured`` has found. Raises ``RunError``, and ends the task, where it takes ``seconds`` more than the playing."""
-    if not ray.wait([measured], timeout=seconds)[0]:
-        ray.cancel(measured, force=True)
-        raise RunError(
-            f"stage evaluate: what is measured beside the episodes was not there cluster.job_seconds = {seconds:g} after the last of them; "
-            "it waits for a CPU (`ray status`), hangs, or takes so long: raise cluster.job_seconds; run again, what was played is kept"
+def measurements(measured: ObjectRef) -> Measurements:
+    """What the task ``measured`` has found; says now and then that it is not there yet."""
+    asked = time.monotonic()
+    while not ray.wait([measured], timeout=SILENT_SECONDS)[0]:
+        log.info(
+            "evaluate: what is measured beside the episodes takes %.0f s more so far; `ray status` shows whether it waits for a CPU",
+            time.monotonic() - asked,
         )
     return ray.get(measured)
 

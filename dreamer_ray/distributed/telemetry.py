@@ -13,12 +13,11 @@ from typing import Any
 
 import ray.util.metrics
 import torch
-from ray.exceptions import RayActorError
 from ray.train import PreemptionError, TrainingFailedError, WorkerGroupError
 from ray.train.v2._internal.execution.callback import ControllerCallback
 from ray.train.v2._internal.execution.controller.state import RestartingState
 
-from dreamer_ray.distributed import Actor
+from dreamer_ray.distributed import LOST, Actor
 from dreamer_ray.distributed.failures import in_a_line, plain
 from dreamer_ray.estimate import matrix_product_speed
 from dreamer_ray.evaluation.episodes import EpisodeResult
@@ -117,4 +116,4 @@ def _lost(error: TrainingFailedError) -> tuple[int, Exception]:
     else:
         failures = error.worker_failures if isinstance(error, WorkerGroupError) else {}
     causes = [(rank, getattr(each, "health_check_failure", each)) for rank, each in failures.items()]
-    return min(causes, key=lambda cause: (plain(cause[1]) is None, not isinstance(cause[1], RayActorError)), default=(0, error))
+    return min(causes, key=lambda cause: (plain(cause[1]) is None, not isinstance(cause[1], LOST)), default=(0, error))

@@ -23,7 +23,7 @@ from ray.train.backend import Backend
 from ray.train.collective import broadcast_from_rank_zero
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
-from dreamer_ray.distributed import Actor
+from dreamer_ray.distributed import LOST, Actor
 from dreamer_ray.distributed.batches import stream
 from dreamer_ray.distributed.board import answer, note_failure, raise_failure, watched
 from dreamer_ray.distributed.cluster import require
@@ -45,8 +45,8 @@ log = logging.getLogger("dreamer_ray")
 
 SECONDS_BETWEEN_RESIZES = 60.0
 """Between two looks whether the cluster has room for more workers, for which all start anew."""
-GROUP_WAIT = timedelta(minutes=30)
-"""How long workers wait for one of them that does not answer; one that is gone they notice at once."""
+SECONDS_TO_END = 300.0
+"""So much longer than ``cluster.job_seconds`` workers wait for one of them; one that hangs ends itself before, which they notice."""
 WORKER_RESTARTS = 3
 """Of one trainer, which is replaced where there is a new checkpoint by then."""
 SECONDS_OF_A_START = 60.0
@@ -110,7 +110,7 @@ def _fit(stage: str, recipe: Recipe, run: Path, board: Actor) -> None:
         try:
             _trainer(stage, recipe, run, board).fit()
             return
-        except (TrainingFailedError, RayActorError) as error:
+        except (TrainingFailedError, *LOST) as error:
             raise_failure(board)
             restarts.count(newest_step(checkpoints))
             if restarts.too_many or (isinstance(error, TrainingFailedError) and restarts.step == before):
@@ -119,7 +119,7 @@ def _fit(stage: str, recipe: Recipe, run: Path, board: Actor) -> None:
             log.warning("%s: trainer %d is lost (%s); started again from step %d", stage, restarts.all - 1, in_a_line(error), restarts.step)
 
 
-def _given_up(recipe: Recipe, restarts: Restarts, error: TrainingFailedError | RayActorError) -> str:
+def _given_up(recipe: Recipe, restarts: Restarts, error: TrainingFailedError | RayError) -> str:
     if isinstance(error, ControllerError):
         return (
             f"Ray Train could not start its workers in {starts(recipe)} attempts, last with: {error}; look with `ray status` for what "
@@ -172,11 +172,11 @@ class _OwnGroup(TorchConfig):
         return _SharedDevices
 
 
-def _join(rank: int, world: int) -> None:
+def _join(rank: int, world: int, wait: timedelta) -> None:
     listening = listen() if rank == 0 else None
     address = broadcast_from_rank_zero(None if listening is None else listening.getsockname())
     assert address is not None
-    join_group(address, listening, rank=rank, ranks=world, device=get_device(), wait=GROUP_WAIT)
+    join_group(address, listening, rank=rank, ranks=world, device=get_device(), wait=wait)
 
 
 def _worker(config: dict[str, Any]) -> None:
@@ -188,7 +188,7 @@ def _worker(config: dict[str, Any]) -> None:
             return
         torch.set_num_threads(recipe.cluster.threads)
         if world > 1:
-            _join(rank, world)
+            _join(rank, world, timedelta(seconds=recipe.cluster.job_seconds + SECONDS_TO_END))
         try:
             job, export = supervised(stage, recipe, run), exporter(recipe.name, stage, rank=str(rank))
             export_peak(export, get_device(), recipe.cluster.tuning)

@@ -95,7 +95,14 @@ def test_actors_are_counted_by_group_without_those_that_have_ended():
         ActorState("learner-1", "ALIVE", 0),
         ActorState("recorder-0", "DEAD", 0),
     ]
-    assert groups(actors) == [ActorGroup("learner", alive=1), ActorGroup("replica", alive=1, pending=2, restarting=1, restarts=3)]
+    assert groups(actors) == [ActorGroup("learner", alive=1), ActorGroup("replica", alive=1, pending=2, restarting=1, restarts=10)]
+
+
+def test_restarts_of_actors_that_have_ended_for_good_count_too():
+    actors = [ActorState("replica-0", "DEAD", 5), ActorState("replica-3", "ALIVE", 1), ActorState("recorder-0", "DEAD", 2)]
+    assert groups(actors) == [ActorGroup("recorder", restarts=2), ActorGroup("replica", alive=1, restarts=6)]
+    said = "10:28:50  tokenizer: worker 0 is lost (ActorDiedError: gone); its group is started again"
+    assert with_replaced([], LOG + said) == [ActorGroup("RayTrainWorker", restarts=1)], "none is there while its group waits for room"
 
 
 def test_learners_evaluators_and_replicas_that_were_replaced_count_as_restarted_as_the_log_says_it():

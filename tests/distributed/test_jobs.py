@@ -258,8 +258,8 @@ def test_a_job_that_waits_is_stopped(head):
 
 
 def test_a_job_that_is_not_there_is_one_message(head):
-    for verb in ("status", "stop"):
-        assert_one_message(head.command(verb, "nothing"), f"job nothing: there is none at {head.address}")
+    for words in (["status", "nothing"], ["status", "nothing", "--follow"], ["stop", "nothing"]):
+        assert_one_message(head.command(*words), f"job nothing: there is none at {head.address}")
 
 
 @pytest.mark.parametrize(

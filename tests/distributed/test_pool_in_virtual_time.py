@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError, RuntimeEnvSetupError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError, RayTaskError, RuntimeEnvSetupError
 
 from dreamer_ray.distributed import elastic_pool, pool_clock, replica_pool
 from dreamer_ray.distributed.elastic_pool import ElasticPool
@@ -271,8 +271,9 @@ def test_a_place_where_no_replica_can_run_is_tried_ever_more_seldom(replaced, er
     assert said[2].endswith("for good, so another one is started again in 40 s")
 
 
-def test_a_replica_that_ray_starts_again_is_not_replaced(replaced):
-    begun, lost, said = replaced(ActorUnavailableError("it restarts", None), minutes=100)
+@pytest.mark.parametrize("error", [ActorUnavailableError("it restarts", None), RayActorError(preempted=True)])
+def test_a_replica_that_ray_starts_again_is_not_replaced(replaced, error):
+    begun, lost, said = replaced(error, minutes=100)
     assert (begun, lost, said) == ([0.0], [], [])
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from ray.core.generated.common_pb2 import ActorDiedErrorContext, NodeDeathInfo
-from ray.exceptions import ActorDiedError, ActorUnavailableError, OutOfMemoryError, RuntimeEnvSetupError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, OutOfMemoryError, RayActorError, RuntimeEnvSetupError
 
 from dreamer_ray.distributed import pool
 from dreamer_ray.distributed.pool import spread
@@ -23,6 +23,7 @@ def died(reason: int = NodeDeathInfo.UNSPECIFIED) -> ActorDiedError:
 
 PREEMPTED = died(NodeDeathInfo.AUTOSCALER_DRAIN_PREEMPTED)
 AWAY = ActorUnavailableError("its node is gone", None)
+UNABLE = RayActorError(actor_init_failed=True)
 NO_PACKAGE = RuntimeEnvSetupError("no such package")
 
 
@@ -100,6 +101,26 @@ def test_machines_that_are_known_to_be_taken_away_cost_a_job_none_of_its_tries(v
     assert done([Worker(virtual, lambda job: (5.0, ends.pop() if ends else job))], 1) == {0: 0}
 
 
+def test_a_job_that_only_ever_loses_machines_that_are_taken_away_is_given_up_at_last(virtual):
+    tried = []
+    found = done([Worker(virtual, lambda job: (5.0, tried.append(job) or PREEMPTED))], 1, given_up=str)
+    assert found[0].startswith("its worker was lost 30 times, as Ray says with machines that were taken away (last: ActorDiedError")
+    assert len(tried) == 30
+
+
+def test_a_worker_that_hangs_counts_though_its_machine_was_once_taken_away(virtual):
+    """Ray calls an actor preempted for good."""
+
+    class Hangs(Worker):
+        def kill(self, *, no_restart: bool) -> None:
+            super().kill(no_restart=no_restart)
+            for call in self.calls:
+                call.result = PREEMPTED
+
+    found = done([Hangs(virtual, lambda job: (inf, None))], 1, given_up=str)
+    assert found[0].startswith("it was not done after cluster.job_seconds = 300 and ended, 3 times")
+
+
 @pytest.mark.parametrize("error", [died(), died(NodeDeathInfo.UNEXPECTED_TERMINATION), OutOfMemoryError("too much")])
 def test_a_job_whose_worker_dies_time_and_again_says_that_it_was_never_late(virtual, error):
     tried = []
@@ -129,6 +150,14 @@ def test_a_worker_that_can_never_start_leaves_the_jobs_to_the_others(virtual, ca
     assert done([bad, Worker(virtual, steady)], 5) == {job: job for job in range(5)}
     assert not bad.calls
     assert caplog.messages == ["Worker cannot start (RuntimeEnvSetupError: no such package); the stage goes on with the other 1"]
+
+
+def test_a_constructor_that_fails_once_another_worker_was_there_leaves_the_jobs_to_that_one(virtual, caplog):
+    bad = Worker(virtual, steady, [(30.0, UNABLE)])
+    assert done([Worker(virtual, steady), bad], 5) == {job: job for job in range(5)}
+    assert [message.split(" (")[0] for message in caplog.messages] == ["Worker cannot start"]
+    with pytest.raises(RunError, match="Worker failed as it started"):
+        done([Worker(virtual, steady, [(60.0, None)]), Worker(virtual, steady, [(30.0, UNABLE)])], 5)
 
 
 def test_a_worker_that_cannot_start_again_is_lost_with_what_it_had(virtual, caplog):

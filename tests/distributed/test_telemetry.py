@@ -16,7 +16,7 @@ import pytest
 import ray
 import torch
 from prometheus_client import CollectorRegistry
-from ray.exceptions import ActorDiedError
+from ray.exceptions import ActorDiedError, OutOfMemoryError
 from ray.train import PreemptionError, PreemptionInfo, WorkerGroupError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from ray.train.v2._internal.execution.controller.state import RestartingState, RunningState
@@ -128,10 +128,14 @@ PREEMPTED = PreemptionError(PreemptionInfo(None, {"node": [2]}), drain_timed_out
     ("error", "told"),
     [
         (WorkerGroupError("", {0: MISSED, 1: GONE}), "worker 1 is lost (ActorDiedError: "),
+        (
+            WorkerGroupError("", {0: MISSED, 1: WorkerHealthCheckFailedError("", OutOfMemoryError("ended"))}),
+            "worker 1 is lost (OutOfMemoryError: ",
+        ),
         (WorkerGroupError("", {3: MISSED}), "worker 3 is lost (RuntimeError: gloo: connection closed by peer)"),
         (PREEMPTED, "worker 2 is lost (PreemptionError: "),
     ],
-    ids=["gone", "failed", "preempted"],
+    ids=["gone", "out of memory", "failed", "preempted"],
 )
 def test_the_loss_of_a_group_is_told_once_with_its_cause_and_so_that_status_counts_it(board, error, told):
     lose(GroupRestarts("told", "tokenizer", board), error)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import ray
-from ray.exceptions import ActorDiedError
+from ray.exceptions import ActorDiedError, OutOfMemoryError
 from ray.train import WorkerGroupError
 
 from dreamer_ray.config_file import load_config
@@ -92,9 +92,10 @@ def fit(board, monkeypatch, tmp_path):
 LOST, FAILED = ActorDiedError(), WorkerGroupError("rank 0: CUDA error", {})
 
 
-def test_a_trainer_that_is_lost_before_a_checkpoint_is_replaced(fit, caplog):
+@pytest.mark.parametrize("error", [LOST, OutOfMemoryError("Ray's memory monitor ended it")])
+def test_a_trainer_that_is_lost_before_a_checkpoint_is_replaced(fit, caplog, error):
     with caplog.at_level("WARNING", "dreamer_ray"):
-        assert fit((None, LOST), (None, LOST), (None, None)) == 3
+        assert fit((None, error), (None, error), (None, None)) == 3
     lines = [record.message for record in caplog.records if "trainer" in record.message]
     assert [line.partition(" (")[0] for line in lines] == ["tokenizer: trainer 0 is lost", "tokenizer: trainer 1 is lost"]
     assert all(line.endswith("; started again from step 0") for line in lines)

@@ -1,6 +1,7 @@
 """Waits on Ray in the stages encode and evaluate have an end, or are told of."""
 
 import json
+import logging
 import shutil
 import sys
 import time
@@ -12,8 +13,7 @@ import pytest
 import ray
 
 from dreamer_ray.config_file import load_config
-from dreamer_ray.distributed import encode
-from dreamer_ray.distributed.run import measurements
+from dreamer_ray.distributed import encode, run
 from dreamer_ray.errors import RunError
 from dreamer_ray.recipe import Recipe
 
@@ -27,15 +27,14 @@ def figure(seconds: float) -> float:
     return seconds
 
 
-def test_what_is_measured_in_time_is_there(local_ray):
-    assert measurements(figure.remote(0.0), 200.0) == 0.0
-
-
-def test_a_measurement_that_does_not_end_ends_the_run(local_ray):
-    with pytest.raises(RunError, match=r"not there cluster.job_seconds = 1 after .* raise cluster.job_seconds; run again"):
-        measurements(measured := figure.remote(1000.0), 1.0)
-    with pytest.raises((ray.exceptions.TaskCancelledError, ray.exceptions.WorkerCrashedError)):
-        ray.get(measured, timeout=100.0)  # neither goes on nor is tried again
+def test_it_is_said_now_and_then_that_measuring_takes_longer_than_playing(local_ray, monkeypatch, caplog):
+    monkeypatch.setattr(logging.getLogger("dreamer_ray"), "propagate", True)
+    monkeypatch.setattr(run, "SILENT_SECONDS", 1.0)
+    caplog.set_level(logging.INFO)
+    assert run.measurements(figure.remote(0.0)) == 0.0
+    said = len(caplog.messages)
+    assert run.measurements(figure.remote(5.5)) == 5.5
+    assert len([message for message in caplog.messages[said:] if "what is measured beside the episodes" in message]) >= 5
 
 
 def silences(caplog) -> list[float]:
@@ -65,17 +64,17 @@ def test_files_that_come_are_not_missed(monkeypatch, caplog):
 
 def test_an_encoding_says_that_no_file_has_come(toy, local_ray, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(encode, "SILENT_SECONDS", 0.2)  # Ray Data takes seconds to start
-    run = shutil.copytree(toy[0], tmp_path / "run")
-    shutil.rmtree(run / "encode")
-    assert encode.encode(load_config(Recipe, TOY, []), run)["frames"] > 0
+    folder = shutil.copytree(toy[0], tmp_path / "run")
+    shutil.rmtree(folder / "encode")
+    assert encode.encode(load_config(Recipe, TOY, []), folder)["frames"] > 0
     assert silences(caplog)
 
 
 class EncoderThatHangs:
-    """An encoder that hangs in the first file of all."""
+    """An encoder that hangs in the first file of all, or always where that is written for it."""
 
-    def __init__(self, run: str, *arguments: object):
-        self.encoder, self.hung = encode.Encoder(run, *arguments), Path(run) / "hung"
+    def __init__(self, folder: str, *arguments: object):
+        self.encoder, self.hung = encode.Encoder(folder, *arguments), Path(folder) / "hung"
 
     def __call__(self, row):
 
@@ -83,16 +82,32 @@ class EncoderThatHangs:
             self.hung.touch()
             time.sleep(1000.0)
 
-        with nullcontext() if self.hung.exists() else mock.patch.object(encode, "encode_file", hang):
+        with nullcontext() if self.hung.exists() and self.hung.read_text() != "always" else mock.patch.object(encode, "encode_file", hang):
             return self.encoder(row)
 
 
-def test_an_encoder_that_hangs_in_a_file_starts_again(toy, local_ray, tmp_path, monkeypatch):
+@pytest.fixture
+def unencoded(toy, local_ray, tmp_path, monkeypatch) -> Path:
+    """A run before its encoding, whose encoders hang."""
     monkeypatch.setattr(encode, "Encoder", EncoderThatHangs)
-    run, wanted = shutil.copytree(toy[0], tmp_path / "run"), toy[0] / "encode"
-    shutil.rmtree(run / "encode")
-    assert encode.encode(load_config(Recipe, TOY, ["cluster.job_seconds=5"]), run)["frames"] > 0
-    assert (run / "hung").exists()
+    folder = shutil.copytree(toy[0], tmp_path / "run")
+    shutil.rmtree(folder / "encode")
+    return folder
+
+
+HASTY = load_config(Recipe, TOY, ["cluster.job_seconds=5"])
+
+
+def test_an_encoder_that_hangs_in_a_file_starts_again(unencoded, toy):
+    assert encode.encode(HASTY, unencoded)["frames"] > 0
+    assert (unencoded / "hung").exists()
     for split in ("train", "heldout"):
-        found, whole = (json.loads((folder / split / "manifest.json").read_text())["files"] for folder in (run / "encode", wanted))
-        assert found == whole
+        found, wanted = (json.loads((folder / "encode" / split / "manifest.json").read_text())["files"] for folder in (unencoded, toy[0]))
+        assert found == wanted
+
+
+def test_a_file_in_which_encoders_hang_again_and_again_ends_the_encoding(unencoded, monkeypatch):
+    monkeypatch.setattr(encode, "MOST_LOSSES", 2)
+    (unencoded / "hung").write_text("always")
+    with pytest.raises(RunError, match=r"a file lost its actor 2 times .*longer than cluster.job_seconds = 5 raise the key"):
+        encode.encode(HASTY, unencoded)
