@@ -110,6 +110,10 @@ class RecordingsConfig(Config):
             for entry, source in zip(self.sources, sources, strict=True)
         )
 
+    def absolute(self) -> "RecordingsConfig":
+        """The same with ``entries`` as its sources, for processes whose working directory is another."""
+        return self.model_copy(update={"sources": self.entries(), "path": None})
+
 
 def _absolute_paths(source: SourceConfig) -> dict[str, Any]:
     def absolute(value: Any) -> Any:
