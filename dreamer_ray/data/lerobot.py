@@ -29,7 +29,7 @@ from dreamer_ray.data.lerobot_meta import (
 )
 from dreamer_ray.data.lerobot_rows import NUMBERS, numbers, pictures_in
 from dreamer_ray.data.scaling import Scaling
-from dreamer_ray.data.sources import BadRecordingError, Reading, Recording, Take
+from dreamer_ray.data.sources import BadRecordingError, Motion, Reading, Recording, Several, Take
 from dreamer_ray.data.video_times import pictures_at
 from dreamer_ray.errors import UserError
 from dreamer_ray.types import ActionSpace, Continuous
@@ -49,6 +49,8 @@ class LeRobotConfig(Config):
     action: str = "action"
     scale: Literal["range", "quantiles", "none"] = "range"
     """What of the actions becomes -1 and 1: lowest and highest, the 1% and 99% quantiles, or nothing (they are left alone)."""
+    several: Several = "last"
+    """What counts of the actions where several pictures become one frame: "sum" is right where they are ways gone, not places to be at."""
     tasks: tuple[str, ...] = ()
     """The task strings to train on, in this order; all of the data set where empty."""
     event_columns: tuple[str, ...] = ("next.success", "next.reward")
@@ -161,7 +163,9 @@ class LeRobotSource:
             continues[arrives[rows[name][:, 0] > 0]] = 0
         info: dict[str, float | int | str] = {"episode": entry.episode_index, "camera": self.camera, "task": task[0]}
         actions = {"action": self.scaling.scaled(rows[self.config.action])}
-        return Take(0, actions, np.ones(steps, bool), events, continues, info | {"scaling.action": self.scaling.note()})
+        info["scaling.action"] = self.scaling.note()
+        motions = {"action": Motion.of(self.scaling)} if self.config.several == "sum" else {}
+        return Take(0, actions, np.ones(steps, bool), events, continues, info, motions, several={"action": self.config.several})
 
     def _task(self, number: int, entry: EpisodeEntry) -> str:
         if number not in self.meta.tasks:

@@ -20,7 +20,7 @@ from dreamer_ray.config import Config
 from dreamer_ray.data.foreign import inside, read_bytes
 from dreamer_ray.data.layout import PictureLayout, picture_maker
 from dreamer_ray.data.scaling import Scaling
-from dreamer_ray.data.sources import BadRecordingError, Reading, Recording, Take
+from dreamer_ray.data.sources import BadRecordingError, Motion, Reading, Recording, Several, Take
 from dreamer_ray.errors import UserError
 from dreamer_ray.types import ActionComponent, ActionSpace, Binary, Categorical, Continuous
 
@@ -42,6 +42,8 @@ class MinariConfig(Config):
     """Steps a second; the data set does not say it."""
     observation: str | None = None
     """Which part of the observation is the picture, such as ``pixels`` or ``camera.front``; needed where there are several."""
+    several: Several = "last"
+    """What counts of numbers where several steps become one frame: "sum" is right where they are ways gone, not places to be at."""
     task: str = "reward"
     """Name of what ``event_reward`` is given for."""
     event_reward: float = 1.0
@@ -127,12 +129,16 @@ class MinariSource:
         continues = np.ones(steps + 1, np.float32)
         continues[1:][terminations > 0] = 0
         info: dict[str, float | int | str] = {"dataset": self.config.dataset, "episode": name, "return": float(rewards.sum())}
-        actions = {}
+        actions, motions = {}, {}
         for component_name, _, component, space in self._actions:
             values, scaling = _encoded(taken[component_name], component, space, f"{self.folder}: {name}: {component_name}")
             actions[component_name] = np.concatenate([values, np.zeros_like(values[:1])]) if steps else values
-            info |= {} if scaling is None else {f"scaling.{component_name}": scaling.note()}
-        return Take(0, actions, np.arange(steps + 1) < steps, events, continues, info)
+            if scaling is not None:
+                info[f"scaling.{component_name}"] = scaling.note()
+                motions[component_name] = Motion.of(scaling)
+        several = dict.fromkeys(motions, self.config.several)
+        motions = motions if self.config.several == "sum" else {}
+        return Take(0, actions, np.arange(steps + 1) < steps, events, continues, info, motions, several=several)
 
     @cached_property
     def _actions(self) -> list[tuple[str, str, ActionComponent, spaces.Space]]:

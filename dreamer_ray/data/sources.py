@@ -9,12 +9,17 @@ A recording is the smallest thing that is fetched, redone and reported: what is 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
 from dreamer_ray.data.layout import PictureLayout
+from dreamer_ray.data.scaling import Scaling
 from dreamer_ray.types import ActionSpace
+
+Several = Literal["last", "mean", "sum"]
+"""What counts of numbers where several pictures become one frame. "sum" is right for a way gone, which is also divided where a picture
+becomes several frames."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,11 @@ class Motion:
     encode: Callable[[np.ndarray], np.ndarray]
     """The inverse."""
 
+    @classmethod
+    def of(cls, scaling: Scaling) -> "Motion":
+        """Of continuous actions that were scaled."""
+        return cls(scaling.unscaled, scaling.scaled)
+
 
 @dataclass(frozen=True)
 class Take:
@@ -57,9 +67,11 @@ class Take:
     info: dict[str, float | int | str] = field(default_factory=dict)
     """Provenance."""
     motions: Mapping[str, Motion] = field(default_factory=dict)
-    """Components of ``actions`` that are motions; of the others the frame that is shown counts."""
+    """Components of ``actions`` that are motions."""
     times: np.ndarray | None = None
     """float64 ``[T]``: when each frame is shown, in seconds, never falling; None where they come evenly, at ``Source.fps``."""
+    several: Mapping[str, Several] = field(default_factory=dict)
+    """What counts of other components where several frames become one; of choices the first, which is shown."""
 
 
 @dataclass(frozen=True)

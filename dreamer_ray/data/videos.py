@@ -127,8 +127,9 @@ class VideosSource:
         if self.form:
             info |= {f"scaling.{key}": axes.scaling.note() for key, axes in self.form.actions.items() if axes.kind == "continuous"}
         actions = {key: values[part] for key, values in known.actions.items()}
-        motions = self.form.motions if self.form else {}
-        return Take(part.start, actions, known.labelled[part], known.events[part], known.continues[part], info, motions, times[part])
+        motions, several = (self.form.motions, self.form.several) if self.form else ({}, {})
+        kept = known.labelled[part], known.events[part], known.continues[part]
+        return Take(part.start, actions, *kept, info, motions, times[part], several)
 
     def _only_video_of(self, video: Path) -> None:
         same = [path.name for path in video.parent.iterdir() if path.stem == video.stem and path.suffix.lower() in VIDEOS]

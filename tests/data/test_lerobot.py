@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from dreamer_ray.data.lerobot import LeRobotConfig, LeRobotSource
 from dreamer_ray.data.scaling import Scaling
 from dreamer_ray.data.sources import BadRecordingError
+from dreamer_ray.data.stretches import at_rate
 from dreamer_ray.errors import UserError
 from dreamer_ray.types import Continuous
 
@@ -164,6 +165,15 @@ def test_quantiles_are_narrower_than_the_range_and_none_leaves_the_actions():
     written = np.load(REFERENCE / "actions.npz")["a0"]
     assert np.abs(takes(source(REFERENCE, scale="quantiles"))[2].actions["action"]).max() > 1
     np.testing.assert_allclose(takes(source(REFERENCE, scale="none"))[0].actions["action"], written, rtol=1e-6)
+
+
+@pytest.mark.parametrize("several", ["last", "mean", "sum"])
+def test_at_a_third_of_the_rate_actions_are_what_the_config_says(several):
+    found = source(REFERENCE, several=several)
+    take = takes(found)[0]
+    slower = at_rate(take, found.action_space, source_fps=found.fps, fps=found.fps / 3, name="x").actions["action"]
+    whole, first = found.scaling.unscaled(take.actions["action"]), found.scaling.unscaled(slower)[0]
+    np.testing.assert_allclose(first, {"last": whole[2], "mean": whole[:3].mean(0), "sum": whole[:3].sum(0)}[several], rtol=1e-4, atol=1e-5)
 
 
 def test_the_older_layout_is_read(tmp_path):

@@ -17,6 +17,7 @@ from minari.data_collector import EpisodeBuffer
 from dreamer_ray.data.minari_sets import MinariConfig, MinariSource
 from dreamer_ray.data.scaling import Scaling
 from dreamer_ray.data.sources import BadRecordingError
+from dreamer_ray.data.stretches import at_rate
 from dreamer_ray.errors import UserError
 from dreamer_ray.types import Binary, Categorical, Continuous
 
@@ -114,6 +115,18 @@ def test_other_spaces_of_actions(tmp_path, monkeypatch, space, act, component, w
     found = source(tmp_path)
     assert found.action_space == {"action": component}
     assert found.read(found.index()[0]).takes[0].actions["action"].tolist() == wanted
+
+
+@pytest.mark.parametrize("several", ["last", "mean", "sum"])
+def test_at_a_third_of_the_rate_numbers_are_what_the_config_says_and_choices_the_first(tmp_path, monkeypatch, several):
+    act = lambda n: {"arm": [np.array([t / 8, t], np.float32) for t in range(n)], "tool": [np.int64(t % 3) for t in range(n)]}  # noqa: E731
+    made(tmp_path, monkeypatch, action=spaces.Dict({"arm": ARM, "tool": spaces.Discrete(3)}), act=act)
+    found = source(tmp_path, several=several)
+    take = found.read(found.index()[1]).takes[0]
+    slower = at_rate(take, found.action_space, source_fps=15.0, fps=5.0, name="x").actions
+    arm = Scaling.between(ARM.low, ARM.high).unscaled(slower["arm"])
+    np.testing.assert_allclose(arm[:2, 1], {"last": [2, 5], "mean": [1, 4], "sum": [3, 12]}[several], atol=1e-5)
+    assert slower["tool"][:2].tolist() == [0, 0]
 
 
 def test_a_dictionary_of_actions_is_a_component_each(tmp_path, monkeypatch):
