@@ -128,6 +128,11 @@ class ActionFile(Config):
         return {name: part.motion for name, part in self.actions.items() if isinstance(part, Axes) and part.motion}
 
     @property
+    def scalings(self) -> dict[str, Scaling]:
+        """By component, of those that are numbers."""
+        return {name: part.scaling for name, part in self.actions.items() if isinstance(part, Axes)}
+
+    @property
     def several(self) -> dict[str, Several]:
         """By component, of those that are numbers."""
         return {name: part.several for name, part in self.actions.items() if isinstance(part, Axes)}

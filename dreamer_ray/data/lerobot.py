@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from pydantic import model_validator
 
 from dreamer_ray.config import Config
 from dreamer_ray.data.foreign import inside
@@ -49,6 +50,10 @@ class LeRobotConfig(Config):
     action: str = "action"
     scale: Literal["range", "quantiles", "none"] = "range"
     """What of the actions becomes -1 and 1: lowest and highest, the 1% and 99% quantiles, or nothing (they are left alone)."""
+    low: tuple[float, ...] | None = None
+    """What becomes -1, entry by entry, in place of ``scale``: with ``high`` the same for all data sets that one model learns from."""
+    high: tuple[float, ...] | None = None
+    """What becomes 1."""
     several: Several = "last"
     """What counts of the actions where several pictures become one frame: "sum" is right where they are ways gone, not places to be at."""
     tasks: tuple[str, ...] = ()
@@ -61,6 +66,15 @@ class LeRobotConfig(Config):
     terminal_columns: tuple[str, ...] = ("next.terminated",)
     """The first of these that the data set has says what is terminal. ``next.done`` is none of them, since most sets mark with it where
     each recording ends; name it where it means that the world has come to an end."""
+
+    @model_validator(mode="after")
+    def _bounds_fit(self) -> "LeRobotConfig":
+        low, high = self.low or (), self.high or ()
+        if (self.low is None) != (self.high is None) or len(low) != len(high) or any(a >= b for a, b in zip(low, high, strict=True)):
+            raise ValueError(
+                f"low ({self.low}) and high ({self.high}) go together: as many numbers in both, and each of low below that of high"
+            )
+        return self
 
 
 class LeRobotSource:
@@ -82,6 +96,11 @@ class LeRobotSource:
     @cached_property
     def scaling(self) -> Scaling:
         """Between the data set's actions and those of the takes."""
+        if self.config.low is not None and self.config.high is not None:
+            if len(self.config.low) != self._size:
+                place = f"LeRobot data set {self.folder}: low and high"
+                raise UserError(f"{place}: {len(self.config.low)} numbers each, but {self.config.action} has {self._size}")
+            return Scaling.between(self.config.low, self.config.high)
         if self.config.scale == "none":
             return Scaling((0.0,) * self._size, (1.0,) * self._size)
         try:
@@ -89,6 +108,11 @@ class LeRobotSource:
         except BadRecordingError as error:
             raise UserError(f"LeRobot data set {self.folder}: {error}; scale: none leaves the actions as they are") from error
         return Scaling.between(low, high)
+
+    @property
+    def scalings(self) -> dict[str, Scaling]:
+        """Of the one component."""
+        return {"action": self.scaling}
 
     @property
     def camera(self) -> str:

@@ -86,6 +86,12 @@ class MinariSource:
         return {name: component for name, _, component, _ in self._actions}
 
     @property
+    def scalings(self) -> dict[str, Scaling]:
+        """Between the data set's actions and those of the takes, of numbers; infinite bounds leave an entry alone."""
+        boxes = {name: space for name, _, _, space in self._actions if isinstance(space, spaces.Box)}
+        return {name: Scaling.between(box.low.ravel().tolist(), box.high.ravel().tolist()) for name, box in boxes.items()}
+
+    @property
     def tasks(self) -> tuple[str, ...]:
         """One, for the reward."""
         return (self.config.task,)
@@ -129,15 +135,14 @@ class MinariSource:
         continues = np.ones(steps + 1, np.float32)
         continues[1:][terminations > 0] = 0
         info: dict[str, float | int | str] = {"dataset": self.config.dataset, "episode": name, "return": float(rewards.sum())}
-        actions, motions = {}, {}
+        actions = {}
         for component_name, _, component, space in self._actions:
-            values, scaling = _encoded(taken[component_name], component, space, f"{self.folder}: {name}: {component_name}")
+            scaling = self.scalings.get(component_name)
+            values = _encoded(taken[component_name], component, space, scaling, f"{self.folder}: {name}: {component_name}")
             actions[component_name] = np.concatenate([values, np.zeros_like(values[:1])]) if steps else values
-            if scaling is not None:
-                info[f"scaling.{component_name}"] = scaling.note()
-                motions[component_name] = Motion.of(scaling)
-        several = dict.fromkeys(motions, self.config.several)
-        motions = motions if self.config.several == "sum" else {}
+        info |= {f"scaling.{key}": scaling.note() for key, scaling in self.scalings.items()}
+        motions = {key: Motion.of(scaling) for key, scaling in self.scalings.items() if self.config.several == "sum"}
+        several = dict.fromkeys(self.scalings, self.config.several)
         return Take(0, actions, np.arange(steps + 1) < steps, events, continues, info, motions, several=several)
 
     @cached_property
@@ -210,19 +215,19 @@ def _component(space: spaces.Space) -> ActionComponent | None:
     return None
 
 
-def _encoded(values: np.ndarray, component: ActionComponent, space: Any, place: str) -> tuple[np.ndarray, Scaling | None]:
-    """The actions of a component, and how they were scaled; bounds of a box that are not finite leave its entries alone."""
+def _encoded(values: np.ndarray, component: ActionComponent, space: Any, scaling: Scaling | None, place: str) -> np.ndarray:
+    """The actions of a component, scaled where it is one of numbers."""
     if values.dtype.kind not in "biuf" or not np.isfinite(values).all():
         raise BadRecordingError(f"{place} is {values.dtype}, or not finite")
     if isinstance(component, Categorical):
         numbers = values.reshape(len(values)).astype(np.int64) - int(space.start)
         if ((numbers < 0) | (numbers >= component.size)).any():
             raise BadRecordingError(f"{place} is not in {space}")
-        return numbers, None
+        return numbers
     if values.size != len(values) * component.size:
         raise BadRecordingError(f"{place} is of shape {values.shape}, wanted {component.size} numbers a step")
     flat = values.reshape(len(values), component.size)
     if isinstance(component, Binary):
-        return (flat > 0).astype(np.uint8), None
-    scaling = Scaling.between(space.low.ravel(), space.high.ravel())
-    return scaling.scaled(flat), scaling
+        return (flat > 0).astype(np.uint8)
+    assert scaling is not None, "numbers have one"
+    return scaling.scaled(flat)

@@ -20,6 +20,7 @@ from dreamer_ray.data.files import plain_file
 from dreamer_ray.data.foreign import inside, plain_name
 from dreamer_ray.data.frame_rate import JUMP, MAX_PAUSE, usual_rate
 from dreamer_ray.data.layout import PictureLayout
+from dreamer_ray.data.scaling import Scaling
 from dreamer_ray.data.sources import BadRecordingError, Reading, Recording, Take
 from dreamer_ray.data.video import pictures
 from dreamer_ray.data.video_times import picture_times
@@ -62,6 +63,11 @@ class VideosSource:
     def action_space(self) -> ActionSpace:
         """That of ``actions.yaml``."""
         return {} if self.form is None else self.form.action_space
+
+    @property
+    def scalings(self) -> dict[str, Scaling]:
+        """Those of ``actions.yaml``."""
+        return {} if self.form is None else self.form.scalings
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -125,7 +131,7 @@ class VideosSource:
     def _take(self, known: Labels, times: np.ndarray, part: slice, name: str) -> Take:
         info: dict[str, float | int | str] = {"video": name}
         if self.form:
-            info |= {f"scaling.{key}": axes.scaling.note() for key, axes in self.form.actions.items() if axes.kind == "continuous"}
+            info |= {f"scaling.{key}": scaling.note() for key, scaling in self.form.scalings.items()}
         actions = {key: values[part] for key, values in known.actions.items()}
         motions, several = (self.form.motions, self.form.several) if self.form else ({}, {})
         kept = known.labelled[part], known.events[part], known.continues[part]
