@@ -142,7 +142,7 @@ class MinariSource:
             actions[component_name] = np.concatenate([values, np.zeros_like(values[:1])]) if steps else values
         info |= {f"scaling.{key}": scaling.note() for key, scaling in self.scalings.items()}
         motions = {key: Motion.of(scaling) for key, scaling in self.scalings.items() if self.config.several == "sum"}
-        several = dict.fromkeys(self.scalings, self.config.several)
+        several: dict[str, Several] = dict.fromkeys(self.scalings, self.config.several)
         return Take(0, actions, np.arange(steps + 1) < steps, events, continues, info, motions, several=several)
 
     @cached_property

@@ -79,8 +79,8 @@ def _refuse_other_scales(sources: Mapping[int, Source]) -> None:
             widest = np.stack(list(bounds.values()))
             raise UserError(
                 f"data.recordings.sources.{other}: its {name} of {_range(*bounds[other])} becomes -1 .. 1, of sources.{first} that of "
-                f"{_range(*bounds[first])}, so that one number would be two actions; give all of them the same low and high (kind "
-                f"videos: in actions.yaml; kind minari has those of its environment), such as {_range(widest[:, 0].min(0), widest[:, 1].max(0))}"
+                f"{_range(*bounds[first])}, so that one number would be two actions; give all of them the same low and high (kind videos: "
+                f"in actions.yaml; kind minari has those of its environment), such as {_range(widest[:, 0].min(0), widest[:, 1].max(0))}"
             )
 
 
