@@ -126,9 +126,11 @@ class VptSource:
         copy = None if file.closed else file
         size = video_info(video, file=copy).frames
         info = {"segment": recording.name, "recorder": version}
-        takes, dropped = cut_takes(segment, read_events(lines, self.config.rules()), self.config.cuts(), frames=size, info=info)
+        lost = Counter[str]()
+        events = read_events(lines, self.config.rules(), lost)
+        takes, dropped = cut_takes(segment, events, self.config.cuts(), frames=size, info=info)
         shown = frames(video, count=min(size, len(segment.keys)), file=copy)
-        return Reading(takes, _pictures(shown, segment, layout, cursor=self.config.cursor), dropped)
+        return Reading(takes, _pictures(shown, segment, layout, cursor=self.config.cursor), dropped + lost)
 
     def _inside(self, path: str) -> str:
         """``path``, which does not lead out of the folder that lists it. Raises ``BadRecordingError``."""

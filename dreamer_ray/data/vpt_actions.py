@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from pydantic import BaseModel, Field, ValidationError
 
+from dreamer_ray.data.foreign import optional
 from dreamer_ray.data.sources import Motion
 from dreamer_ray.errors import UserError
 from dreamer_ray.types import ActionSpace, Binary, Categorical
@@ -116,30 +117,30 @@ Clock = Annotated[int, Field(ge=-1, lt=2**53)]
 
 
 class _Mouse(BaseModel):
-    x: Number = 0.0
-    y: Number = 0.0
+    x: Annotated[Number, optional(0.0)] = 0.0
+    y: Annotated[Number, optional(0.0)] = 0.0
     dx: Number
     dy: Number
-    wheel: Number = Field(default=0.0, alias="dwheel")
+    wheel: Annotated[Number, optional(0.0)] = Field(default=0.0, alias="dwheel")
     buttons: list[int]
-    pressed: list[int] = Field(default=[], alias="newButtons")
+    pressed: Annotated[list[int], optional([])] = Field(default=[], alias="newButtons")
 
 
 class _Keyboard(BaseModel):
     keys: list[str]
-    pressed: list[str] = Field(default=[], alias="newKeys")
+    pressed: Annotated[list[str], optional([])] = Field(default=[], alias="newKeys")
 
 
 class _Line(BaseModel):
-    """What is read of a line; all but mouse and keyboard came to the format over time."""
+    """What is read of a line; all but mouse and keyboard came to the format over time, and counts as not there where it is damaged."""
 
     mouse: _Mouse
     keyboard: _Keyboard
-    in_gui: bool = Field(default=False, alias="isGuiOpen")
-    hotbar: int | None = None
-    tick: Clock = -1
-    milli: Clock = -1
-    server_ms: Annotated[float, Field(ge=0, lt=1e9)] = Field(default=0.0, alias="serverTickDurationMs")
+    in_gui: Annotated[bool, optional(default=False)] = Field(default=False, alias="isGuiOpen")
+    hotbar: Annotated[int | None, optional(None)] = None
+    tick: Annotated[Clock, optional(-1)] = -1
+    milli: Annotated[Clock, optional(-1)] = -1
+    server_ms: Annotated[float, Field(ge=0, lt=1e9), optional(0.0)] = Field(default=0.0, alias="serverTickDurationMs")
 
 
 def read_segment(lines: Iterable[bytes], *, name: str, version: str = "", degrees_per_unit: float = DEGREES_PER_UNIT) -> SegmentActions:
@@ -149,7 +150,8 @@ def read_segment(lines: Iterable[bytes], *, name: str, version: str = "", degree
     counts only from where it is pressed anew, and a hotbar slot that changes without its key, by the mouse wheel, counts as pressed.
     ``version`` is the recorder's, such as "6.9". Raises ``UserError`` naming ``name`` where no line can be read.
     """
-    parsed = [_parse(line) for line in lines if line.strip()]
+    read = [_parse(line) for line in lines if line.strip()]
+    parsed = [line for line, _ in read]
     if not any(parsed):
         raise UserError(f"{name}: none of its {len(parsed)} lines is an action of a VPT recording; is it the jsonl file of a segment?")
     size, gui_scale = len(parsed), GUI_MOUSE_SCALE.get(version, 1.0)
@@ -184,11 +186,13 @@ def _stuck(lines: list[_Line | None]) -> int:
     return next((t for t, line in enumerate(lines) if t > 0 and line and 0 in line.mouse.pressed), len(lines))
 
 
-def _parse(line: bytes) -> _Line | None:
+def _parse(line: bytes) -> tuple[_Line | None, bool]:
+    """What a line says, and whether some of it is damaged that is taken for not there."""
+    odd: set[str] = set()
     try:
-        return _Line.model_validate_json(line)
+        return _Line.model_validate_json(line, context=odd), bool(odd)
     except ValidationError:
-        return None
+        return None, False
 
 
 def _press(row: np.ndarray, line: _Line, *, stuck: bool, slot: int | None) -> None:

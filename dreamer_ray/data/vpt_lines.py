@@ -37,6 +37,7 @@ class VptLines(VptSource):
             segment = read_segment(lines, name=str(self.path), degrees_per_unit=self.config.degrees_per_unit)
         except UserError as error:
             raise BadRecordingError(str(error)) from error
-        events = read_events(lines, self.config.rules())
+        lost = Counter[str]()
+        events = read_events(lines, self.config.rules(), lost)
         takes, dropped = cut_takes(segment, events, self.config.cuts(), frames=len(segment.keys), info={})
-        return Reading(takes, iter(()), dropped)
+        return Reading(takes, iter(()), dropped + lost)
