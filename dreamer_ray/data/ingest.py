@@ -175,7 +175,7 @@ def ingest_recording(config: RecordingsConfig, source: Source, schema: ShardSche
     """
     name, made_from = job.recording.name, job_fingerprint(config, config.entries()[job.source], job)
     reading = source.read(job.recording, None if config.keeps_packets else config.layout)
-    dropped = Counter(reading.dropped) if job.part != "end" else Counter[str]()
+    dropped, mended = (Counter(reading.dropped), reading.mended) if job.part != "end" else (Counter[str](), Counter[str]())
     if config.keeps_packets:
         stretches = as_recorded(reading.takes, fps=schema.fps, name=name)
     else:
@@ -189,7 +189,7 @@ def ingest_recording(config: RecordingsConfig, source: Source, schema: ShardSche
         coded = _cut(config, job, stretches, dropped)
     else:
         coded = _compressed(config, schema, reading, stretches, name)
-    return write_shard(folder, job.file, _episodes(job, coded), schema, job=made_from, dropped=dropped)
+    return write_shard(folder, job.file, _episodes(job, coded), schema, job=made_from, dropped=dropped, mended=mended)
 
 
 def _compressed(

@@ -89,6 +89,7 @@ class Tally:
     def report(self, folder: Path) -> dict[str, Any]:
         """The account of the whole ingest; ``folder`` holds the sides' folders."""
         dropped = sum((Counter(file.dropped) for file in self.files.values()), Counter[str]())
+        mended = sum((Counter(file.mended) for file in self.files.values()), Counter[str]())
         size = sum((folder / job.split / file.name).stat().st_size for job, file in self._done())
         return {
             "recordings": len({(job.source, job.recording.name) for job in self.plan.jobs}),
@@ -103,6 +104,7 @@ class Tally:
                 for split in ("train", "heldout")
             },
             "dropped": dict(dropped.most_common()),
+            "mended": dict(mended.most_common()),
             "left_out_of_index": dict(self.plan.left_out.most_common()),
             "empty": [job.recording.name for job, file in self._done() if not file.episodes],
             "bad": [
@@ -135,6 +137,7 @@ def summary(report: dict[str, Any]) -> list[str]:
     if report["frames"]:
         lines.append(f"{report['bytes'] / 2**20:.3g} MiB, {report['bytes_per_hour'] / 2**20:.4g} MiB an hour")
     lines += [f"dropped: {count} {reason}" for reason, count in report["dropped"].items()]
+    lines += [f"mended or kept: {count} {what}" for what, count in report["mended"].items()]
     lines += [f"not in the index: {count} {reason}" for reason, count in report["left_out_of_index"].items()]
     lines += _first([f"nothing usable in {name}" for name in report["empty"]])
     lines += _first([f"bad: {entry['recording']}: {entry['reason']}" for entry in report["bad"]])

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from dreamer_ray.config import Config
 from dreamer_ray.config_file import parse_config
@@ -60,6 +60,13 @@ class ShardFile(Config):
     episodes: tuple[EpisodeEntry, ...]
     dropped: Counts = Field(default_factory=dict)
     """Frames or lines of the recording that were left out, by reason."""
+    mended: Counts = Field(default_factory=dict)
+    """Those that were kept and changed, by what was done."""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without ``mended`` where nothing was: sets that were made before it was counted keep their fingerprint."""
+        return {key: value for key, value in handler(self).items() if key != "mended" or value}
 
     @property
     def frames(self) -> int:
@@ -204,6 +211,7 @@ def write_shard(
     *,
     job: str = "",
     dropped: Mapping[str, int] | None = None,
+    mended: Mapping[str, int] | None = None,
 ) -> ShardFile:
     """Writes ``folder/name`` whole or not at all, an episode at a time, and returns its entry for the manifest.
 
@@ -218,8 +226,9 @@ def write_shard(
                 coded = code_episode(episode, schema) if isinstance(episode, Episode) else episode
                 writer.write_table(to_table(coded.rows, columns), row_group_size=coded.length)
                 entries.append(EpisodeEntry(name=coded.name, length=coded.length, info=coded.info))
-            file = ShardFile(name=name, sha256="", episodes=tuple(entries), dropped=dict(dropped or {}))
-            notes = {"schema": schema.model_dump(mode="json"), "job": job} | file.model_dump(mode="json", include={"episodes", "dropped"})
+            file = ShardFile(name=name, sha256="", episodes=tuple(entries), dropped=dict(dropped or {}), mended=dict(mended or {}))
+            notes = {"schema": schema.model_dump(mode="json"), "job": job}
+            notes |= file.model_dump(mode="json", include={"episodes", "dropped", "mended"})
             writer.add_key_value_metadata({"dreamer_ray": json.dumps(notes)})
     except BaseException:
         partial.unlink(missing_ok=True)
@@ -241,7 +250,8 @@ def existing_shard(
         return None
     if episodes is not None and [entry["name"] for entry in notes["episodes"]] != list(episodes):
         return None
-    values = {"name": name, "sha256": _checksum(path), "episodes": notes["episodes"], "dropped": notes.get("dropped", {})}
+    counts = {key: notes.get(key, {}) for key in ("dropped", "mended")}
+    values = {"name": name, "sha256": _checksum(path), "episodes": notes["episodes"]} | counts
     return parse_config(ShardFile, values, str(path))
 
 

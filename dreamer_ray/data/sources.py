@@ -84,6 +84,8 @@ class Reading:
     """All pictures of the recording in order, uint8 ``[y, x, 3]`` RGB; reading them may raise ``BadRecordingError``."""
     dropped: Counter[str]
     """Frames or lines that were left out, by reason."""
+    mended: Counter[str] = field(default_factory=Counter)
+    """Frames or lines that were kept and changed, or kept though others leave them out, by what was done."""
 
 
 class BadRecordingError(Exception):

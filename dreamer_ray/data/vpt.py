@@ -21,7 +21,7 @@ from dreamer_ray.data.vpt_actions import DEGREES_PER_UNIT, VPT_ACTIONS, SegmentA
 from dreamer_ray.data.vpt_cursor import draw_cursor
 from dreamer_ray.data.vpt_events import DIAMOND_LADDER, Rule, read_events
 from dreamer_ray.data.vpt_index import read_index
-from dreamer_ray.data.vpt_takes import TICKS_A_SECOND, CutRules, cut_takes
+from dreamer_ray.data.vpt_takes import TICKS_A_SECOND, CutRules, cut_takes, mended
 from dreamer_ray.errors import UserError
 from dreamer_ray.types import ActionSpace
 
@@ -130,7 +130,10 @@ class VptSource:
         events = read_events(lines, self.config.rules(), lost)
         takes, dropped = cut_takes(segment, events, self.config.cuts(), frames=size, info=info)
         shown = frames(video, count=min(size, len(segment.keys)), file=copy)
-        return Reading(takes, _pictures(shown, segment, layout, cursor=self.config.cursor), dropped + lost)
+        changed = mended(segment, self.config.cuts(), frames=size)
+        if self.config.cursor:
+            changed["frames with the mouse's cursor drawn in"] = int(segment.gui[:size].sum())
+        return Reading(takes, _pictures(shown, segment, layout, cursor=self.config.cursor), dropped + lost, +changed)
 
     def _inside(self, path: str) -> str:
         """``path``, which does not lead out of the folder that lists it. Raises ``BadRecordingError``."""

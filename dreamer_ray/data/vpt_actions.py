@@ -3,7 +3,7 @@
 The format is that of OpenAI's recorder (Baker et al. 2022, arXiv:2206.11795, and its index and jsonl files).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -40,6 +40,10 @@ DEGREES_PER_UNIT = 360 / 2400
 """Turn of the camera by one unit of ``dx`` or ``dy``."""
 GUI_MOUSE_SCALE = {"5.7": 0.5, "5.8": 0.5, "6.7": 2.0, "6.8": 2.0, "6.9": 2.0}
 """Factor on ``dx`` and ``dy`` while a GUI is open, for the versions of the recorder that wrote them in another unit."""
+
+WHEEL = "lines on which the mouse wheel changed the hotbar's slot, its key put in"
+RESCALED = "lines whose mouse in a GUI was in another unit, by the recorder's version"
+DAMAGED = "lines with a damaged field that may be missing, taken for missing"
 
 MU, MAX_DEGREES, BINS = 10.0, 10.0, 11
 MOUSE_BINS = BINS * BINS
@@ -106,6 +110,8 @@ class SegmentActions:
     """Whether the player is known to have touched neither key nor mouse."""
     stuck: int
     """Lines whose attack was left out, since it was held from before the segment."""
+    mended: Mapping[str, Bool[np.ndarray, "t"]]
+    """Lines that are not as they were written, by what was done to them."""
 
     def actions(self) -> dict[str, np.ndarray]:
         """By component of ``VPT_ACTIONS``."""
@@ -166,14 +172,18 @@ def read_segment(lines: Iterable[bytes], *, name: str, version: str = "", degree
         server_ms=np.array([line.server_ms if line else 0 for line in parsed], np.float32),
         idle=np.zeros(size, bool),
         stuck=_stuck(parsed),
+        mended={name: np.zeros(size, bool) for name in (WHEEL, RESCALED, DAMAGED)},
     )
+    held.mended[DAMAGED][:] = [odd for _, odd in read]
     slot = None
     for t, line in enumerate(parsed):
         if line is None:
             continue
-        _press(held.keys[t], line, stuck=t < held.stuck, slot=slot)
+        _press(held.keys[t], line, stuck=t < held.stuck)
+        held.mended[WHEEL][t] = _press_turned(held.keys[t], line, slot)
         slot = line.hotbar if line.hotbar is not None else slot
         unit = degrees_per_unit * (gui_scale if line.in_gui else 1.0)
+        held.mended[RESCALED][t] = unit != degrees_per_unit and bool(line.mouse.dx or line.mouse.dy)
         held.camera[t] = np.clip([line.mouse.dy * unit, line.mouse.dx * unit], -180, 180)
         held.idle[t] = not (held.keys[t].any() or line.mouse.dx or line.mouse.dy or line.mouse.wheel or line.keyboard.pressed)
     return held
@@ -195,13 +205,19 @@ def _parse(line: bytes) -> tuple[_Line | None, bool]:
         return None, False
 
 
-def _press(row: np.ndarray, line: _Line, *, stuck: bool, slot: int | None) -> None:
-    """Sets the keys held in ``line``; ``slot`` is the hotbar's before it."""
+def _press(row: np.ndarray, line: _Line, *, stuck: bool) -> None:
+    """Sets the keys held in ``line``."""
     for code in line.keyboard.keys:
         if (number := KEY_NUMBER.get(code)) is not None:
             row[number] = 1
     for button in line.mouse.buttons:
         if 0 <= button < len(BUTTONS) and not (stuck and button == 0):
             row[ATTACK + button] = 1
-    if slot is not None and line.hotbar is not None and line.hotbar != slot and 0 <= line.hotbar < 9:
-        row[HOTBAR + line.hotbar] = 1
+
+
+def _press_turned(row: np.ndarray, line: _Line, slot: int | None) -> bool:
+    """Sets the key of a hotbar slot to which the wheel was turned, and whether there is one; ``slot`` is that before it."""
+    if slot is None or line.hotbar is None or line.hotbar == slot or not 0 <= line.hotbar < 9 or row[HOTBAR + line.hotbar]:
+        return False
+    row[HOTBAR + line.hotbar] = 1
+    return True

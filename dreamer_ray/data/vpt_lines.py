@@ -11,7 +11,7 @@ from dreamer_ray.data.sources import BadRecordingError, Reading, Recording
 from dreamer_ray.data.vpt import VptSource
 from dreamer_ray.data.vpt_actions import read_segment
 from dreamer_ray.data.vpt_events import read_events
-from dreamer_ray.data.vpt_takes import cut_takes
+from dreamer_ray.data.vpt_takes import cut_takes, mended
 from dreamer_ray.errors import UserError
 
 
@@ -40,4 +40,4 @@ class VptLines(VptSource):
         lost = Counter[str]()
         events = read_events(lines, self.config.rules(), lost)
         takes, dropped = cut_takes(segment, events, self.config.cuts(), frames=len(segment.keys), info={})
-        return Reading(takes, iter(()), dropped + lost)
+        return Reading(takes, iter(()), dropped + lost, mended(segment, self.config.cuts(), frames=len(segment.keys)))

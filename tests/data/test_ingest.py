@@ -222,6 +222,21 @@ def test_a_bad_recording_costs_itself_and_is_named(tmp_path, videos):
         tally.refuse_rotten(0.39, tmp_path, begun=5)
 
 
+def test_what_was_mended_is_in_the_account_also_of_files_that_were_there(tmp_path):
+    values = config(luanti(), heldout=0.2, layout={"shape": [36, 64]}, episode_frames=200)
+    for _ in range(2):
+        _, tally = do(values, tmp_path)
+        lines = [line for line in summary(tally.report(tmp_path)) if line.startswith("mended or kept: ")]
+        assert lines == ["mended or kept: 23 frames whose action does nothing, kept"], "one recording, though it is two files"
+
+
+def test_a_set_in_which_nothing_was_mended_has_the_fingerprint_that_it_always_had():
+    file = ShardFile(name="a.parquet", sha256="", episodes=())
+    assert "mended" not in file.model_dump() and "mended" not in file.model_dump_json()
+    mended = file.model_copy(update={"mended": {"frames": 3}})
+    assert ShardFile.model_validate_json(mended.model_dump_json()) == mended
+
+
 def test_the_summary_of_many_bad_recordings_names_the_first_and_counts_the_others(tmp_path):
     tally = Tally(jobs_of(50), bad={number: f"reason {number}" for number in range(50)})
     lines = summary(tally.report(tmp_path))

@@ -64,6 +64,33 @@ def test_the_luanti_recording_is_read_whole():
     assert shapes == [(360, 640, 3)] * 200
 
 
+def test_what_is_mended_is_counted(tmp_path, videos):
+    still = {"dx": 0.0, "dy": 0.0, "buttons": []}
+    changed = {
+        2: {"hotbar": 3},
+        3: {"hotbar": 3, "isGuiOpen": True, "mouse": still | {"dx": 4.0}},
+        4: {"hotbar": 3, "isGuiOpen": True},
+        5: {"hotbar": 3, "keyboard": {"keys": []}},
+        6: {"hotbar": 3, "mouse": still | {"dy": 90.0}},
+        7: {"hotbar": 3, "serverTickDurationMs": None},
+    }
+    rows = [line(t, **({"hotbar": 0 if t < 2 else 3} | changed.get(t, {}))) for t in range(8)]
+    rows += [line(t + 500, hotbar=3) for t in range(8, 12)]
+    write_pair(tmp_path / "6.8", videos, frames=12, lines=rows)
+    reading = read_one(tmp_path)
+    assert reading.mended == {
+        "lines on which the mouse wheel changed the hotbar's slot, its key put in": 1,
+        "lines whose mouse in a GUI was in another unit, by the recorder's version": 1,
+        "lines with a damaged field that may be missing, taken for missing": 1,
+        "frames whose action does nothing, kept": 1,
+        "frames with a turn beyond 10 degrees, cut to that": 1,
+        "frames before which a clock jumps, where a new take begins": 1,
+        "frames with the mouse's cursor drawn in": 2,
+    }
+    assert not reading.dropped
+    assert "frames with the mouse's cursor drawn in" not in read_one(tmp_path, cursor=False).mended
+
+
 def test_pictures_come_in_the_layout_that_is_asked_for():
     [recording] = source(LUANTI.parent).index()
     picture = next(source(LUANTI.parent).read(recording, PictureLayout(shape=(384, 640))).pictures)
