@@ -11,7 +11,7 @@ import numpy as np
 
 from dreamer_ray.data.action_names import action_names
 from dreamer_ray.data.action_tally import ActionTally, ComponentFigures
-from dreamer_ray.data.files import open_file, scheme
+from dreamer_ray.data.files import open_file, scheme, tried
 from dreamer_ray.data.lerobot import LeRobotSource
 from dreamer_ray.data.recognition import Found, Kind
 from dreamer_ray.data.set_facts import SetFacts, set_facts
@@ -186,9 +186,13 @@ def size_of(path: str) -> int:
 
 def video_head(path: str) -> str:
     """Codec and rate as the head of the video at ``path`` has them. Raises ``BadRecordingError``."""
-    try:
+
+    def head() -> str:
         with open_file(path) as file, video_stream(path, file) as stream:
             return f"{stream.codec_context.name}, {float(stream.average_rate or 0):.4g} frames/s"
+
+    try:
+        return tried(path, head)
     except DAMAGE as error:
         raise BadRecordingError(f"{path}: cannot be read as a video ({error})") from error
 

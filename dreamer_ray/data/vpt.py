@@ -4,6 +4,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
 from typing import IO, Annotated, Literal
@@ -92,12 +93,13 @@ class VptSource:
 
         Raises ``UserError`` where there is none, naming the path.
         """
-        return _recordings(self._listing()[0])
+        return _recordings(self._listing[0])
 
     def left_out(self) -> Counter[str]:
         """Entries of the index files that are no segments, by reason."""
-        return self._listing()[1]
+        return self._listing[1]
 
+    @cached_property
     def _listing(self) -> tuple[dict[str, tuple[str, ...]], Counter[str]]:
         paths = (self.config.path,) if isinstance(self.config.path, str) else self.config.path
         if not paths:
