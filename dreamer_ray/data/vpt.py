@@ -30,6 +30,7 @@ INDEX = (".json", ".json.gz")
 SUFFIXES = (".mp4", ".jsonl")
 PLAYED = re.compile(r".+-(?P<session>[0-9a-f]{12})-(?P<day>\d{8})-\d{6}", re.ASCII)
 VERSION = re.compile(r"(?:^|/)(\d+\.\d+)/[^/]+$", re.ASCII)
+NO_VERSION = 'segments with an open menu whose recorder is not known, mouse taken as written (recorder: "6.8" in the recipe says it)'
 PAGE = b"<"
 """What a server's error page begins with, sent in place of a file that it lacks."""
 
@@ -42,6 +43,9 @@ class VptConfig(Config):
     """Path or URL of an index (.json, .json.gz), of several, or of a folder that holds pairs of mp4 and jsonl at any depth."""
     base: str | None = None
     """Where the segments of an index lie; as the index says where it is not given."""
+    recorder: str | None = Field(default=None, pattern=r"^\d+\.\d+$")
+    """Version of the recorder, such as "6.8", of segments that do not lie in a folder of that name, as they do where they come from: some
+    versions wrote the mouse in another unit while a menu is open."""
     degrees_per_unit: float = Field(default=DEGREES_PER_UNIT, gt=0, le=10)
     """Turn of the camera by one unit of the mouse."""
     max_server_ms: float = Field(default=200.0, gt=50)
@@ -117,7 +121,7 @@ class VptSource:
         video, text = (self._inside(path) for path in _both(recording))
         with _checked(text) as file:
             lines = file.read().split(b"\n")
-        version = (VERSION.search(video) or ("", ""))[1]
+        version = (VERSION.search(video) or ("", self.config.recorder or ""))[1]
         try:
             segment = read_segment(lines, name=text, version=version, degrees_per_unit=self.config.degrees_per_unit)
         except UserError as error:
@@ -135,6 +139,8 @@ class VptSource:
         changed = mended(segment, self.config.cuts(), frames=size)
         if self.config.cursor:
             changed["frames with the mouse's cursor drawn in"] = int(segment.gui[:size].sum())
+        if not version and segment.gui[:size].any():
+            changed[NO_VERSION] = 1
         return Reading(takes, _pictures(shown, segment, layout, cursor=self.config.cursor), dropped + lost, +changed)
 
     def _inside(self, path: str) -> str:

@@ -34,7 +34,8 @@ class VptLines(VptSource):
         """Its takes, as if there were a frame for every line."""
         lines = read_bytes(self.path).split(b"\n")
         try:
-            segment = read_segment(lines, name=str(self.path), degrees_per_unit=self.config.degrees_per_unit)
+            version, unit = self.config.recorder or "", self.config.degrees_per_unit
+            segment = read_segment(lines, name=str(self.path), version=version, degrees_per_unit=unit)
         except UserError as error:
             raise BadRecordingError(str(error)) from error
         lost = Counter[str]()

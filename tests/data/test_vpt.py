@@ -91,6 +91,24 @@ def test_what_is_mended_is_counted(tmp_path, videos):
     assert "frames with the mouse's cursor drawn in" not in read_one(tmp_path, cursor=False).mended
 
 
+def test_the_recorder_of_a_flat_folder_may_be_named_and_is_missed_where_it_matters(tmp_path, videos):
+    rows = [line(t, isGuiOpen=t > 5, mouse={"dx": 10.0, "dy": 0.0, "buttons": []}) for t in range(12)]
+    write_pair(tmp_path / "flat", videos, frames=12, lines=rows)
+    write_pair(tmp_path / "deep" / "6.8", videos, frames=12, lines=rows)
+    nameless, named, deep = (
+        read_one(tmp_path / "flat"),
+        read_one(tmp_path / "flat", recorder="6.8"),
+        read_one(tmp_path / "deep", recorder="10.0"),
+    )
+    degrees = [decode_mouse(reading.takes[0].actions["mouse"][-1])[1] for reading in (nameless, named, deep)]
+    assert degrees[0] < degrees[1] == degrees[2]
+    assert [reading.takes[0].info["recorder"] for reading in (nameless, named, deep)] == ["", "6.8", "6.8"]
+    missed = [count for what, count in nameless.mended.items() if "whose recorder is not known" in what]
+    assert missed == [1] and not any("whose recorder is not known" in what for what in named.mended)
+    with pytest.raises(ValidationError, match="recorder"):
+        source(tmp_path / "flat", recorder="vpt")
+
+
 def test_pictures_come_in_the_layout_that_is_asked_for():
     [recording] = source(LUANTI.parent).index()
     picture = next(source(LUANTI.parent).read(recording, PictureLayout(shape=(384, 640))).pictures)
