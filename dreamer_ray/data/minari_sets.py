@@ -6,7 +6,7 @@ An episode has one observation more than actions, so nothing is cut: the last on
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -19,13 +19,11 @@ from pydantic import Field
 from dreamer_ray.config import Config
 from dreamer_ray.data.foreign import inside, read_bytes
 from dreamer_ray.data.layout import PictureLayout, picture_maker
+from dreamer_ray.data.minari_episodes import DAMAGE, read_episode
 from dreamer_ray.data.scaling import Scaling
 from dreamer_ray.data.sources import BadRecordingError, Motion, Reading, Recording, Several, Take
 from dreamer_ray.errors import UserError
 from dreamer_ray.types import ActionComponent, ActionSpace, Binary, Categorical, Continuous
-
-DAMAGE = (OSError, KeyError, ValueError, TypeError, IndexError, AttributeError, AssertionError, RuntimeError, MemoryError)
-"""What minari and h5py raise where a file is not what its metadata says."""
 
 MOST_EPISODES = 10**7
 
@@ -112,20 +110,17 @@ class MinariSource:
     def read(self, recording: Recording, layout: PictureLayout | None = None) -> Reading:
         """One take, the whole episode."""
         number = int(recording.name.removeprefix("episode-"))
-        try:
-            (episode,) = self._data().iterate_episodes([number])
-            rewards, terminations = (np.asarray(values, np.float64) for values in (episode.rewards, episode.terminations))
-            pictures = _part(episode.observations, self.picture)
-            taken = {name: np.asarray(_part(episode.actions, path)) for name, path, _, _ in self._actions}
-        except DAMAGE as error:
-            raise BadRecordingError(f"{self.folder}: {recording.name} cannot be read ({type(error).__name__}: {error})") from error
+        episode = read_episode(self._data(), self.folder, number, self.picture, [path for _, path, _, _ in self._actions])
+        rewards, terminations = episode.rewards, episode.terminations
+        taken = {name: episode.actions[path] for name, path, _, _ in self._actions}
         steps = len(rewards)
-        lengths = {"observations": len(pictures), "terminations": len(terminations) + 1} | {k: len(v) + 1 for k, v in taken.items()}
+        lengths = {"observations": episode.count, "terminations": len(terminations) + 1} | {k: len(v) + 1 for k, v in taken.items()}
         if wrong := [name for name, length in lengths.items() if length != steps + 1]:
             raise BadRecordingError(f"{self.folder}: {recording.name}: {steps} rewards do not fit to its {wrong[0]}")
         if not np.isfinite(rewards).all():
             raise BadRecordingError(f"{self.folder}: {recording.name}: reward of step {int(np.isfinite(rewards).argmin())} is not finite")
-        return Reading((self._take(recording.name, rewards, terminations, taken),), map(picture_maker(layout), _shown(pictures)), Counter())
+        take = self._take(recording.name, rewards, terminations, taken)
+        return Reading((take,), map(picture_maker(layout), _shown(episode.pictures)), Counter())
 
     def _take(self, name: str, rewards: np.ndarray, terminations: np.ndarray, taken: dict[str, np.ndarray]) -> Take:
         steps = len(rewards)
@@ -187,19 +182,13 @@ def _parts(space: spaces.Space, path: str = "") -> Iterator[tuple[str, spaces.Sp
         yield from _parts(part, f"{path}.{key}" if path else str(key))
 
 
-def _part(values: Any, path: str) -> Any:
-    for key in path.split(".") if path else ():
-        values = values[key] if isinstance(values, dict) else values[int(key)]
-    return values
-
-
 def _is_picture(space: spaces.Space) -> bool:
     if not isinstance(space, spaces.Box) or space.dtype != np.uint8 or len(space.shape) not in (2, 3):
         return False
     return min(space.shape[:2]) >= 8 and (len(space.shape) == 2 or space.shape[2] in (1, 3))
 
 
-def _shown(pictures: np.ndarray) -> Iterator[np.ndarray]:
+def _shown(pictures: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
     for picture in pictures:
         grey = picture[..., None] if picture.ndim == 2 else picture
         yield np.repeat(grey, 3, axis=2) if grey.shape[2] == 1 else grey
