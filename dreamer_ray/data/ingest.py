@@ -186,7 +186,7 @@ def ingest_recording(config: RecordingsConfig, source: Source, schema: ShardSche
         dropped[ALONE] += alone
     stretches = [filled(stretch, source.action_space, source.tasks, schema) for stretch in stretches if len(stretch) > 1]
     if config.keeps_packets:
-        coded = _cut(config, job, stretches, dropped)
+        coded = _cut(config, job, reading, stretches, dropped)
     else:
         coded = _compressed(config, schema, reading, stretches, name)
     return write_shard(folder, job.file, _episodes(job, coded), schema, job=made_from, dropped=dropped, mended=mended)
@@ -203,10 +203,12 @@ def _compressed(
         yield piece, code_pictures(islice(shown, len(piece)), codec, shape=schema.frame_shape, fps=schema.fps)
 
 
-def _cut(config: RecordingsConfig, job: Job, stretches: Sequence[Stretch], dropped: Counter[str]) -> Iterator[tuple[Stretch, Coded]]:
+def _cut(
+    config: RecordingsConfig, job: Job, reading: Reading, stretches: Sequence[Stretch], dropped: Counter[str]
+) -> Iterator[tuple[Stretch, Coded]]:
     """Episodes with the packets of the video as they are."""
     path = next(file for file in job.recording.files if file.lower().endswith(VIDEOS))
-    with fetch(path) as file:
+    with reading.video or fetch(path) as file:
         stream = source_packets(path, file=file)
         for piece, packets in packet_episodes(stream.packets, stretches, config.episode_frames, dropped):
             coded = coded_packets(packets, stream.parameters)

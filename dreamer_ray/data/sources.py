@@ -9,7 +9,7 @@ A recording is the smallest thing that is fetched, redone and reported: what is 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import IO, Literal, Protocol
 
 import numpy as np
 
@@ -86,6 +86,8 @@ class Reading:
     """Frames or lines that were left out, by reason."""
     mended: Counter[str] = field(default_factory=Counter)
     """Frames or lines that were kept and changed, or kept though others leave them out, by what was done."""
+    video: IO[bytes] | None = None
+    """A copy of the recording's video, where that lies elsewhere; its pictures are read from it, or its packets instead of them."""
 
 
 class BadRecordingError(Exception):

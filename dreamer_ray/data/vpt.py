@@ -30,6 +30,8 @@ INDEX = (".json", ".json.gz")
 SUFFIXES = (".mp4", ".jsonl")
 PLAYED = re.compile(r".+-(?P<session>[0-9a-f]{12})-(?P<day>\d{8})-\d{6}", re.ASCII)
 VERSION = re.compile(r"(?:^|/)(\d+\.\d+)/[^/]+$", re.ASCII)
+MOST_TEXT = 2**28
+"""Bytes of a jsonl file; one of five minutes has about 30 MB."""
 NO_VERSION = 'segments with an open menu whose recorder is not known, mouse taken as written (recorder: "6.8" in the recipe says it)'
 PAGE = b"<"
 """What a server's error page begins with, sent in place of a file that it lacks."""
@@ -119,14 +121,14 @@ class VptSource:
     def read(self, recording: Recording, layout: PictureLayout | None = None) -> Reading:
         """What a segment holds, its pictures as large as recorded or in ``layout``. Raises ``BadRecordingError``."""
         video, text = (self._inside(path) for path in _both(recording))
-        with _checked(text) as file:
+        with opened(text, MOST_TEXT) as file:
             lines = file.read().split(b"\n")
         version = (VERSION.search(video) or ("", self.config.recorder or ""))[1]
         try:
             segment = read_segment(lines, name=text, version=version, degrees_per_unit=self.config.degrees_per_unit)
         except UserError as error:
             raise BadRecordingError(str(error)) from error
-        file = _checked(video)
+        file = opened(video)
         if not scheme(video):
             file.close()  # it is opened again by whoever reads the pictures; a copy from elsewhere lasts until then
         copy = None if file.closed else file
@@ -141,7 +143,7 @@ class VptSource:
             changed["frames with the mouse's cursor drawn in"] = int(segment.gui[:size].sum())
         if not version and segment.gui[:size].any():
             changed[NO_VERSION] = 1
-        return Reading(takes, _pictures(shown, segment, layout, cursor=self.config.cursor), dropped + lost, +changed)
+        return Reading(takes, _pictures(shown, segment, layout, cursor=self.config.cursor), dropped + lost, +changed, copy)
 
     def _inside(self, path: str) -> str:
         """``path``, which does not lead out of the folder that lists it. Raises ``BadRecordingError``."""
@@ -167,9 +169,10 @@ def _both(recording: Recording) -> tuple[str, str]:
     return by_suffix[".mp4"], by_suffix[".jsonl"]
 
 
-def _checked(path: str) -> IO[bytes]:
+def opened(path: str, most: int | None = None) -> IO[bytes]:
+    """The file at ``path``; see ``fetch``. Raises ``BadRecordingError``, also where it is empty or a page of a server."""
     try:
-        file = fetch(path)
+        file = fetch(path, most)
         start = file.read(64)
         file.seek(0)
     except OSError as error:

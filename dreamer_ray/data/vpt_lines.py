@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dreamer_ray.data.foreign import plain_name, read_bytes
+from dreamer_ray.data.foreign import plain_name
 from dreamer_ray.data.layout import PictureLayout
 from dreamer_ray.data.sources import BadRecordingError, Reading, Recording
-from dreamer_ray.data.vpt import VptSource
+from dreamer_ray.data.vpt import MOST_TEXT, VptSource, opened
 from dreamer_ray.data.vpt_actions import read_segment
 from dreamer_ray.data.vpt_events import read_events
 from dreamer_ray.data.vpt_takes import cut_takes, mended
@@ -32,7 +32,8 @@ class VptLines(VptSource):
 
     def read(self, recording: Recording, layout: PictureLayout | None = None) -> Reading:
         """Its takes, as if there were a frame for every line."""
-        lines = read_bytes(self.path).split(b"\n")
+        with opened(str(self.path), MOST_TEXT) as file:
+            lines = file.read().split(b"\n")
         try:
             version, unit = self.config.recorder or "", self.config.degrees_per_unit
             segment = read_segment(lines, name=str(self.path), version=version, degrees_per_unit=unit)

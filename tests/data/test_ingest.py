@@ -2,10 +2,13 @@
 
 import json
 import os
+import threading
 import tracemalloc
 from collections import Counter
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import av
@@ -220,6 +223,30 @@ def test_a_bad_recording_costs_itself_and_is_named(tmp_path, videos):
     tally.refuse_rotten(0.4, tmp_path, begun=5)
     with pytest.raises(UserError, match=r"2 of 5 recordings.*max_bad_fraction = 0\.39.*1\.mp4: .*3\.mp4: .*mend the source"):
         tally.refuse_rotten(0.39, tmp_path, begun=5)
+
+
+@pytest.mark.parametrize("kind", ["h264", "source"])
+def test_each_file_of_a_recording_that_lies_elsewhere_is_fetched_once(tmp_path, kind):
+    asked: Counter[str] = Counter()
+
+    class Handler(SimpleHTTPRequestHandler):
+        def do_GET(self):
+            asked[self.path.rpartition(".")[2]] += 1
+            super().do_GET()
+
+        def log_message(self, format, *args):  # noqa: A002
+            pass
+
+    stem = next(LUANTI.glob("*.mp4")).stem
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(LUANTI)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    files = tuple(f"http://127.0.0.1:{server.server_port}/{stem}{suffix}" for suffix in (".mp4", ".jsonl"))
+    values = config({"source": {"kind": "vpt", "path": str(LUANTI), "cursor": False}}, codec={"kind": kind}, layout={"shape": [36, 64]})
+    job = Job(0, Recording("a", "a", files), "train", "whole")
+    made = make_file(values, open_source(values.entries()[0].source), ingest_plan(values).schema, job, tmp_path)
+    server.shutdown()
+    assert isinstance(made, ShardFile) and made.frames > 100
+    assert asked == {"mp4": 1, "jsonl": 1}
 
 
 def test_what_was_mended_is_in_the_account_also_of_files_that_were_there(tmp_path):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from dreamer_ray.data import vpt
 from dreamer_ray.data.layout import PictureLayout
 from dreamer_ray.data.sources import BadRecordingError
 from dreamer_ray.data.vpt import VptConfig, VptSource
@@ -287,6 +288,13 @@ def test_a_path_that_holds_nothing_is_named(tmp_path):
         source(tmp_path / "nowhere").index()
     with pytest.raises(UserError, match=r"nowhere\.json: cannot be read"):
         source(tmp_path / "nowhere.json").index()
+
+
+def test_a_jsonl_file_of_any_size_is_refused_before_it_is_read(tmp_path, videos, monkeypatch):
+    write_pair(tmp_path, videos)
+    monkeypatch.setattr(vpt, "MOST_TEXT", 3000)
+    with pytest.raises(BadRecordingError, match=rf"{NAME}\.jsonl: cannot be read \(has \d+ bytes or more, and 3000 are the most"):
+        read_one(tmp_path)
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
