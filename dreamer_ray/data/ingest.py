@@ -81,7 +81,8 @@ def ingest_plan(config: RecordingsConfig) -> IngestPlan:
     """Reads the indexes of all sources. Raises ``UserError`` where one is damaged, they do not fit together, or none can be held out."""
     sources = open_sources(config)
     schema = _schema(config, sources)
-    indexes = [source.index() for source in sources]
+    whole = [source.index() for source in sources]
+    indexes = [index[: entry.recordings] for index, entry in zip(whole, config.sources, strict=True)]
     parts = {number for number, index in enumerate(indexes) if len(index) == 1}
     split: dict[str, Split] = {}
     for number, index in enumerate(indexes):
@@ -93,7 +94,7 @@ def ingest_plan(config: RecordingsConfig) -> IngestPlan:
                     "recordings of other sessions (kind videos: group: file makes each file a group of its own)"
                 )
             split = sides(groups, heldout=config.heldout, seed=config.seed) | split
-    jobs, notes = [], []
+    jobs, notes = [], _taken(whole, indexes)
     for number, index in enumerate(indexes):
         for recording in index:
             if number in parts and recording.group not in split:
@@ -106,6 +107,16 @@ def ingest_plan(config: RecordingsConfig) -> IngestPlan:
                 jobs.append(Job(number, recording, split[recording.group], "whole"))
     left_out = sum((source.left_out() for source in sources if isinstance(source, VptSource)), Counter[str]())
     return IngestPlan(schema, tuple(jobs), tuple(notes), left_out)
+
+
+def _taken(whole: Sequence[Sequence[Recording]], indexes: Sequence[Sequence[Recording]]) -> list[str]:
+    """A note of each source of which not all recordings are taken."""
+    sizes = [(len(part), len(index)) for part, index in zip(indexes, whole, strict=True)]
+    return [
+        f"sources[{n}]: the first {some:,} of its {every:,} recordings are all that was taken"
+        for n, (some, every) in enumerate(sizes)
+        if some < every
+    ]
 
 
 def _schema(config: RecordingsConfig, sources: Sequence[Source]) -> ShardSchema:

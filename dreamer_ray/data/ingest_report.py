@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from dreamer_ray.data.ingest import IngestPlan, Job
+from dreamer_ray.data.manifest import SourceNote
 from dreamer_ray.data.recordings import RecordingsConfig
-from dreamer_ray.data.shards import Origin, ShardFile, SourceNote
+from dreamer_ray.data.shards import Origin, ShardFile
 from dreamer_ray.data.splits import Split, keep_labels
 from dreamer_ray.errors import UserError
 

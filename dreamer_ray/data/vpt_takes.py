@@ -65,8 +65,8 @@ def cut_takes(
 def mended(segment: SegmentActions, rules: CutRules, *, frames: int) -> Counter[str]:
     """What of a segment whose video has ``frames`` was kept and changed, or kept though others leave it out, in frames by what was done."""
     size = min(len(segment.keys), frames)
-    actions, far = segment.actions(), (np.abs(segment.camera) > MAX_DEGREES).any(axis=1)
-    null = segment.labelled & ~actions["keys"].any(axis=1) & (actions["mouse"] == encode_mouse(np.zeros(2)))
+    actions, far = segment.actions(), np.abs(segment.camera).max(axis=1) > MAX_DEGREES
+    null = segment.labelled & (actions["keys"].max(axis=1) == 0) & (actions["mouse"] == encode_mouse(np.zeros(2)))
     lag, absent = _without_play(segment, rules, size)
     counts = {what: lines[:size].sum() for what, lines in segment.mended.items()} | {
         "frames whose action does nothing, kept": (null[:size] & ~lag & ~absent).sum(),

@@ -124,6 +124,19 @@ def test_a_single_recording_is_divided_in_time_and_the_set_says_so(tmp_path, vid
     )
 
 
+def test_the_first_recordings_of_a_source_may_be_all_that_is_taken(tmp_path, videos):
+    folder = films(tmp_path / "in", videos, {f"{i}.mp4": 12 for i in range(5)})
+    sides = []
+    for first in (None, 3, 9):
+        plan = ingest_plan(config(folder_of(folder, recordings=first), heldout=0.3))
+        assert [job.recording.name for job in plan.jobs] == [f"{i}.mp4" for i in range(3 if first == 3 else 5)]
+        assert any("sources[0]: the first 3 of its 5 recordings" in note for note in plan.notes) == (first == 3)
+        sides.append([job.split for job in plan.jobs])
+    assert sides[0] == sides[2]
+    alone = ingest_plan(config(folder_of(folder, recordings=1), heldout=0.3))
+    assert [job.part for job in alone.jobs] == ["begin", "end"], "a single recording is divided in time"
+
+
 def test_at_half_the_rate_every_second_frame_is_kept(tmp_path, videos):
     values = config(folder_of(films(tmp_path / "in", videos, {"a.mp4": 40, "b.mp4": 21})), fps=10.0)
     found = made(values, tmp_path / "out")
