@@ -50,7 +50,7 @@ class SourceNote(Config):
     place: str
     """Path or URL."""
     share: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Of the clips of every batch; None where sources share by their hours."""
+    """Of the clips of every batch that are not task-relevant; None where sources share by their hours."""
 
 
 class Origin(Config):

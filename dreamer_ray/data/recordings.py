@@ -46,7 +46,8 @@ class SourceEntry(Config):
 
     source: SourceConfig
     share: float | None = Field(default=None, gt=0, le=1)
-    """Of the clips of every batch that come from here; sources without one share the rest by their hours."""
+    """Of the clips of every batch that come from here, without the task-relevant ones (``relevant_fraction``), which are drawn from the
+    events of all sources; sources without one share the rest by their hours."""
     recordings: int | None = Field(default=None, gt=0)
     """The first so many recordings, in the order of the data set, are all that is taken; a segment of VPT is five minutes at most."""
     labelled_fraction: float = Field(default=1.0, ge=0, le=1)
