@@ -23,7 +23,7 @@ from dreamer_ray.data.layout import picture_maker
 from dreamer_ray.data.links import link
 from dreamer_ray.data.open_source import open_sources, shared_actions, shared_tasks
 from dreamer_ray.data.packets import source_packets
-from dreamer_ray.data.recordings import RecordingsConfig, SourceConfig, SourceEntry
+from dreamer_ray.data.recordings import RecordingsConfig, SourceConfig
 from dreamer_ray.data.rows import CodedEpisode, Rows, ShardSchema
 from dreamer_ray.data.shards import ShardFile, existing_shard, write_shard
 from dreamer_ray.data.sources import BadRecordingError, Reading, Recording, Source
@@ -33,6 +33,10 @@ from dreamer_ray.data.videos import VIDEOS, VideosConfig
 from dreamer_ray.data.vpt import VptConfig, VptSource
 from dreamer_ray.errors import UserError
 
+EDITION = 1
+"""Raised when the same recordings come to other files than before, so that no file of earlier code is taken for one of today's."""
+WHICH = {"path", "base", "root", "environments", "leave_out", "group", "download", "records"}
+"""Keys of sources that say which recordings there are and where they lie, not what they hold: that is in the paths of their files."""
 LONGEST_STEM = 150
 ALONE = "frames that stand alone, with no other before or after them"
 
@@ -142,13 +146,17 @@ def _no_packets(source: SourceConfig) -> str:
             return "its pictures are not those of a video each, one by one"
 
 
-def job_fingerprint(config: RecordingsConfig, entry: SourceEntry, job: Job) -> str:
-    """Of all on which the file of ``job`` depends besides its schema; local files count with their size and time of change."""
+def job_fingerprint(config: RecordingsConfig, source: Source, job: Job) -> str:
+    """Of all on which the file of ``job`` depends besides its schema; local files count with their size and time of change.
+
+    Raises ``UserError`` where what belongs to all recordings of ``source`` cannot be read.
+    """
     values = config.model_dump(mode="json", include={"layout", "codec", "episode_frames", "heldout", "heldout_gap"})
     if job.part == "whole":
         values |= {"heldout": None, "heldout_gap": None}
     recording = [job.recording.name, [[file, _state(file)] for file in job.recording.files], job.part]
-    return fingerprint(values | {"source": entry.source.model_dump(mode="json"), "recording": recording})
+    section = config.sources[job.source].source.model_dump(mode="json", exclude=WHICH)
+    return fingerprint(values | {"edition": EDITION, "source": section, "recording": recording, "more": source.made_from(job.recording)})
 
 
 def _state(file: str) -> list[int] | None:
@@ -161,7 +169,7 @@ def _state(file: str) -> list[int] | None:
 
 def make_file(config: RecordingsConfig, source: Source, schema: ShardSchema, job: Job, folder: Path) -> ShardFile | str:
     """The file of ``job`` in ``folder``, made unless it is there, or why its recording is bad."""
-    made_from = job_fingerprint(config, config.entries()[job.source], job)
+    made_from = job_fingerprint(config, source, job)
     try:
         return existing_shard(folder, job.file, schema, job=made_from) or ingest_recording(config, source, schema, job, folder)
     except BadRecordingError as error:
@@ -173,7 +181,7 @@ def ingest_recording(config: RecordingsConfig, source: Source, schema: ShardSche
 
     The pictures of one episode are held at most, and compressed.
     """
-    name, made_from = job.recording.name, job_fingerprint(config, config.entries()[job.source], job)
+    name, made_from = job.recording.name, job_fingerprint(config, source, job)
     reading = source.read(job.recording, None if config.keeps_packets else config.layout)
     dropped = Counter(reading.dropped) if job.part != "end" else Counter[str]()
     if config.keeps_packets:

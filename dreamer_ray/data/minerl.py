@@ -112,6 +112,10 @@ class MinerlSource:
         named = not self.config.environments or not set(path.parts).isdisjoint(self.config.environments)
         return named and path.name not in self.config.leave_out
 
+    def made_from(self, recording: Recording) -> str:
+        """Nothing else."""
+        return ""
+
     def read(self, recording: Recording, layout: PictureLayout | None = None) -> Reading:
         """One take, the whole trajectory."""
         arrays_file, video, notes = [inside(self.folder, str(Path(file).relative_to(self.folder))) for file in recording.files]

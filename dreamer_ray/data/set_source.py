@@ -46,6 +46,10 @@ class SetSource:
         listed = [(file.name, episode.name) for file in self.shards.files for episode in file.episodes]
         return [Recording(name, name, (str(self.shards.folder / file),)) for file, name in listed]
 
+    def made_from(self, recording: Recording) -> str:
+        """The manifest, which has the checksums of all files."""
+        return self.shards.fingerprint
+
     def read(self, recording: Recording, layout: PictureLayout | None = None) -> Reading:
         """One take, the whole episode, its pictures as they were kept or in ``layout``."""
         number = self._numbers[recording.name]

@@ -103,6 +103,11 @@ class Source(Protocol):
         """
         ...
 
+    def made_from(self, recording: Recording) -> str:
+        """What a reading of ``recording`` depends on besides its own files and the values of the source's section: the same text, the same
+        reading. Raises ``UserError`` where that cannot be told."""
+        ...
+
     def read(self, recording: Recording, layout: PictureLayout | None = None) -> Reading:
         """What ``recording`` holds, its pictures as large as recorded or in ``layout``. Raises ``BadRecordingError``."""
         ...

@@ -101,6 +101,10 @@ class VideosSource:
         files = [path, *(table for table in tables if (self.folder / table).exists())]
         return Recording(name, group, tuple(str(self.folder / file) for file in files))
 
+    def made_from(self, recording: Recording) -> str:
+        """What ``actions.yaml`` says."""
+        return "" if self.form is None else self.form.model_dump_json()
+
     def read(self, recording: Recording, layout: PictureLayout | None = None) -> Reading:
         """A take wherever time goes on without a pause and no episode ends."""
         video, *tables = [self._inside(file) for file in recording.files]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import tracemalloc
 from collections import Counter
 from dataclasses import replace
@@ -28,7 +29,7 @@ from dreamer_ray.data.vpt import VptConfig
 from dreamer_ray.errors import UserError
 from dreamer_ray.types import Binary
 
-LUANTI = Path(__file__).parent / "luanti"
+LUANTI, LEROBOT = Path(__file__).parent / "luanti", Path(__file__).parent / "lerobot_v3"
 SAMPLES = os.environ.get("DREAMER_RAY_SAMPLES", "")
 COLUMNS = "frame: frame\nactions:\n  keys: {kind: binary, columns: [left, jump]}\nevents: {coin: coins}\n"
 SPLITS: tuple[Split, ...] = ("train", "heldout")
@@ -196,6 +197,32 @@ def test_a_video_that_was_mended_under_its_name_is_made_again(tmp_path, videos):
     _, after = do(config(folder_of(folder)), tmp_path / "out")
     assert [file.frames for _, file in sorted(after.files.items())] == [12, 20, 12]
     assert [number for number, file in after.files.items() if file != before.files[number]] == [1]
+
+
+@pytest.mark.parametrize("change", [("coins", "jump"), ("[left, jump]", "[jump, left]"), ("frame: frame", "time: frame")])
+def test_labels_are_read_again_where_their_columns_are_named_anew(tmp_path, videos, change):
+    """Also where the schema stays the same: an ingest that went wrong by such a mistake is mended by mending it."""
+    folder = films(tmp_path / "in", videos, {"a.mp4": 30, "b.mp4": 30}, labelled=True)
+    _, before = do(config(folder_of(folder)), tmp_path / "out")
+    (folder / "actions.yaml").write_text("# a remark\n" + COLUMNS)
+    _, same = do(config(folder_of(folder)), tmp_path / "out")
+    assert same.files == before.files
+    (folder / "actions.yaml").write_text(COLUMNS.replace(*change))
+    _, after = do(config(folder_of(folder)), tmp_path / "out")
+    assert all(after.files[number].sha256 != file.sha256 for number, file in before.files.items())
+
+
+def test_other_statistics_of_a_robot_scale_its_actions_anew(tmp_path):
+    shutil.copytree(LEROBOT, tmp_path / "in")
+    values = config({"source": {"kind": "lerobot", "path": str(tmp_path / "in"), "camera": "observation.images.top"}}, heldout=0.5)
+    _, before = do(values, tmp_path / "out")
+    stats = tmp_path / "in" / "meta" / "stats.json"
+    found = json.loads(stats.read_text())
+    found["action"]["max"] = [2 * highest for highest in found["action"]["max"]]
+    stats.write_text(json.dumps(found))
+    _, after = do(values, tmp_path / "out")
+    assert before.files and not before.bad
+    assert all(after.files[number].sha256 != file.sha256 for number, file in before.files.items())
 
 
 # ---- bad recordings
