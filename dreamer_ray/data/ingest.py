@@ -16,6 +16,7 @@ import numpy as np
 from dreamer_ray.config import fingerprint
 from dreamer_ray.data.codecs import H264, Jpeg
 from dreamer_ray.data.coding import Coded, code_pictures, coded_packets
+from dreamer_ray.data.existing_shards import existing_shard
 from dreamer_ray.data.files import fetch, scheme
 from dreamer_ray.data.frame_rate import SAME_RATE, pick
 from dreamer_ray.data.gops import packet_episodes
@@ -25,7 +26,7 @@ from dreamer_ray.data.open_source import open_sources, shared_actions, shared_ta
 from dreamer_ray.data.packets import source_packets
 from dreamer_ray.data.recordings import RecordingsConfig, SourceConfig
 from dreamer_ray.data.rows import CodedEpisode, Rows, ShardSchema
-from dreamer_ray.data.shards import ShardFile, existing_shard, write_shard
+from dreamer_ray.data.shards import ShardFile, write_shard
 from dreamer_ray.data.sources import BadRecordingError, Reading, Recording, Source
 from dreamer_ray.data.splits import Part, Split, in_time, sides
 from dreamer_ray.data.stretches import Stretch, as_recorded, at_rate, chosen, evenly, filled

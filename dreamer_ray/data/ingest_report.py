@@ -4,11 +4,11 @@ from collections import Counter
 from dataclasses import dataclass, field
 from math import inf, log
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from dreamer_ray.data.ingest import IngestPlan, Job
 from dreamer_ray.data.recordings import RecordingsConfig
-from dreamer_ray.data.shards import Origin, ShardFile, SourceNote
+from dreamer_ray.data.shards import Origin, ShardFile, SourceNote, commit_manifest
 from dreamer_ray.data.splits import Split, keep_labels
 from dreamer_ray.errors import UserError
 
@@ -78,6 +78,20 @@ class Tally:
             side = "train on" if split == "train" else "be held out"
             raise UserError(f"no recording is left to {side}: {len(self.bad)} are bad, the others hold nothing usable; {REASONS}")
         return found
+
+    def commit(self, config: RecordingsConfig, folder: Path) -> None:
+        """Makes a set of each side in ``folder``, and deletes all other files there: what other values or killed writers have left.
+
+        Raises ``UserError`` where a side has nothing.
+        """
+        files: dict[Split, list[ShardFile]] = {split: self.split_files(split, config) for split in get_args(Split)}
+        known = {folder / job.split / file.name for job, file in self._done()}
+        for split, done in files.items():
+            for path in (folder / split).iterdir():
+                if path.name.endswith((".parquet", ".parquet.partial")) and path not in known:
+                    path.unlink()
+            made_by, origin = config.model_dump(mode="json"), self.origin(split, config)
+            commit_manifest(folder / split, self.plan.schema, done, made_by=made_by, parents={}, origin=origin)
 
     def origin(self, split: Split, config: RecordingsConfig) -> Origin:
         """For the manifest of one side."""

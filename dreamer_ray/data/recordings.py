@@ -18,6 +18,10 @@ from dreamer_ray.data.vpt import VptConfig
 SourceConfig = Annotated[VptConfig | MinerlConfig | LeRobotConfig | MinariConfig | VideosConfig, Field(discriminator="kind")]
 
 
+WITHOUT_EFFECT = ("max_bad_fraction", "ladder", "sources.*.source.download", "sources.*.source.records")
+"""Keys on which no set depends: how many recordings may be bad, what is asked of an agent, from where files are fetched."""
+
+
 class SourceCodec(Config):
     """The source's own H.264, cut at its keyframes and not decoded: no loss, no work. It is brought to the layout when it is read, and
     keeps its rate."""

@@ -21,7 +21,7 @@ from dreamer_ray.data.layout import PictureLayout
 from dreamer_ray.data.open_source import open_source
 from dreamer_ray.data.recordings import Png, RecordingsConfig
 from dreamer_ray.data.rows import ShardSchema
-from dreamer_ray.data.shards import EpisodeEntry, ShardFile, ShardSet, commit_manifest, open_shards
+from dreamer_ray.data.shards import EpisodeEntry, ShardFile, ShardSet, open_shards
 from dreamer_ray.data.sources import Recording
 from dreamer_ray.data.splits import Split
 from dreamer_ray.data.video import pictures
@@ -70,10 +70,8 @@ def do(values: RecordingsConfig, folder: Path) -> tuple[IngestPlan, Tally]:
 
 
 def made(values: RecordingsConfig, folder: Path) -> dict[Split, ShardSet]:
-    plan, tally = do(values, folder)
-    for split in SPLITS:
-        files, origin = tally.split_files(split, values), tally.origin(split, values)
-        commit_manifest(folder / split, plan.schema, files, made_by=values.model_dump(mode="json"), parents={}, origin=origin)
+    _, tally = do(values, folder)
+    tally.commit(values, folder)
     return {split: open_shards(folder / split) for split in SPLITS}
 
 
