@@ -6,6 +6,7 @@ Source.read  --> takes at the rate of the shards --> episodes --> frames compres
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from itertools import islice
@@ -21,8 +22,9 @@ from dreamer_ray.data.files import fetch, scheme
 from dreamer_ray.data.frame_rate import SAME_RATE, pick
 from dreamer_ray.data.gops import packet_episodes
 from dreamer_ray.data.layout import picture_maker
+from dreamer_ray.data.lerobot import LeRobotConfig
 from dreamer_ray.data.links import link
-from dreamer_ray.data.open_source import open_sources, shared_actions, shared_tasks
+from dreamer_ray.data.open_source import open_source, open_sources, shared_actions, shared_tasks
 from dreamer_ray.data.packets import source_packets
 from dreamer_ray.data.recordings import RecordingsConfig, SourceConfig
 from dreamer_ray.data.rows import CodedEpisode, Rows, ShardSchema
@@ -77,6 +79,13 @@ class IngestPlan:
     left_out: Counter[str]
     """Entries of the sources' indexes that are no recordings, by reason."""
 
+    @property
+    def recordings(self) -> list[int]:
+        """How many there are of each source."""
+        names = {(job.source, job.recording.name) for job in self.jobs}
+        counts = Counter(source for source, _ in names)
+        return [counts[source] for source in range(max(counts, default=-1) + 1)]
+
     def random_order(self, seed: int) -> list[int]:
         """Numbers of the jobs in the order of work: indexes are sorted by player, so that what is bad lies together in them."""
         return np.random.default_rng(seed).permutation(len(self.jobs)).tolist()
@@ -111,6 +120,18 @@ def ingest_plan(config: RecordingsConfig) -> IngestPlan:
                 jobs.append(Job(number, recording, split[recording.group], "whole"))
     left_out = sum((source.left_out() for source in sources if isinstance(source, VptSource)), Counter[str]())
     return IngestPlan(schema, tuple(jobs), tuple(notes), left_out)
+
+
+def grown(config: RecordingsConfig, before: Sequence[int]) -> list[str]:
+    """A line for each folder of videos or of LeRobot that has more or fewer recordings than ``before``, the plan's of an earlier time."""
+    found = []
+    for number, (entry, count) in enumerate(zip(config.entries(), before, strict=False)):
+        if isinstance(entry.source, VideosConfig | LeRobotConfig):
+            with suppress(UserError):  # it may be gone, or lie on other machines: what was made of it stands
+                if (now := len(open_source(entry.source).index())) != count:
+                    place = f"sources[{number}], {entry.source.path}"
+                    found.append(f"{place}: {now} recordings lie there now, the data set was made when there were {count}")
+    return found
 
 
 def _schema(config: RecordingsConfig, sources: Sequence[Source]) -> ShardSchema:

@@ -104,7 +104,7 @@ class RecordingsConfig(Config):
         return self
 
     def entries(self) -> tuple[SourceEntry, ...]:
-        """``sources``, with ``path`` in its place and local paths made absolute, as other processes need them."""
+        """``sources``, with ``path`` in its place and local paths made absolute, also of ``~``, as other processes need them."""
         first = self.sources[0].source
         key = "root" if first.kind == "minari" else "path"
         replaced = first if self.path is None else first.model_copy(update={key: self.path})
@@ -119,6 +119,6 @@ def _absolute_paths(source: SourceConfig) -> dict[str, Any]:
     def absolute(value: Any) -> Any:
         if isinstance(value, tuple):
             return tuple(map(absolute, value))
-        return value if value is None or scheme(value) else str(Path(value).absolute())
+        return value if value is None or scheme(value) else str(Path(value).expanduser().absolute())
 
     return {key: absolute(getattr(source, key)) for key in ("path", "base", "root") if hasattr(source, key)}

@@ -26,7 +26,8 @@ from dreamer_ray.data.video_times import picture_times
 from dreamer_ray.errors import UserError
 from dreamer_ray.types import ActionSpace
 
-VIDEOS = (".mp4", ".mkv", ".webm", ".avi", ".mov")
+VIDEOS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".3gp", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".wmv", ".flv", ".ogv")
+"""Usual names of what ``video.FORMATS`` lists."""
 ACTION_FILE = "actions.yaml"
 
 

@@ -81,7 +81,8 @@ def ingest(recipe: Recipe, run: Path) -> dict[str, Any]:
         write_json(report, tally.report(folder))
     for line in summary(tally.report(folder)):
         log.info("record: %s", line)
-    return {"frames": tally.frames, "hours": tally.hours, "files": len(tally.files), "bad": len(tally.bad)}
+    figures = {"recordings": plan.recordings, "files": len(tally.files), "bad": len(tally.bad)}
+    return figures | {"frames": tally.frames, "hours": tally.hours}
 
 
 @ray.remote(num_cpus=1, max_restarts=-1)

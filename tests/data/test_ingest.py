@@ -474,6 +474,14 @@ def test_path_takes_the_place_of_the_first_source(tmp_path, videos, monkeypatch)
     assert minari.entries()[0].source.root == str(tmp_path / "in")
 
 
+def test_a_path_may_begin_with_the_home_folder(tmp_path, videos, monkeypatch):
+    """No shell has looked at what stands behind ``path=``."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    films(tmp_path / "in", videos, {"a.mp4": 12, "b.mp4": 12})
+    assert len(ingest_plan(config(folder_of(Path("nowhere")), path="~/in")).jobs) == 2
+    assert len(ingest_plan(config(folder_of(Path("~/in")))).jobs) == 2
+
+
 # ---- size
 
 

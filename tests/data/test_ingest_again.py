@@ -1,10 +1,12 @@
 """The stage record of recordings, done again with other values: what is still right stays, what is not is never used."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
+import dreamer_ray.cli.run as cli
 from dreamer_ray.config_file import load_config
 from dreamer_ray.data import ingest
 from dreamer_ray.data.ingest import ingest_plan, make_file
@@ -58,7 +60,11 @@ class Run:
         for number, job in enumerate(work.jobs):
             tally.add(number, make_file(config, sources[job.source], work.schema, job, context.folder / job.split))
         tally.commit(config, context.folder)
-        return {}
+        return {"recordings": work.recordings}
+
+    def grown(self) -> list[str]:
+        recipe = load_config(Recipe, VIDEOS, [f"data.recordings.path={self.folder / 'in'}", "data.recordings.layout.shape=[48,64]"])
+        return cli._grown(plan(recipe_stages(recipe), recipe, self.folder / "run"))
 
     def found(self, split: str = "train"):
         return open_shards(self.folder / "run" / "record" / split)
@@ -140,7 +146,11 @@ def test_a_video_that_was_added_is_all_that_is_made(run, videos):
     run.go()
     videos.write(run.folder / "in" / "more.mp4", 20)
     assert run.go() == []
+    assert run.grown() == [f"sources[0], {run.folder / 'in'}: 7 recordings lie there now, the data set was made when there were 6"]
     assert run.go(start="record") == ["more.mp4"]
+    assert run.grown() == []
+    shutil.rmtree(run.folder / "in")
+    assert run.grown() == []
 
 
 def test_a_damaged_file_is_not_taken_over(run):
