@@ -24,7 +24,7 @@ from dreamer_ray.data.gops import packet_episodes
 from dreamer_ray.data.layout import picture_maker
 from dreamer_ray.data.lerobot import LeRobotConfig
 from dreamer_ray.data.links import link
-from dreamer_ray.data.open_source import open_source, open_sources, shared_actions, shared_tasks
+from dreamer_ray.data.open_source import keeps_labels, open_source, open_sources, shared_actions, shared_tasks
 from dreamer_ray.data.packets import source_packets
 from dreamer_ray.data.recordings import RecordingsConfig, SourceConfig
 from dreamer_ray.data.rows import CodedEpisode, Rows, ShardSchema
@@ -32,7 +32,7 @@ from dreamer_ray.data.shards import ShardFile, write_shard
 from dreamer_ray.data.sources import BadRecordingError, Reading, Recording, Source
 from dreamer_ray.data.splits import Part, Split, in_time, sides
 from dreamer_ray.data.stretches import Stretch, as_recorded, at_rate, chosen, evenly, filled
-from dreamer_ray.data.videos import VIDEOS, VideosConfig
+from dreamer_ray.data.videos import VIDEOS, VideosConfig, VideosSource
 from dreamer_ray.data.vpt import VptConfig, VptSource
 from dreamer_ray.errors import UserError
 
@@ -40,6 +40,8 @@ EDITION = 1
 """Raised when the same recordings come to other files than before, so that no file of earlier code is taken for one of today's."""
 WHICH = {"path", "base", "root", "environments", "leave_out", "group", "download", "records"}
 """Keys of sources that say which recordings there are and where they lie, not what they hold: that is in the paths of their files."""
+LABELLED = "labelled_frames"
+"""Key of what an episode says of itself: frames whose action is known, also where it is withheld."""
 LONGEST_STEM = 150
 ALONE = "frames that stand alone, with no other before or after them"
 
@@ -78,6 +80,8 @@ class IngestPlan:
     notes: tuple[str, ...]
     left_out: Counter[str]
     """Entries of the sources' indexes that are no recordings, by reason."""
+    labelled: frozenset[int] = frozenset()
+    """The sources that have actions, some of which are to be kept."""
 
     @property
     def recordings(self) -> list[int]:
@@ -119,7 +123,10 @@ def ingest_plan(config: RecordingsConfig) -> IngestPlan:
             else:
                 jobs.append(Job(number, recording, split[recording.group], "whole"))
     left_out = sum((source.left_out() for source in sources if isinstance(source, VptSource)), Counter[str]())
-    return IngestPlan(schema, tuple(jobs), tuple(notes), left_out)
+    labelled = [number for number, entry in enumerate(config.sources) if keeps_labels(entry)]
+    notes += [doubt for number in labelled if isinstance(source := sources[number], VideosSource) for doubt in source.doubts()]
+    known = frozenset(number for number in labelled if sources[number].action_space)
+    return IngestPlan(schema, tuple(jobs), tuple(notes), left_out, known)
 
 
 def grown(config: RecordingsConfig, before: Sequence[int]) -> list[str]:
@@ -250,6 +257,6 @@ def _episodes(job: Job, coded: Iterable[tuple[Stretch, Coded]]) -> Iterator[Code
         first = int(piece.numbers[0])
         again = f"-{begun[first]}" if begun[first] else ""
         begun[first] += 1
-        info = piece.info | {"source": job.source, "recording": job.recording.name, "first": first}
+        info = piece.info | {"source": job.source, "recording": job.recording.name, "first": first, LABELLED: int(piece.labelled.sum())}
         rows = Rows(frames, piece.actions, piece.labelled, piece.events, piece.continues)
         yield CodedEpisode(f"{job.stem}-{first:07d}{again}", rows, info)

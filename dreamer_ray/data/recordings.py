@@ -52,8 +52,8 @@ class SourceEntry(Config):
     share: float | None = Field(default=None, gt=0, le=1)
     """Of the clips of every batch that come from here; sources without one share the rest by their hours."""
     labelled_fraction: float = Field(default=1.0, ge=0, le=1)
-    """The first so much of the training recordings, in the order of the data set, keep their actions, tasks and rewards (paper's
-    experiment on unlabelled video); the others lose them."""
+    """The first so much of what is trained on, episode by episode in the order of the data set, keeps its actions, tasks and rewards
+    (paper's experiment on unlabelled video); the rest loses them."""
     labelled_hours: float | None = Field(default=None, ge=0)
     """The same as a budget of hours; the smaller of the two holds."""
 

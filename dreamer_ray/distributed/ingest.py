@@ -58,6 +58,8 @@ def ingest(recipe: Recipe, run: Path) -> dict[str, Any]:
     assert config is not None
     require(recipe, "record", "CPU")
     plan = ingest_plan(config)
+    for note in plan.notes:
+        log.warning("record: %s", note)
     tally, progress = Tally(plan), Progress("record", len(plan.jobs), "files")
     texts = (config.model_dump_json(), plan.schema.model_dump_json(), str(folder))
     count = min(recipe.cluster.replicas, len(plan.jobs))
@@ -78,8 +80,11 @@ def ingest(recipe: Recipe, run: Path) -> dict[str, Any]:
                 progress.update(len(tally.files) + len(tally.bad), {"hours": tally.hours, "bad": len(tally.bad)})
         tally.commit(config, folder)
     finally:
-        write_json(report, tally.report(folder))
-    for line in summary(tally.report(folder)):
+        account = tally.report(folder) | tally.labels(config)
+        write_json(report, account)
+    for line in account["unlabelled"]:
+        log.warning("record: %s", line)
+    for line in summary(account):
         log.info("record: %s", line)
     figures = {"recordings": plan.recordings, "files": len(tally.files), "bad": len(tally.bad)}
     return figures | {"frames": tally.frames, "hours": tally.hours}

@@ -149,14 +149,43 @@ def test_labels_beyond_the_budget_are_withheld_in_training_only(tmp_path, videos
     folder = films(tmp_path / "in", videos, {f"{i}.mp4": 30 for i in range(6)}, labelled=True)
     found = made(config(folder_of(folder, labelled_fraction=0.5), heldout=0.3), tmp_path / "out")
     train = found["train"]
-    files = [
-        {train.rows(i).labelled.any() for i, e in enumerate(train.episodes) if e.info["recording"] == name}
-        for name in sorted({str(e.info["recording"]) for e in train.episodes})
-    ]
-    kept = round(0.5 * len(files))
-    assert files == [{True}] * kept + [{False}] * (len(files) - kept)
-    assert 0 < kept < len(files)
+    flags = [train.rows(i).labelled.any() for i in range(len(train.episodes))]
+    kept = sum(flags)
+    assert flags == [True] * kept + [False] * (len(flags) - kept)
+    assert 0 < train.lengths[:kept].sum() <= 0.5 * train.lengths.sum() < train.lengths[: kept + 1].sum()
     assert all(found["heldout"].rows(i).labelled.all() for i in range(len(found["heldout"].episodes)))
+
+
+def test_hours_with_known_actions_are_counted_as_they_are_kept(tmp_path, videos):
+    folder = films(tmp_path / "in", videos, {f"{i}.mp4": 40 for i in range(4)}, labelled=True)
+    (folder / "1.csv").write_text("\n".join((folder / "1.csv").read_text().splitlines()[:11]) + "\n")
+    plain = films(tmp_path / "plain", videos, {"a.mp4": 40, "b.mp4": 30})
+    values = config(folder_of(folder, labelled_fraction=0.7), folder_of(plain), episode_frames=20)
+    found = made(values, tmp_path / "out")["train"]
+    _, tally = do(values, tmp_path / "out")
+    wanted = sum(int(found.rows(i).labelled.sum()) for i in range(len(found.episodes))) / 20 / 3600
+    labels = tally.labels(values)
+    assert labels == {"labelled_hours": [pytest.approx(wanted), 0], "unlabelled": []}
+    assert wanted > 0
+    lines = summary(tally.report(tmp_path / "out") | labels)
+    assert f"hours to train on with known actions: {wanted:.3g} of sources[0], 0 of sources[1]" in lines
+
+
+def test_a_source_whose_labels_all_get_lost_is_named_with_the_reason(tmp_path, videos):
+    folder = films(tmp_path / "in", videos, {f"{i}.mp4": 30 for i in range(3)}, labelled=True)
+    values = config(folder_of(folder, labelled_fraction=0.2), episode_frames=30)
+    (line,) = do(values, tmp_path / "out")[1].labels(values)["unlabelled"]
+    assert "sources[0]: labelled_fraction = 0.2 leave no episode its actions, the first of its 2 episodes has 30 frames; raise" in line
+    (folder / "0.csv").rename(folder / "0_actions.csv")
+    (folder / "1.csv").unlink()
+    (folder / "2.csv").unlink()
+    values = config(folder_of(folder), episode_frames=30)
+    plan, tally = do(values, tmp_path / "out")
+    assert tally.labels(values)["unlabelled"] == ["sources[0]: none of its frames to train on has a known action"]
+    assert any("3 of 3 videos, such as 0.mp4, have no table" in note and "0_actions.csv" in note for note in plan.notes)
+    assert tally.report(tmp_path / "out")["dropped"]["actions of pictures whose video has no table"] == 90
+    withheld = config(folder_of(folder, labelled_fraction=0.0), folder_of(folder))
+    assert ingest_plan(withheld).labelled == {1}
 
 
 # ---- done again

@@ -271,6 +271,28 @@ def test_a_video_without_a_table_is_unlabelled_among_others(tmp_path):
     assert {name: values.shape for name, values in take.actions.items()} == {"keys": (5, 2), "weapon": (5,), "mouse": (5, 2)}
 
 
+def test_tables_that_nothing_reads_are_told_of(tmp_path):
+    write_table(tmp_path, ROWS)
+    assert source(tmp_path).doubts() == ()
+    film(tmp_path / "watched.mp4", [10] * 5)
+    (doubt,) = source(tmp_path).doubts()
+    assert "1 of 2 videos, such as watched.mp4, have no table (.csv, .jsonl, .npz) of the same name, and are not labelled" in doubt
+    assert source(tmp_path).read(source(tmp_path).index()[1]).dropped == {"actions of pictures whose video has no table": 5}
+    (tmp_path / "watched_actions.csv").write_text(HEADER)
+    assert "; 1 tables such as watched_actions.csv are of no video's name" in source(tmp_path).doubts()[0]
+    (tmp_path / "actions.yaml").unlink()
+    assert "1 tables such as play.csv lie beside videos, but no actions.yaml says what" in source(tmp_path).doubts()[0]
+    (tmp_path / "play.csv").unlink()
+    assert source(tmp_path).doubts() == ()
+
+
+def test_an_action_file_of_another_name_is_refused(tmp_path):
+    write_table(tmp_path, ROWS)
+    (tmp_path / "actions.yaml").rename(tmp_path / "actions.yml")
+    with pytest.raises(UserError, match=r"actions\.yml: is not read under this name; call it actions\.yaml"):
+        source(tmp_path).index()
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
