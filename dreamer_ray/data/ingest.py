@@ -29,6 +29,7 @@ from dreamer_ray.data.packets import source_packets
 from dreamer_ray.data.recordings import RecordingsConfig, SourceConfig
 from dreamer_ray.data.rows import CodedEpisode, Rows, ShardSchema
 from dreamer_ray.data.shards import ShardFile, write_shard
+from dreamer_ray.data.shards_source import ShardsConfig, ShardsSource
 from dreamer_ray.data.sources import BadRecordingError, Reading, Recording, Source
 from dreamer_ray.data.splits import Part, Split, in_time, sides
 from dreamer_ray.data.stretches import Stretch, as_recorded, at_rate, chosen, evenly, filled
@@ -100,11 +101,12 @@ def ingest_plan(config: RecordingsConfig) -> IngestPlan:
     sources = open_sources(config)
     schema = _schema(config, sources)
     indexes = [source.index() for source in sources]
-    parts = {number for number, index in enumerate(indexes) if len(index) == 1}
-    split: dict[str, Split] = {}
-    for number, index in enumerate(indexes):
+    undecided = [[recording for recording in index if recording.split is None] for index in indexes]
+    parts = {number for number, index in enumerate(undecided) if len(index) == 1}
+    split: dict[str, Split] = {recording.group: recording.split for index in indexes for recording in index if recording.split}
+    for number, index in enumerate(undecided):
         groups = list(dict.fromkeys(recording.group for recording in index))
-        if number not in parts:
+        if number not in parts and index:
             if len(groups) == 1:
                 raise UserError(
                     f"sources[{number}]: all its {len(index)} recordings are of one group, {groups[0]}, so none can be held out; add "
@@ -114,7 +116,9 @@ def ingest_plan(config: RecordingsConfig) -> IngestPlan:
     jobs, notes = [], []
     for number, index in enumerate(indexes):
         for recording in index:
-            if number in parts and recording.group not in split:
+            if recording.split:
+                jobs.append(Job(number, recording, recording.split, "whole"))
+            elif number in parts and recording.group not in split:
                 jobs += [Job(number, recording, "train", "begin"), Job(number, recording, "heldout", "end")]
                 notes.append(
                     f"{recording.name} is the only recording of its source: its last {config.heldout:.0%} in time is held out, after a gap "
@@ -171,6 +175,8 @@ def _no_packets(source: SourceConfig) -> str:
         case VptConfig():
             why = "the cursor has to be drawn into frames on which a menu is open (cursor: false leaves it out)"
             return why if source.cursor else ""
+        case ShardsConfig():
+            return "its frames are taken over as they are wherever layout, codec and rate are the same"
         case _:
             return "its pictures are not those of a video each, one by one"
 
@@ -224,6 +230,12 @@ def ingest_recording(config: RecordingsConfig, source: Source, schema: ShardSche
     stretches = [filled(stretch, source.action_space, source.tasks, schema) for stretch in stretches if len(stretch) > 1]
     if config.keeps_packets:
         coded = _cut(config, job, stretches, dropped)
+    elif (
+        job.part == "whole"
+        and isinstance(source, ShardsSource)
+        and source.fits(job.recording, schema, config.layout, longest=config.episode_frames)
+    ):
+        coded = ((stretch, source.kept(job.recording, int(stretch.numbers[0]))) for stretch in stretches)
     else:
         coded = _compressed(config, schema, reading, stretches, name)
     return write_shard(folder, job.file, _episodes(job, coded), schema, job=made_from, dropped=dropped)
@@ -258,5 +270,7 @@ def _episodes(job: Job, coded: Iterable[tuple[Stretch, Coded]]) -> Iterator[Code
         again = f"-{begun[first]}" if begun[first] else ""
         begun[first] += 1
         info = piece.info | {"source": job.source, "recording": job.recording.name, "first": first, LABELLED: int(piece.labelled.sum())}
+        if job.recording.group != job.recording.name:
+            info |= {"group": job.recording.group}
         rows = Rows(frames, piece.actions, piece.labelled, piece.events, piece.continues)
         yield CodedEpisode(f"{job.stem}-{first:07d}{again}", rows, info)

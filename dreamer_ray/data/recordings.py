@@ -12,10 +12,11 @@ from dreamer_ray.data.layout import PictureLayout
 from dreamer_ray.data.lerobot import LeRobotConfig
 from dreamer_ray.data.minari_sets import MinariConfig
 from dreamer_ray.data.minerl import MinerlConfig
+from dreamer_ray.data.shards_source import ShardsConfig
 from dreamer_ray.data.videos import VideosConfig
 from dreamer_ray.data.vpt import VptConfig
 
-SourceConfig = Annotated[VptConfig | MinerlConfig | LeRobotConfig | MinariConfig | VideosConfig, Field(discriminator="kind")]
+SourceConfig = Annotated[VptConfig | MinerlConfig | LeRobotConfig | MinariConfig | VideosConfig | ShardsConfig, Field(discriminator="kind")]
 
 
 WITHOUT_EFFECT = ("max_bad_fraction", "ladder", "sources.*.source.download", "sources.*.source.records")

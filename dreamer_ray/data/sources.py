@@ -3,18 +3,20 @@
 Source.index() --> Recording --Source.read--> Reading: takes (what is known, frame by frame) and pictures (one by one)
 
 A recording is the smallest thing that is fetched, redone and reported: what is wrong in it costs it alone. Adapters stand in ``vpt.py``,
-``minerl.py``, ``lerobot.py``, ``minari_sets.py`` and ``videos.py``; what is read becomes shards in ``ingest``.
+``minerl.py``, ``lerobot.py``, ``minari_sets.py``, ``videos.py`` and ``shards_source.py``; what is read becomes shards in ``ingest``.
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
 from dreamer_ray.data.layout import PictureLayout
 from dreamer_ray.types import ActionSpace
+
+Split = Literal["train", "heldout"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class Recording:
     """What must lie on one side of the split between training and held-out data."""
     files: tuple[str, ...]
     """Paths or URLs of what belongs to it."""
+    split: Split | None = None
+    """The side on which it lies already; None where that is still to be said."""
 
 
 @dataclass(frozen=True)

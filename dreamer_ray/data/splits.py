@@ -5,9 +5,9 @@ from hashlib import blake2b
 from typing import Literal
 
 from dreamer_ray.data.shards import ShardFile
+from dreamer_ray.data.sources import Split
 from dreamer_ray.errors import UserError
 
-Split = Literal["train", "heldout"]
 Part = Literal["whole", "begin", "end"]
 """Of a recording: all of it, or one of the two sides of a recording that is divided in time."""
 
