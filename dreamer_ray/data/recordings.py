@@ -79,7 +79,7 @@ class RecordingsConfig(Config):
     seed: int = 0
     """Of the split."""
     max_bad_fraction: float = Field(default=0.1, ge=0, le=1)
-    """Share of bad recordings from which the stage stops: the source is rotten, or read in the wrong way."""
+    """Share of bad recordings beyond which the stage stops: the source is rotten, or read in the wrong way."""
     ladder: tuple[str, ...] = ()
     """Tasks in the order in which an agent is to achieve them, which make clips task-relevant; all tasks of the sources where empty."""
 

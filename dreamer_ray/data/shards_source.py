@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import chain
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Literal
 
@@ -51,9 +51,10 @@ class _File:
         group = info.get("group") or info.get("recording") or name
         return Recording(name, str(group), (str(self.source.shards.folder / self.entry.name),), self.side)
 
-    def first(self, episode: int) -> int:
-        """Number of the first picture of an episode, counted through the file."""
-        return sum(before.length for before in self.entry.episodes[:episode])
+    @property
+    def firsts(self) -> list[int]:
+        """Numbers of the first pictures of its episodes, counted through the file."""
+        return list(accumulate((episode.length for episode in self.entry.episodes[:-1]), initial=0))
 
 
 class ShardsSource:
@@ -116,10 +117,10 @@ class ShardsSource:
     def read(self, recording: Recording, layout: PictureLayout | None = None) -> Reading:
         """A take an episode."""
         file, takes, pictures = self._files[recording.name], [], []
-        for number, episode in enumerate(file.entry.episodes):
+        for first, episode in zip(file.firsts, file.entry.episodes, strict=True):
             reading = file.source.read(replace(recording, name=episode.name), layout)
             (take,) = reading.takes
-            takes.append(replace(take, first=file.first(number), info=take.info | {"from": episode.name}))
+            takes.append(replace(take, first=first, info=take.info | {"from": episode.name}))
             pictures.append(reading.pictures)
         return Reading(tuple(takes), chain.from_iterable(pictures), Counter())
 
@@ -133,5 +134,4 @@ class ShardsSource:
     def kept(self, recording: Recording, first: int) -> Coded:
         """The frames of the episode that begins with picture ``first`` of ``recording``, as they are kept. Raises ``BadRecordingError``."""
         file = self._files[recording.name]
-        names = {file.first(number): episode.name for number, episode in enumerate(file.entry.episodes)}
-        return file.source.rows(names[first]).coded
+        return file.source.rows(file.entry.episodes[file.firsts.index(first)].name).coded

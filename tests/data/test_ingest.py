@@ -252,6 +252,16 @@ def test_other_statistics_of_a_robot_scale_its_actions_anew(tmp_path):
     assert all(after.files[number].sha256 != file.sha256 for number, file in before.files.items())
 
 
+def test_a_second_folder_of_a_source_costs_its_own_recordings_only(tmp_path, videos, monkeypatch):
+    folders = [str(played(tmp_path / name, videos, first=first)) for name, first in (("one", 0), ("two", 5))]
+    do(config({"source": {"kind": "vpt", "path": folders[0]}}), tmp_path / "out")
+    made_again, real = [], ingest.ingest_recording
+    monkeypatch.setattr(ingest, "ingest_recording", lambda *rest: made_again.append(rest[3].recording.files[0]) or real(*rest))
+    do(config({"source": {"kind": "vpt", "path": folders}}), tmp_path / "out")
+    assert len(made_again) == 3
+    assert all(file.startswith(folders[1]) for file in made_again)
+
+
 # ---- bad recordings
 
 
@@ -355,18 +365,21 @@ def test_no_bad_recording_where_none_is_allowed(tmp_path):
         tally.refuse_rotten(0.0, tmp_path, begun=1)
 
 
-def test_a_recording_that_holds_nothing_is_no_bad_one(tmp_path, videos):
-    folder = tmp_path / "in"
+def played(folder: Path, videos, *, first: int = 0, lag: int | None = None) -> Path:
+    """Three short recordings of VPT's recorder, of one of which the server was slow throughout."""
     folder.mkdir()
-    rows = [
-        {"mouse": {"x": 0, "y": 0, "dx": 1.0, "dy": 0, "buttons": [], "newButtons": []}, "keyboard": {"keys": []}, "tick": t}
-        for t in range(12)
-    ]
-    for i in range(3):
+    mouse = {"x": 0, "y": 0, "dx": 1.0, "dy": 0, "buttons": [], "newButtons": []}
+    rows = [{"mouse": mouse, "keyboard": {"keys": []}, "tick": t} for t in range(12)]
+    for i in range(first, first + 3):
         name = f"a-02e496ce4ab{i}-20220421-092639"
         videos.write(folder / f"{name}.mp4", 12)
-        lag = [row | {"serverTickDurationMs": 900.0 if i == 1 else 50.0} for row in rows]
-        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, lag)))
+        timed = [row | {"serverTickDurationMs": 900.0 if i == lag else 50.0} for row in rows]
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, timed)))
+    return folder
+
+
+def test_a_recording_that_holds_nothing_is_no_bad_one(tmp_path, videos):
+    folder = played(tmp_path / "in", videos, lag=1)
     values = config({"source": {"kind": "vpt", "path": str(folder)}}, heldout=0.4)
     found = made(values, tmp_path / "out")
     assert sum(len(set_.episodes) for set_ in found.values()) == 2
