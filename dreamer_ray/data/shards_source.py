@@ -18,8 +18,8 @@ from dreamer_ray.data.frame_rate import SAME_RATE
 from dreamer_ray.data.layout import PictureLayout
 from dreamer_ray.data.rows import ShardSchema
 from dreamer_ray.data.set_source import SetSource
-from dreamer_ray.data.shards import ShardFile, ShardSet, read_manifest
-from dreamer_ray.data.sources import Reading, Recording, Split
+from dreamer_ray.data.shards import ShardFile, ShardSet, checksum, read_manifest
+from dreamer_ray.data.sources import BadRecordingError, Reading, Recording, Split
 from dreamer_ray.errors import UserError
 from dreamer_ray.types import ActionSpace
 
@@ -115,8 +115,14 @@ class ShardsSource:
         return fingerprint([file.entry.model_dump(mode="json"), schema, layout and layout.model_dump(mode="json")])
 
     def read(self, recording: Recording, layout: PictureLayout | None = None) -> Reading:
-        """A take an episode."""
+        """A take an episode; the file is that of the manifest to the byte."""
         file, takes, pictures = self._files[recording.name], [], []
+        try:
+            found = checksum(Path(recording.files[0]))
+        except OSError as error:
+            raise BadRecordingError(f"{recording.files[0]}: cannot be read ({error.strerror})") from error
+        if found != file.entry.sha256:
+            raise BadRecordingError(f"{recording.files[0]}: is damaged, or was written anew since: its manifest has another SHA-256")
         for first, episode in zip(file.firsts, file.entry.episodes, strict=True):
             reading = file.source.read(replace(recording, name=episode.name), layout)
             (take,) = reading.takes
