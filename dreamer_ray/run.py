@@ -64,6 +64,13 @@ def recipe_stages(recipe: Recipe) -> tuple[Stage, ...]:
     return tuple(stages)
 
 
+def refuse_itself(recipe: Recipe, run_folder: Path) -> None:
+    """Raises ``UserError`` where a source is a set of the run itself, which doing ``record`` again would take away."""
+    for number, entry in enumerate(recipe.data.recordings.entries() if recipe.data.recordings else ()):
+        if entry.source.kind == "shards" and Path(entry.source.path).resolve().is_relative_to(run_folder.resolve()):
+            raise UserError(f"sources[{number}]: {entry.source.path} is of this run itself; give this run another name=")
+
+
 Action = Literal["skip", "resume", "run"]
 
 

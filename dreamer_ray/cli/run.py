@@ -45,11 +45,12 @@ def act(options: argparse.Namespace) -> None:
     from dreamer_ray.config_file import load_config
     from dreamer_ray.loopback import bind_ray_to_loopback
     from dreamer_ray.recipe import Recipe
-    from dreamer_ray.run import execute, plan, recipe_stages
+    from dreamer_ray.run import execute, plan, recipe_stages, refuse_itself
     from dreamer_ray.run_folder import locked
 
     recipe = load_config(Recipe, options.recipe, options.overrides)
     folder = (options.runs / recipe.name).absolute()
+    refuse_itself(recipe, folder)
 
     def decide() -> "Plan":
         return plan(recipe_stages(recipe), recipe, folder, only=options.only, start=options.start)

@@ -15,7 +15,7 @@ from dreamer_ray.data.open_source import open_sources
 from dreamer_ray.data.shards import open_shards
 from dreamer_ray.errors import UserError
 from dreamer_ray.recipe import Recipe
-from dreamer_ray.run import StageContext, execute, plan, recipe_stages
+from dreamer_ray.run import StageContext, execute, plan, recipe_stages, refuse_itself
 
 VIDEOS = Path(__file__).parents[2] / "configs" / "videos" / "tiny.yaml"
 ROBOT = VIDEOS.parents[1] / "robot" / "sample.yaml"
@@ -151,6 +151,19 @@ def test_a_video_that_was_added_is_all_that_is_made(run, videos):
     assert run.grown() == []
     shutil.rmtree(run.folder / "in")
     assert run.grown() == []
+
+
+def test_a_run_is_no_source_of_itself(run):
+    run.go()
+    before, source = run.files(), "data.recordings.sources.0.source={kind: shards, path: PATH}"
+    for name, refused in (("run/record", True), ("run", True), ("run/record/train", True), ("runs/other/record", False)):
+        recipe = load_config(Recipe, VIDEOS, [source.replace("PATH", str(run.folder / name))])
+        if refused:
+            with pytest.raises(UserError, match=r"sources\[0\]: .* is of this run itself; give this run another name="):
+                refuse_itself(recipe, run.folder / "run")
+        else:
+            refuse_itself(recipe, run.folder / "run")
+    assert run.files() == before
 
 
 def test_a_damaged_file_is_not_taken_over(run):
