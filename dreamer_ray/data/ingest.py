@@ -19,22 +19,23 @@ from dreamer_ray.data.codecs import H264, Jpeg
 from dreamer_ray.data.coding import Coded, code_pictures, coded_packets
 from dreamer_ray.data.existing_shards import existing_shard
 from dreamer_ray.data.files import fetch, scheme
-from dreamer_ray.data.frame_rate import SAME_RATE, pick
+from dreamer_ray.data.frame_rate import pick
 from dreamer_ray.data.gops import packet_episodes
 from dreamer_ray.data.layout import picture_maker
 from dreamer_ray.data.lerobot import LeRobotConfig
 from dreamer_ray.data.links import link
 from dreamer_ray.data.open_source import keeps_labels, open_source, open_sources, shared_actions, shared_tasks
 from dreamer_ray.data.packets import source_packets
-from dreamer_ray.data.recordings import RecordingsConfig, SourceConfig
+from dreamer_ray.data.recordings import RecordingsConfig
 from dreamer_ray.data.rows import CodedEpisode, Rows, ShardSchema
 from dreamer_ray.data.shards import ShardFile, write_shard
-from dreamer_ray.data.shards_source import ShardsConfig, ShardsSource
+from dreamer_ray.data.shards_source import ShardsSource
+from dreamer_ray.data.source_checks import refuse_other_pictures, refuse_other_rates
 from dreamer_ray.data.sources import BadRecordingError, Reading, Recording, Source
 from dreamer_ray.data.splits import Part, Split, in_time, sides
 from dreamer_ray.data.stretches import Stretch, as_recorded, at_rate, chosen, evenly, filled
 from dreamer_ray.data.videos import VIDEOS, VideosConfig, VideosSource
-from dreamer_ray.data.vpt import VptConfig, VptSource
+from dreamer_ray.data.vpt import VptSource
 from dreamer_ray.errors import UserError
 
 EDITION = 1
@@ -147,8 +148,9 @@ def grown(config: RecordingsConfig, before: Sequence[int]) -> list[str]:
 
 def _schema(config: RecordingsConfig, sources: Sequence[Source]) -> ShardSchema:
     fps = config.fps or sources[0].fps
+    refuse_other_rates(config, sources, fps)
     if config.keeps_packets:
-        _check_source_codec(config, sources, fps)
+        refuse_other_pictures(config, sources, fps)
     return ShardSchema(
         codec="h264" if config.codec.kind == "source" else config.codec.kind,
         frame_shape=config.layout.shape,
@@ -156,29 +158,6 @@ def _schema(config: RecordingsConfig, sources: Sequence[Source]) -> ShardSchema:
         tasks=shared_tasks(config, sources),
         fps=fps,
     )
-
-
-def _check_source_codec(config: RecordingsConfig, sources: Sequence[Source], fps: float) -> None:
-    for number, (entry, source) in enumerate(zip(config.sources, sources, strict=True)):
-        place, remedy = f"sources[{number}]: codec.kind = {config.codec.kind}", "choose codec.kind = h264"
-        if why := _no_packets(entry.source):
-            raise UserError(f"{place} does not do for kind {entry.source.kind}: {why}; {remedy}")
-        if abs(source.fps / fps - 1) >= SAME_RATE:
-            raise UserError(f"{place} keeps the rate, but it has {source.fps:g} frames a second and sources[0] has {fps:g}; {remedy}")
-
-
-def _no_packets(source: SourceConfig) -> str:
-    """Why the packets of its videos cannot be used as they are; empty where they can."""
-    match source:
-        case VideosConfig():
-            return ""
-        case VptConfig():
-            why = "the cursor has to be drawn into frames on which a menu is open (cursor: false leaves it out)"
-            return why if source.cursor else ""
-        case ShardsConfig():
-            return "its frames are taken over as they are wherever layout, codec and rate are the same"
-        case _:
-            return "its pictures are not those of a video each, one by one"
 
 
 def job_fingerprint(config: RecordingsConfig, source: Source, job: Job) -> str:

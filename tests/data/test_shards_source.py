@@ -90,7 +90,14 @@ def test_a_set_is_taken_over_by_another_run_side_by_side_without_decoding(tmp_pa
 
 @pytest.mark.parametrize("change", [{"fps": 10.0}, {"layout": {"shape": [24, 32]}}, {"codec": {"kind": "png"}}, {"episode_frames": 9}])
 def test_a_set_of_other_pictures_is_decoded_and_brought_to_what_is_wanted(tmp_path, first, videos, change):
-    second = made(config(shards(tmp_path / "one" / "record"), **change), tmp_path / "two")
+    values = config(shards(tmp_path / "one" / "record"), **change)
+    if "fps" in change:
+        with pytest.raises(UserError, match=r"record holds actions at 20 frames a second, and 10 are wanted; .*labelled_fraction: 0"):
+            ingest_plan(values)
+        values = values.model_copy(
+            update={"sources": tuple(entry.model_copy(update={"labelled_fraction": 0.0}) for entry in values.sources)}
+        )
+    second = made(values, tmp_path / "two")
     step = 2 if "fps" in change else 1
     for side in SIDES:
         numbers = [videos.number(frame) for i in range(len(second[side].episodes)) for frame in second[side].each_frame(i)]
