@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 
+from dreamer_ray.data.existing_shards import existing_shard
 from dreamer_ray.data.latents import commit_latents, latent_schema, write_latents
-from dreamer_ray.data.shards import ShardFile, ShardSet, existing_shard, open_shards, read_manifest
+from dreamer_ray.data.shards import ShardFile, ShardSet, open_shards, read_manifest
 from dreamer_ray.models.tokenizer import Tokenizer
 from dreamer_ray.stages import SPLITS, encode_episode, trained
 from dreamer_ray.training.restore import restore_tokenizer

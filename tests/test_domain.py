@@ -71,6 +71,18 @@ def test_choices_of_several_components_carry_their_name():
     assert domain.countable == {"keys": ("keys 0", "keys 1"), "tool": ("tool 0", "tool 1", "tool 2")}
 
 
+def test_keys_and_choices_of_a_set_have_the_names_of_those_who_made_them():
+    entry = {"source": {"kind": "shards", "path": "nowhere"}}
+
+    def found(space, tasks):
+        return domain_of(recipe([entry]), ShardSchema(codec="png", frame_shape=(36, 64), action_space=space, tasks=tasks, fps=10.0))
+
+    assert found(VPT_ACTIONS, ("dig",)).countable["keys"] == KEYS
+    crafter = found(ACTION_SPACE, TASKS)
+    assert (crafter.countable["action"], crafter.null_choices) == (ACTIONS, {"action": 0})
+    assert found(ACTION_SPACE, ("dig",)).countable["action"][0] == "action 0"
+
+
 def test_unlabelled_videos_have_neither_actions_nor_tasks(tmp_path):
     domain = domain_of(recipe([{"source": videos(tmp_path / "videos")}], drop=("agent", "imagination")))
     assert (domain.action_space, domain.tasks, domain.ladder) == ({}, (), ())

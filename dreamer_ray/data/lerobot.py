@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from pydantic import model_validator
 
-from dreamer_ray.config import Config
+from dreamer_ray.config import Config, fingerprint
 from dreamer_ray.data.foreign import inside
 from dreamer_ray.data.layout import PictureLayout, picture_maker
 from dreamer_ray.data.lerobot_meta import (
@@ -151,9 +151,20 @@ class LeRobotSource:
         paths = dict.fromkeys([data_path(info, entry), video_path(info, entry, self.camera)])
         return Recording(name, name, tuple(str(self.folder / path) for path in paths))
 
+    def made_from(self, recording: Recording) -> str:
+        """What the meta folder says of the episode, and of all: columns, rate, tasks, and the range of the actions."""
+        return f"{self._meta_of_all} {self._entry(recording).model_dump_json()}"
+
+    @cached_property
+    def _meta_of_all(self) -> str:
+        return fingerprint([self.meta.info.model_dump(mode="json"), self.meta.tasks, self.scaling.note()])
+
+    def _entry(self, recording: Recording) -> EpisodeEntry:
+        return self.meta.episodes[int(recording.name.removeprefix("episode-"))]
+
     def read(self, recording: Recording, layout: PictureLayout | None = None) -> Reading:
         """One take, the whole episode."""
-        entry = self.meta.episodes[int(recording.name.removeprefix("episode-"))]
+        entry = self._entry(recording)
         info, config = self.meta.info, self.config
         files = [inside(self.folder, path) for path in (data_path(info, entry), video_path(info, entry, self.camera))]
         event = () if config.event_at_end else self._first(config.event_columns)

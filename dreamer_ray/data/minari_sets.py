@@ -16,7 +16,7 @@ import numpy as np
 from gymnasium import spaces
 from pydantic import Field
 
-from dreamer_ray.config import Config
+from dreamer_ray.config import Config, fingerprint
 from dreamer_ray.data.foreign import inside, read_bytes
 from dreamer_ray.data.layout import PictureLayout, picture_maker
 from dreamer_ray.data.minari_episodes import DAMAGE, read_episode
@@ -106,6 +106,16 @@ class MinariSource:
             raise UserError(f"Minari data set {self.folder}: holds no episode")
         _ = self.picture, self.action_space
         return [Recording(name, name, (str(self.folder),)) for name in names]
+
+    def made_from(self, recording: Recording) -> str:
+        """The files of the data set, all of its episodes lie in the same ones; each with its size and time of change."""
+        return self._files
+
+    @cached_property
+    def _files(self) -> str:
+        files = sorted(path for path in self.folder.rglob("*") if path.is_file())
+        states = [(path.relative_to(self.folder).as_posix(), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+        return fingerprint(states)
 
     def read(self, recording: Recording, layout: PictureLayout | None = None) -> Reading:
         """One take, the whole episode."""

@@ -9,6 +9,7 @@ from dreamer_ray.data.lerobot import LeRobotConfig, LeRobotSource
 from dreamer_ray.data.minari_sets import MinariConfig, MinariSource
 from dreamer_ray.data.minerl import MinerlConfig, MinerlSource
 from dreamer_ray.data.recordings import RecordingsConfig, SourceConfig, SourceEntry
+from dreamer_ray.data.shards_source import ShardsConfig, ShardsSource
 from dreamer_ray.data.sources import Source
 from dreamer_ray.data.videos import VideosConfig, VideosSource
 from dreamer_ray.data.vpt import VptConfig, VptSource
@@ -41,6 +42,8 @@ def open_source(config: SourceConfig) -> Source:
             return MinariSource(config)
         case VideosConfig():
             return VideosSource(config)
+        case ShardsConfig():
+            return ShardsSource(config)
 
 
 def open_sources(config: RecordingsConfig) -> tuple[Source, ...]:

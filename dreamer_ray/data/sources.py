@@ -3,7 +3,7 @@
 Source.index() --> Recording --Source.read--> Reading: takes (what is known, frame by frame) and pictures (one by one)
 
 A recording is the smallest thing that is fetched, redone and reported: what is wrong in it costs it alone. Adapters stand in ``vpt.py``,
-``minerl.py``, ``lerobot.py``, ``minari_sets.py`` and ``videos.py``; what is read becomes shards in ``ingest``.
+``minerl.py``, ``lerobot.py``, ``minari_sets.py``, ``videos.py`` and ``shards_source.py``; what is read becomes shards in ``ingest``.
 """
 
 from collections import Counter
@@ -17,6 +17,7 @@ from dreamer_ray.data.layout import PictureLayout
 from dreamer_ray.data.scaling import Scaling
 from dreamer_ray.types import ActionSpace
 
+Split = Literal["train", "heldout"]
 Several = Literal["last", "mean", "sum"]
 """What counts of numbers where several pictures become one frame. "sum" is right for a way gone, which is also divided where a picture
 becomes several frames."""
@@ -32,6 +33,8 @@ class Recording:
     """What must lie on one side of the split between training and held-out data."""
     files: tuple[str, ...]
     """Paths or URLs of what belongs to it."""
+    split: Split | None = None
+    """The side on which it lies already; None where that is still to be said."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,11 @@ class Source(Protocol):
 
         Raises ``UserError`` where there is nothing to read.
         """
+        ...
+
+    def made_from(self, recording: Recording) -> str:
+        """What a reading of ``recording`` depends on besides its own files and the values of the source's section: the same text, the same
+        reading. Raises ``UserError`` where that cannot be told."""
         ...
 
     def read(self, recording: Recording, layout: PictureLayout | None = None) -> Reading:

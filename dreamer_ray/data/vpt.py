@@ -118,6 +118,10 @@ class VptSource:
             found = found | {place: files for place, files in entries.items() if place not in found}
         return found, dropped
 
+    def made_from(self, recording: Recording) -> str:
+        """Nothing else."""
+        return ""
+
     def read(self, recording: Recording, layout: PictureLayout | None = None) -> Reading:
         """What a segment holds, its pictures as large as recorded or in ``layout``. Raises ``BadRecordingError``."""
         video, text = (self._inside(path) for path in _both(recording))

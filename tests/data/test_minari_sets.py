@@ -65,6 +65,16 @@ def made(
     return root / "made" / "here-v0" / "data"
 
 
+def test_a_set_that_was_written_again_is_made_from_something_else(tmp_path, monkeypatch):
+    """The time of its folder tells nothing: the file in it is changed in place."""
+    data = made(tmp_path, monkeypatch)
+    before = [source(tmp_path).made_from(recording) for recording in source(tmp_path).index()]
+    assert before == [source(tmp_path).made_from(recording) for recording in source(tmp_path).index()]
+    with h5py.File(data / "main_data.hdf5", "r+") as file:
+        file["episode_0"]["actions"][0] = 1.0
+    assert all(source(tmp_path).made_from(recording) not in before for recording in source(tmp_path).index())
+
+
 def test_pictures_actions_events_and_ends(tmp_path, monkeypatch):
     data = made(tmp_path, monkeypatch)
     found = source(tmp_path)
