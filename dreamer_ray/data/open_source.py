@@ -71,19 +71,21 @@ def shared_actions(config: RecordingsConfig, sources: Sequence[Source]) -> Actio
 
 def _refuse_other_scales(sources: Mapping[int, Source]) -> None:
     """Raises ``UserError`` where a number of a component is not the same action in all of ``sources``, which are given by their numbers."""
-    scaled = {number: each for number, each in sources.items() if isinstance(each, LeRobotSource | MinariSource | VideosSource)}
+    scaled = {
+        number: each for number, each in sources.items() if isinstance(each, LeRobotSource | MinariSource | VideosSource | ShardsSource)
+    }
     if len(scaled) < 2:
         return
     first, *_ = scaled
     for name in scaled[first].scalings:
-        bounds = {number: source.scalings[name].bounds for number, source in scaled.items()}
+        bounds = {number: source.scalings[name].bounds for number, source in scaled.items() if name in source.scalings}
         same = SAME_SCALE * np.diff(bounds[first], axis=0)
         if other := next((number for number, found in bounds.items() if (np.abs(found - bounds[first]) > same).any()), None):
             widest = np.stack(list(bounds.values()))
             raise UserError(
                 f"data.recordings.sources.{other}: its {name} of {_range(*bounds[other])} becomes -1 .. 1, of sources.{first} that of "
                 f"{_range(*bounds[first])}, so that one number would be two actions; give all of them the same low and high (kind videos: "
-                f"in actions.yaml; kind minari has those of its environment), such as {_range(widest[:, 0].min(0), widest[:, 1].max(0))}"
+                f"in actions.yaml; kinds minari and shards have theirs), such as {_range(widest[:, 0].min(0), widest[:, 1].max(0))}"
             )
 
 

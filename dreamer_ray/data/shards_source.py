@@ -17,6 +17,7 @@ from dreamer_ray.data.foreign import plain_name
 from dreamer_ray.data.frame_rate import SAME_RATE
 from dreamer_ray.data.layout import PictureLayout
 from dreamer_ray.data.rows import ShardSchema
+from dreamer_ray.data.scaling import Scaling
 from dreamer_ray.data.set_source import SetSource
 from dreamer_ray.data.shards import ShardFile, ShardSet, checksum, read_manifest
 from dreamer_ray.data.sources import BadRecordingError, Reading, Recording, Split
@@ -93,6 +94,12 @@ class ShardsSource:
     def action_space(self) -> ActionSpace:
         """That of the schema."""
         return self._schema.action_space
+
+    @property
+    def scalings(self) -> dict[str, Scaling]:
+        """By component, of those whose scaling the first labelled episode tells."""
+        notes = next((episode.info for shards in self._sets.values() for episode in shards.episodes if episode.labelled), {})
+        return {name: Scaling.of_note(str(notes[key])) for name in self.action_space if (key := f"scaling.{name}") in notes}
 
     @property
     def tasks(self) -> tuple[str, ...]:
