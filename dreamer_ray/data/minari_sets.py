@@ -48,13 +48,17 @@ class MinariConfig(Config):
     """An event is where the reward first reaches this value."""
 
 
+def minari_root(config: MinariConfig) -> Path:
+    """The folder of data sets, as this process knows it."""
+    return Path(config.root or os.environ.get("MINARI_DATASETS_PATH") or "~/.minari/datasets").expanduser()
+
+
 class MinariSource:
     """See ``Source``."""
 
     def __init__(self, config: MinariConfig):
         self.config = config
-        root = config.root or os.environ.get("MINARI_DATASETS_PATH") or "~/.minari/datasets"
-        self.folder = Path(root).expanduser() / config.dataset / "data"
+        self.folder = minari_root(config) / config.dataset / "data"
 
     @cached_property
     def _spaces(self) -> tuple[spaces.Space, spaces.Space]:

@@ -10,7 +10,7 @@ from dreamer_ray.data.codecs import H264, Jpeg
 from dreamer_ray.data.files import scheme
 from dreamer_ray.data.layout import PictureLayout
 from dreamer_ray.data.lerobot import LeRobotConfig
-from dreamer_ray.data.minari_sets import MinariConfig
+from dreamer_ray.data.minari_sets import MinariConfig, minari_root
 from dreamer_ray.data.minerl import MinerlConfig
 from dreamer_ray.data.shards_source import ShardsConfig
 from dreamer_ray.data.videos import VideosConfig
@@ -129,4 +129,6 @@ def _absolute_paths(source: SourceConfig) -> dict[str, Any]:
             return tuple(map(absolute, value))
         return value if value is None or scheme(value) else str(Path(value).expanduser().absolute())
 
+    if isinstance(source, MinariConfig) and source.root is None:
+        return {"root": str(minari_root(source).absolute())}
     return {key: absolute(getattr(source, key)) for key in ("path", "base", "root") if hasattr(source, key)}

@@ -7,6 +7,7 @@ import yaml
 
 from dreamer_ray.config_file import parse_config
 from dreamer_ray.data.ingest import ingest_plan
+from dreamer_ray.data.minari_sets import MinariSource
 from dreamer_ray.data.open_source import open_sources
 from dreamer_ray.data.recordings import RecordingsConfig
 from dreamer_ray.distributed import run as ray_run
@@ -61,6 +62,15 @@ def test_what_is_planned_in_one_folder_can_be_read_from_another(tmp_path, monkey
     monkeypatch.chdir(elsewhere)
     (source,) = open_sources(RecordingsConfig.model_validate_json(config.model_dump_json()))
     assert len(source.read(job.recording).takes[0].labelled) > 1
+
+
+def test_the_folder_of_minari_sets_is_that_of_the_process_that_was_started(tmp_path, monkeypatch):
+    values = recordings(sources=[{"source": {"kind": "minari", "dataset": "a/b-v0", "fps": 10.0}}])
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "sets"))
+    config = RecordingsConfig.model_validate_json(json.dumps(values)).absolute()
+    monkeypatch.delenv("MINARI_DATASETS_PATH")
+    (source,) = open_sources(config)
+    assert isinstance(source, MinariSource) and source.folder == tmp_path / "sets/a/b-v0/data"
 
 
 def test_a_recipe_without_recordings_stays_as_it_is():
