@@ -4,12 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from dreamer_ray.data.action_names import known_names
-from dreamer_ray.data.minerl import CHOICES
+from dreamer_ray.data.minerl import CHOICES, MINERL_ACTIONS
 from dreamer_ray.data.minerl import KEYS as MINERL_KEYS
 from dreamer_ray.data.open_source import open_sources, shared_actions, shared_tasks
 from dreamer_ray.data.recordings import RecordingsConfig
 from dreamer_ray.data.rows import ShardSchema
 from dreamer_ray.data.vpt_actions import KEYS as VPT_KEYS
+from dreamer_ray.data.vpt_actions import VPT_ACTIONS
 from dreamer_ray.envs.crafter import ACTION_SPACE, ACTIONS, LADDER, TASKS, CrafterConfig, CrafterWorlds
 from dreamer_ray.errors import UserError
 from dreamer_ray.evaluation.episodes import Worlds
@@ -19,8 +20,8 @@ from dreamer_ray.recipe import Recipe
 from dreamer_ray.types import ActionSpace, Categorical, Continuous
 
 TILES_A_SIDE, MOST_SHOWN = 9, 40
-KNOWN_CHOICES: dict[str, dict[str, tuple[str, ...]]] = {"vpt": {"keys": VPT_KEYS}, "minerl": {"keys": MINERL_KEYS, **CHOICES}}
-"""Names of keys and choices by kind of source and component."""
+VPT_NAMES, MINERL_NAMES = {"keys": VPT_KEYS}, {"keys": MINERL_KEYS, **CHOICES}
+"""Names of keys and choices by component."""
 
 
 @dataclass(frozen=True)
@@ -97,15 +98,17 @@ def _recorded(config: RecordingsConfig, schema: ShardSchema | None) -> Domain:
         space, tasks = shared_actions(config, sources), shared_tasks(config, sources)
     else:
         space, tasks = schema.action_space, schema.tasks
-    names = {name: words for entry in config.sources for name, words in KNOWN_CHOICES.get(entry.source.kind, {}).items()}
+    nulls = {name: null for name, part in space.items() if (null := known_names(name, part).null) is not None}
+    if played := space == ACTION_SPACE and tasks == TASKS:
+        nulls |= {"action": ACTIONS.index("noop")}
     return Domain(
         action_space=space,
         tasks=tasks,
         ladder=config.ladder or tasks,
         frame_shape=config.layout.shape,
         tile=max(1, round(min(config.layout.shape) / TILES_A_SIDE)),
-        choices={name: words for name, words in names.items() if name in space and len(words) == space[name].size},
-        null_choices={name: null for name, part in space.items() if (null := known_names(name, part).null) is not None},
+        choices={"action": ACTIONS} if played else VPT_NAMES if space == VPT_ACTIONS else MINERL_NAMES if space == MINERL_ACTIONS else {},
+        null_choices=nulls,
     )
 
 

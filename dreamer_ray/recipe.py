@@ -164,6 +164,15 @@ class Recipe(Config):
     evaluation: EvaluationSection = EvaluationSection()
     cluster: ClusterSection = ClusterSection()
 
+    def absolute(self) -> "Recipe":
+        """The same with local paths of recordings made absolute, for processes whose working directory is another.
+
+        What is recorded of a run holds the paths as they were written.
+        """
+        if self.data.recordings is None:
+            return self
+        return self.model_copy(update={"data": self.data.model_copy(update={"recordings": self.data.recordings.absolute()})})
+
     @property
     def supervised(self) -> dict[str, TokenizerSection | DynamicsSection | AgentSection]:
         """The sections of the phases on recorded clips that there are, by name."""

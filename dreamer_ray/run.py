@@ -5,8 +5,9 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from fnmatch import fnmatchcase
 from functools import reduce
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +15,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from dreamer_ray.config import Config, fingerprint
+from dreamer_ray.data.recordings import WITHOUT_EFFECT
 from dreamer_ray.errors import RunError, UserError
 from dreamer_ray.progress import duration
 from dreamer_ray.recipe import Recipe
@@ -31,16 +33,25 @@ class Stage:
     """The stages whose results it reads, all of them."""
     sections: tuple[str, ...] = ()
     """Dotted paths of the recipe on which its result depends, besides those of its inputs."""
+    free: tuple[str, ...] = ()
+    """Patterns of dotted paths below ``sections`` on which it does not depend."""
+    kept: str | None = None
+    """Pattern of the files that are left to its executor where it is done again: such as say themselves what they are made from."""
 
 
 def recipe_stages(recipe: Recipe) -> tuple[Stage, ...]:
     """The stages of a recipe in the order in which they are done."""
-    agent = tuple(f"agent.{key}" for key in ("model", "finetuning", "batches", "fit"))
+    record, ladder = Stage("record", (), ("data",)), ()
+    if recipe.data.recordings is not None:
+        below = "data.recordings"
+        ladder = (f"{below}.ladder",)
+        record = replace(record, free=tuple(f"{below}.{key}" for key in WITHOUT_EFFECT), kept="*.parquet")
+    agent = (*(f"agent.{key}" for key in ("model", "finetuning", "batches", "fit")), *ladder)
     stages = [
-        Stage("record", (), ("data",)),
-        Stage("tokenizer", ("record",), ("tokenizer",)),
+        record,
+        Stage("tokenizer", ("record",), ("tokenizer", *(ladder if recipe.tokenizer.batches.relevant_fraction else ()))),
         Stage("encode", ("record", "tokenizer")),
-        Stage("dynamics", ("encode",), ("dynamics",)),
+        Stage("dynamics", ("encode",), ("dynamics", *(ladder if recipe.dynamics.batches.relevant_fraction else ()))),
     ]
     if recipe.agent is not None:
         stages.append(Stage("agent", ("encode", "dynamics"), agent))
@@ -48,9 +59,16 @@ def recipe_stages(recipe: Recipe) -> tuple[Stage, ...]:
             stages.append(Stage("agent_scratch", ("encode",), ("dynamics.model", *agent)))
     if recipe.imagination is not None:
         stages.append(Stage("imagination", ("encode", "agent"), ("imagination",)))
-    stages.append(Stage("evaluate", tuple(stage.name for stage in stages), ("evaluation",)))
+    stages.append(Stage("evaluate", tuple(stage.name for stage in stages), ("evaluation", *ladder)))
     stages.append(Stage("report", tuple(stage.name for stage in stages)))
     return tuple(stages)
+
+
+def refuse_itself(recipe: Recipe, run_folder: Path) -> None:
+    """Raises ``UserError`` where a source is a set of the run itself, which doing ``record`` again would take away."""
+    for number, entry in enumerate(recipe.data.recordings.entries() if recipe.data.recordings else ()):
+        if entry.source.kind == "shards" and Path(entry.source.path).resolve().is_relative_to(run_folder.resolve()):
+            raise UserError(f"sources[{number}]: {entry.source.path} is of this run itself; give this run another name=")
 
 
 Action = Literal["skip", "resume", "run"]
@@ -164,13 +182,15 @@ def _decide(stage: Stage, recipe: Config, record: Record | None, redone: str | N
     if record.damage:
         raise UserError(f"stage {stage.name}: {record.damage}; do it again with --from {stage.name}")
     recorded = {path: values for path, values in record.sections.items() if path in stage.sections}
-    changes = _differences(_completed(recorded, recipe), sections(stage, recipe))
+    found = _differences(_completed(recorded, recipe), sections(stage, recipe))
+    changes = [line for path, line in found.items() if not any(fnmatchcase(path, free) for free in stage.free)]
     if changes and changeable:
         return Decision(stage, "run", "; ".join(changes))
     if changes:
+        cheap = " (files of it that come out the same are not made again)" if stage.kept else ""
         raise UserError(
-            f"stage {stage.name} was made with other values: {'; '.join(changes)}. Do it and what follows again with --from {stage.name}, "
-            "or keep what is there: give this run another name=, or set the values back"
+            f"stage {stage.name} was made with other values: {'; '.join(changes)}. Do it and what follows again with --from {stage.name}"
+            f"{cheap}, or keep what is there: give this run another name=, or set the values back"
         )
     return Decision(stage, "skip", "done") if record.fingerprint else Decision(stage, "resume", "was cut off")
 
@@ -192,11 +212,16 @@ def _completed(old: Mapping[str, Any], recipe: Config) -> dict[str, Any]:
     return found
 
 
-def _differences(old: Any, new: Any, path: str = "") -> list[str]:
+def _differences(old: Any, new: Any, path: str = "") -> dict[str, str]:
+    """A line for each value that changed, by its dotted path; entries of lists of sections, such as sources, have their number in it."""
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new) and all(isinstance(part, dict) for part in (*old, *new)):
+        old, new = (dict(enumerate(parts)) for parts in (old, new))
     if isinstance(old, dict) and isinstance(new, dict):
-        keys = [*old, *(key for key in new if key not in old)]
-        return [line for key in keys for line in _differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)]
-    return [] if old == new else [f"{path} was {json.dumps(old)}, now {json.dumps(new)}"]
+        found = {}
+        for key in [*old, *(key for key in new if key not in old)]:
+            found |= _differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
+        return found
+    return {} if old == new else {path: f"{path} was {json.dumps(old)}, now {json.dumps(new)}"}
 
 
 InputCheck = Callable[[Path, Sequence[str]], None]
@@ -228,7 +253,7 @@ def execute(plan: Plan, executors: Mapping[str, Executor], check: InputCheck = l
 def _perform(plan: Plan, decision: Decision, executor: Executor) -> float:
     stage, folder = decision.stage, plan.folder / decision.stage.name
     if decision.action == "run":
-        discard(folder)
+        discard(folder, kept=stage.kept)
     before = read_record(folder)
     worked = before.seconds + seconds_of_killed(folder) if before else 0.0
     parents = {name: _result(read_record(plan.folder / name)) for name in stage.inputs}

@@ -73,9 +73,17 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def discard(folder: Path) -> None:
-    """Removes a stage's folder; a kill in the middle leaves it whole or gone, never a part of it under its name."""
-    if folder.exists():
+def discard(folder: Path, *, kept: str | None = None) -> None:
+    """Removes a stage's folder; a kill in the middle leaves it whole or gone, never a part of it under its name.
+
+    With ``kept``, a pattern, files of such names stay; the stage's records go first then, so that nothing takes the rest for a result.
+    """
+    if kept:
+        for record in ("manifest.json", "started.json"):
+            (folder / record).unlink(missing_ok=True)
+        for path in [path for path in folder.rglob("*") if not path.is_dir() and not path.match(kept)]:
+            path.unlink()
+    elif folder.exists():
         aside = folder.with_name(f".discarded-{folder.name}")
         shutil.rmtree(aside, ignore_errors=True)
         folder.replace(aside)

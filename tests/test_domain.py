@@ -1,6 +1,7 @@
 """What a recipe is about, told from its sources without their data; what does not go together is refused before anything is fetched."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from dreamer_ray.types import Binary, Categorical, Continuous
 
 TOY = Path(__file__).parents[1] / "configs/crafter/toy.yaml"
 VPT = {"kind": "vpt", "path": "nowhere", "tasks": {"dig_dirt": "mine_block:*dirt*", "dig_stone": "mine_block:*stone*"}}
+LEROBOT = Path(__file__).parent / "data" / "lerobot_v3"
 LAYOUT = {"shape": [36, 64]}
 
 
@@ -69,6 +71,18 @@ def test_choices_of_several_components_carry_their_name():
     assert domain.countable == {"keys": ("keys 0", "keys 1"), "tool": ("tool 0", "tool 1", "tool 2")}
 
 
+def test_keys_and_choices_of_a_set_have_the_names_of_those_who_made_them():
+    entry = {"source": {"kind": "shards", "path": "nowhere"}}
+
+    def found(space, tasks):
+        return domain_of(recipe([entry]), ShardSchema(codec="png", frame_shape=(36, 64), action_space=space, tasks=tasks, fps=10.0))
+
+    assert found(VPT_ACTIONS, ("dig",)).countable["keys"] == KEYS
+    crafter = found(ACTION_SPACE, TASKS)
+    assert (crafter.countable["action"], crafter.null_choices) == (ACTIONS, {"action": 0})
+    assert found(ACTION_SPACE, ("dig",)).countable["action"][0] == "action 0"
+
+
 def test_unlabelled_videos_have_neither_actions_nor_tasks(tmp_path):
     domain = domain_of(recipe([{"source": videos(tmp_path / "videos")}], drop=("agent", "imagination")))
     assert (domain.action_space, domain.tasks, domain.ladder) == ({}, (), ())
@@ -93,6 +107,25 @@ def test_sources_with_different_actions_are_refused_unless_one_loses_them():
     with pytest.raises(UserError, match=r"data\.recordings\.sources\.1: its actions are keys \(binary 8\).*labelled_fraction: 0"):
         domain_of(recipe([{"source": VPT}, {"source": minerl}]))
     assert domain_of(recipe([{"source": VPT}, {"source": minerl, "labelled_fraction": 0.0}])).action_space == VPT_ACTIONS
+
+
+def test_one_number_is_one_action_in_all_sources(tmp_path):
+    other = shutil.copytree(LEROBOT, tmp_path / "other")
+    stats = json.loads((other / "meta/stats.json").read_text())
+    size = len(stats["action"]["max"])
+    stats["action"] |= {"min": [-4.0] * size, "max": [45.0] * size}
+    (other / "meta/stats.json").write_text(json.dumps(stats))
+    sources = [{"kind": "lerobot", "path": str(path), "camera": "observation.images.top"} for path in (LEROBOT, other)]
+    with pytest.raises(
+        UserError, match=r"sources\.1: its action of low: \[-4, .* of sources\.0 that of low: .*such as low: \[-4, -4"
+    ) as refusal:
+        domain_of(recipe([{"source": source} for source in sources]))
+    remedy = yaml.safe_load("{" + str(refusal.value).partition("such as ")[2] + "}")
+    assert remedy["high"] == [45.0] * size
+    bounds = {key: [float(value) for value in values] for key, values in remedy.items()}
+    assert domain_of(recipe([{"source": source | bounds} for source in sources])).action_space == {"action": Continuous(size=size)}
+    assert domain_of(recipe([{"source": sources[0]}, {"source": sources[1], "labelled_fraction": 0.0}])).action_space
+    assert domain_of(recipe([{"source": sources[0]}, {"source": sources[0] | {"kind": "lerobot"}}])).action_space
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from dreamer_ray.config_file import parse_config
 from dreamer_ray.data.latents import commit_latents, latent_schema, write_latents
 from dreamer_ray.data.rows import Episode, ShardSchema
 from dreamer_ray.data.shards import Origin, commit_manifest, open_shards, write_shard
+from dreamer_ray.encoding import commit_encoding, encode_file, open_encoder
 from dreamer_ray.errors import UserError
 from dreamer_ray.evaluation import frechet
 from dreamer_ray.evaluation.frechet import network_installed
@@ -138,6 +139,18 @@ def test_every_kind_of_recordings_goes_through_all_its_stages_into_a_report(kind
     assert "video/mp4" in page and "In fresh worlds" not in page
     assert json.loads((tmp_path / "summary.json").read_text())["quality"]
     assert "dream, 1 frame ahead, PSNR in dB" in text_table(report)
+
+
+def test_latents_are_in_the_order_of_the_data_set_whatever_its_files_are_called(tmp_path):
+    values = recipe("arm")
+    names = ["s2-zoe.parquet", "s10-ann.parquet", "s2-bob.parquet"]
+    for split in ("train", "heldout"):
+        files = [write_shard(tmp_path / "record" / split, name, [episode("arm", i)], schema("arm")) for i, name in enumerate(names)]
+        commit_manifest(tmp_path / "record" / split, schema("arm"), files, made_by={}, parents={})
+    train("tokenizer", values, tmp_path)
+    encoder = open_encoder(tmp_path, "cpu")
+    commit_encoding(tmp_path, {split: [encode_file(encoder, split, number) for number in (2, 0, 1)] for split in ("train", "heldout")})
+    assert [entry.name for entry in open_shards(tmp_path / "encode/train").episodes] == ["take-0", "take-1", "take-2"]
 
 
 def test_the_keys_of_the_recorder_are_shown_by_name(tmp_path):

@@ -182,6 +182,8 @@ def _left_out(report: Report) -> Lines:
         yield "left out", f"{count:,} entries of the index: {reason}"
     for reason, count in report.dropped.items():
         yield "dropped", f"{count:,} {reason}"
+    for what, count in report.mended.items():
+        yield "mended", f"{count:,} {what}"
     if report.set:
         yield from (("dropped", f"{count:,} {reason} (when the set was made)") for reason, count in report.set.dropped.items())
         yield from (("left out", f"{count:,} entries of an index: {reason}") for reason, count in report.set.left_out.items())

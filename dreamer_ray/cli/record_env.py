@@ -85,7 +85,7 @@ def _plan(recipe: "Recipe", options: argparse.Namespace) -> "EnvironmentRecordin
 def _source_folder(recipe: "Recipe") -> Path:
     recordings = recipe.data.recordings
     if recordings is not None and (first := recordings.sources[0].source).kind == "lerobot":
-        return Path(recordings.path or first.path)
+        return Path(recordings.path or first.path).expanduser()
     raise UserError("the recipe's first source is no LeRobot data set (data.recordings.sources, kind: lerobot); give a folder with --to")
 
 

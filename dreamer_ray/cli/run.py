@@ -45,11 +45,12 @@ def act(options: argparse.Namespace) -> None:
     from dreamer_ray.config_file import load_config
     from dreamer_ray.loopback import bind_ray_to_loopback
     from dreamer_ray.recipe import Recipe
-    from dreamer_ray.run import execute, plan, recipe_stages
+    from dreamer_ray.run import execute, plan, recipe_stages, refuse_itself
     from dreamer_ray.run_folder import locked
 
     recipe = load_config(Recipe, options.recipe, options.overrides)
     folder = (options.runs / recipe.name).absolute()
+    refuse_itself(recipe, folder)
 
     def decide() -> "Plan":
         return plan(recipe_stages(recipe), recipe, folder, only=options.only, start=options.start)
@@ -60,7 +61,10 @@ def act(options: argparse.Namespace) -> None:
     with locked(folder):
         console.copy_to(folder / "run.log")
         log.info("%s -> %s", options.recipe, folder)
-        if not (decided := decide()).work:
+        decided = decide()
+        for line in _grown(decided):
+            log.warning("record: %s; --from record takes in what is new, and makes no other file again", line)
+        if not decided.work:
             log.info("all done already; --from STAGE does a stage and what follows from it again")
             return
         bind_ray_to_loopback()
@@ -79,6 +83,17 @@ def _stoppable(executor: "Executor") -> "Executor":
         return executor(context)
 
     return begin
+
+
+def _grown(plan: "Plan") -> list[str]:
+    """What sources hold now that they did not when they were ingested, where that is not done again anyway."""
+    from dreamer_ray.data.ingest import grown
+    from dreamer_ray.run_folder import read_record
+
+    config, record = plan.recipe.data.recordings, read_record(plan.folder / "record")
+    if config is None or record is None or "record" in [decision.stage.name for decision in plan.work]:
+        return []
+    return grown(config, record.figures.get("recordings", ()))
 
 
 def overview(plan: "Plan") -> str:

@@ -14,7 +14,7 @@ from dreamer_ray.config import Config
 from dreamer_ray.config_file import load_config
 from dreamer_ray.data.action_tables import ActionTable
 from dreamer_ray.data.scaling import Scaling
-from dreamer_ray.data.sources import BadRecordingError, Motion
+from dreamer_ray.data.sources import BadRecordingError, Motion, Several
 from dreamer_ray.errors import UserError
 from dreamer_ray.types import ActionSpace, Binary, Categorical, Continuous
 
@@ -67,7 +67,7 @@ class Axes(Config):
     columns: tuple[str, ...] = Field(min_length=1)
     low: float = -1.0
     high: float = 1.0
-    several: Literal["last", "mean", "sum"] = "last"
+    several: Several = "last"
     """What counts where several rows belong to one picture, or several pictures become one frame: "sum" is right for the way of a mouse,
     which is also divided where a picture becomes several frames."""
 
@@ -90,7 +90,7 @@ class Axes(Config):
     @property
     def motion(self) -> Motion | None:
         """How actions add up; None where they do not."""
-        return Motion(self.scaling.unscaled, self.scaling.scaled) if self.several == "sum" else None
+        return Motion.of(self.scaling) if self.several == "sum" else None
 
 
 class ActionFile(Config):
@@ -126,6 +126,16 @@ class ActionFile(Config):
     def motions(self) -> dict[str, Motion]:
         """By component, of those that add up."""
         return {name: part.motion for name, part in self.actions.items() if isinstance(part, Axes) and part.motion}
+
+    @property
+    def scalings(self) -> dict[str, Scaling]:
+        """By component, of those that are numbers."""
+        return {name: part.scaling for name, part in self.actions.items() if isinstance(part, Axes)}
+
+    @property
+    def several(self) -> dict[str, Several]:
+        """By component, of those that are numbers."""
+        return {name: part.several for name, part in self.actions.items() if isinstance(part, Axes)}
 
 
 @dataclass(frozen=True)

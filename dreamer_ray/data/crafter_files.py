@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dreamer_ray.data.crafter import EpisodePlan, RecordConfig, episode_plan, record_episode, shard_schema
-from dreamer_ray.data.shards import ShardFile, commit_manifest, existing_shard, write_shard
+from dreamer_ray.data.existing_shards import existing_shard
+from dreamer_ray.data.shards import ShardFile, commit_manifest, write_shard
 
 EPISODES_PER_FILE = 5
 

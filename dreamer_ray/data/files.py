@@ -2,7 +2,6 @@
 
 import logging
 import os
-import shutil
 import tempfile
 import time
 from collections.abc import Callable
@@ -39,15 +38,25 @@ def open_file(path: str) -> IO[bytes]:
 
     A server that fails is asked again a few times, not so one that says that there is no such file. Raises ``OSError``.
     """
-    return _tried(path, lambda: _open(path))
+    return tried(path, lambda: _open(path))
 
 
-def fetch(path: str) -> IO[bytes]:
+def fetch(path: str, most: int | None = None) -> IO[bytes]:
     """The file at ``path``, copied first to an unnamed temporary file if it lies elsewhere, so that each byte travels once.
 
-    A copy that breaks off is begun again as in ``open_file``. Raises ``OSError``.
+    A copy that breaks off is begun again as in ``open_file``. Raises ``OSError``, also where the file has more than ``most`` bytes.
     """
-    return _tried(path, lambda: _copied(path)) if scheme(path) else open_file(path)
+    if scheme(path):
+        return tried(path, lambda: _copied(path, most))
+    file = open_file(path)
+    if most is not None and (size := os.fstat(file.fileno()).st_size) > most:
+        file.close()
+        raise OSError(_too_large(size, most))
+    return file
+
+
+def _too_large(size: int, most: int) -> str:
+    return f"has {size} bytes or more, and {most} are the most that are read; is it what its name says?"
 
 
 def plain_file(path: Path, most: int) -> Path:
@@ -73,11 +82,14 @@ def _open(path: str) -> IO[bytes]:
     return cast("IO[bytes]", system.open_input_file(place))
 
 
-def _copied(path: str) -> IO[bytes]:
+def _copied(path: str, most: int | None) -> IO[bytes]:
     copy = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
     try:
         with _open(path) as source:
-            shutil.copyfileobj(source, copy, CHUNK)
+            while data := source.read(CHUNK):
+                copy.write(data)
+                if most is not None and copy.tell() > most:
+                    raise OSError(_too_large(copy.tell(), most))
         copy.seek(0)
     except BaseException:
         copy.close()
@@ -85,7 +97,8 @@ def _copied(path: str) -> IO[bytes]:
     return copy
 
 
-def _tried(path: str, work: Callable[[], R]) -> R:
+def tried(path: str, work: Callable[[], R]) -> R:
+    """What ``work`` gives, which is done again a few times while the server of ``path`` fails. Raises ``OSError``."""
     from aiohttp import ClientError
 
     for pause in (*PAUSES, None):
@@ -93,7 +106,7 @@ def _tried(path: str, work: Callable[[], R]) -> R:
             return work()
         except (OSError, ClientError, ValueError) as error:
             cause = error.__cause__ or error  # fsspec calls every failure a missing file
-            if pause is not None and _passing(cause):
+            if pause is not None and (_passing(cause) or _passing(error)):  # of a body that breaks off the cause has a status, 400
                 log.debug("%s: %s %s; asked again in %g s", path, type(cause).__name__, cause, pause)
                 time.sleep(pause)
                 continue

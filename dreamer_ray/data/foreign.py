@@ -8,10 +8,10 @@ import re
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, ValidatorFunctionWrapHandler, WrapValidator
 
 from dreamer_ray.data.sources import BadRecordingError
 
@@ -26,6 +26,20 @@ class Foreign(BaseModel):
 
 
 F = TypeVar("F", bound=BaseModel)
+
+
+def optional(default: Any) -> WrapValidator:
+    """Of a field that a file may lack: what is not of its type is ``default``, and its name goes into the set that is the context."""
+
+    def known(value: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo[set[str]]) -> Any:
+        try:
+            return handler(value)
+        except ValidationError:
+            if info.context is not None:
+                info.context.add(str(info.field_name))
+            return default
+
+    return WrapValidator(known)
 
 
 def inside(folder: Path, name: str) -> Path:

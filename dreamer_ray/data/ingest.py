@@ -6,6 +6,7 @@ Source.read  --> takes at the rate of the shards --> episodes --> frames compres
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from itertools import islice
@@ -16,23 +17,33 @@ import numpy as np
 from dreamer_ray.config import fingerprint
 from dreamer_ray.data.codecs import H264, Jpeg
 from dreamer_ray.data.coding import Coded, code_pictures, coded_packets
+from dreamer_ray.data.existing_shards import existing_shard
 from dreamer_ray.data.files import fetch, scheme
-from dreamer_ray.data.frame_rate import SAME_RATE, pick
+from dreamer_ray.data.frame_rate import pick
 from dreamer_ray.data.gops import packet_episodes
 from dreamer_ray.data.layout import picture_maker
+from dreamer_ray.data.lerobot import LeRobotConfig
 from dreamer_ray.data.links import link
-from dreamer_ray.data.open_source import open_sources, shared_actions, shared_tasks
+from dreamer_ray.data.open_source import keeps_labels, open_source, open_sources, shared_actions, shared_tasks
 from dreamer_ray.data.packets import source_packets
-from dreamer_ray.data.recordings import RecordingsConfig, SourceConfig, SourceEntry
+from dreamer_ray.data.recordings import RecordingsConfig
 from dreamer_ray.data.rows import CodedEpisode, Rows, ShardSchema
-from dreamer_ray.data.shards import ShardFile, existing_shard, write_shard
+from dreamer_ray.data.shards import ShardFile, write_shard
+from dreamer_ray.data.shards_source import ShardsSource
+from dreamer_ray.data.source_checks import refuse_other_pictures, refuse_other_rates
 from dreamer_ray.data.sources import BadRecordingError, Reading, Recording, Source
 from dreamer_ray.data.splits import Part, Split, in_time, sides
 from dreamer_ray.data.stretches import Stretch, as_recorded, at_rate, chosen, evenly, filled
-from dreamer_ray.data.videos import VIDEOS, VideosConfig
-from dreamer_ray.data.vpt import VptConfig, VptSource
+from dreamer_ray.data.videos import VIDEOS, VideosConfig, VideosSource
+from dreamer_ray.data.vpt import VptSource
 from dreamer_ray.errors import UserError
 
+EDITION = 1
+"""Raised when the same recordings come to other files than before, so that no file of earlier code is taken for one of today's."""
+WHICH = {"path", "base", "root", "environments", "leave_out", "group", "download", "records"}
+"""Keys of sources that say which recordings there are and where they lie, not what they hold: that is in the paths of their files."""
+LABELLED = "labelled_frames"
+"""Key of what an episode says of itself: frames whose action is known, also where it is withheld."""
 LONGEST_STEM = 150
 ALONE = "frames that stand alone, with no other before or after them"
 
@@ -71,6 +82,15 @@ class IngestPlan:
     notes: tuple[str, ...]
     left_out: Counter[str]
     """Entries of the sources' indexes that are no recordings, by reason."""
+    labelled: frozenset[int] = frozenset()
+    """The sources that have actions, some of which are to be kept."""
+
+    @property
+    def recordings(self) -> list[int]:
+        """How many there are of each source."""
+        names = {(job.source, job.recording.name) for job in self.jobs}
+        counts = Counter(source for source, _ in names)
+        return [counts[source] for source in range(max(counts, default=-1) + 1)]
 
     def random_order(self, seed: int) -> list[int]:
         """Numbers of the jobs in the order of work: indexes are sorted by player, so that what is bad lies together in them."""
@@ -81,22 +101,26 @@ def ingest_plan(config: RecordingsConfig) -> IngestPlan:
     """Reads the indexes of all sources. Raises ``UserError`` where one is damaged, they do not fit together, or none can be held out."""
     sources = open_sources(config)
     schema = _schema(config, sources)
-    indexes = [source.index() for source in sources]
-    parts = {number for number, index in enumerate(indexes) if len(index) == 1}
-    split: dict[str, Split] = {}
-    for number, index in enumerate(indexes):
+    whole = [source.index() for source in sources]
+    indexes = [index[: entry.recordings] for index, entry in zip(whole, config.sources, strict=True)]
+    undecided = [[recording for recording in index if recording.split is None] for index in indexes]
+    parts = {number for number, index in enumerate(undecided) if len(index) == 1}
+    split: dict[str, Split] = {recording.group: recording.split for index in indexes for recording in index if recording.split}
+    for number, index in enumerate(undecided):
         groups = list(dict.fromkeys(recording.group for recording in index))
-        if number not in parts:
+        if number not in parts and index:
             if len(groups) == 1:
                 raise UserError(
                     f"sources[{number}]: all its {len(index)} recordings are of one group, {groups[0]}, so none can be held out; add "
                     "recordings of other sessions (kind videos: group: file makes each file a group of its own)"
                 )
             split = sides(groups, heldout=config.heldout, seed=config.seed) | split
-    jobs, notes = [], []
+    jobs, notes = [], _taken(whole, indexes)
     for number, index in enumerate(indexes):
         for recording in index:
-            if number in parts and recording.group not in split:
+            if recording.split:
+                jobs.append(Job(number, recording, recording.split, "whole"))
+            elif number in parts and recording.group not in split:
                 jobs += [Job(number, recording, "train", "begin"), Job(number, recording, "heldout", "end")]
                 notes.append(
                     f"{recording.name} is the only recording of its source: its last {config.heldout:.0%} in time is held out, after a gap "
@@ -105,13 +129,39 @@ def ingest_plan(config: RecordingsConfig) -> IngestPlan:
             else:
                 jobs.append(Job(number, recording, split[recording.group], "whole"))
     left_out = sum((source.left_out() for source in sources if isinstance(source, VptSource)), Counter[str]())
-    return IngestPlan(schema, tuple(jobs), tuple(notes), left_out)
+    labelled = [number for number, entry in enumerate(config.sources) if keeps_labels(entry)]
+    notes += [doubt for number in labelled if isinstance(source := sources[number], VideosSource) for doubt in source.doubts()]
+    known = frozenset(number for number in labelled if sources[number].action_space)
+    return IngestPlan(schema, tuple(jobs), tuple(notes), left_out, known)
+
+
+def grown(config: RecordingsConfig, before: Sequence[int]) -> list[str]:
+    """A line for each folder of videos or of LeRobot that has more or fewer recordings than ``before``, the plan's of an earlier time."""
+    found = []
+    for number, (entry, count) in enumerate(zip(config.entries(), before, strict=False)):
+        if isinstance(entry.source, VideosConfig | LeRobotConfig):
+            with suppress(UserError):  # it may be gone, or lie on other machines: what was made of it stands
+                if (now := len(open_source(entry.source).index()[: entry.recordings])) != count:
+                    place = f"sources[{number}], {entry.source.path}"
+                    found.append(f"{place}: {now} recordings lie there now, the data set was made when there were {count}")
+    return found
+
+
+def _taken(whole: Sequence[Sequence[Recording]], indexes: Sequence[Sequence[Recording]]) -> list[str]:
+    """A note of each source of which not all recordings are taken."""
+    sizes = [(len(part), len(index)) for part, index in zip(indexes, whole, strict=True)]
+    return [
+        f"sources[{n}]: the first {some:,} of its {every:,} recordings are all that was taken"
+        for n, (some, every) in enumerate(sizes)
+        if some < every
+    ]
 
 
 def _schema(config: RecordingsConfig, sources: Sequence[Source]) -> ShardSchema:
     fps = config.fps or sources[0].fps
+    refuse_other_rates(config, sources, fps)
     if config.keeps_packets:
-        _check_source_codec(config, sources, fps)
+        refuse_other_pictures(config, sources, fps)
     return ShardSchema(
         codec="h264" if config.codec.kind == "source" else config.codec.kind,
         frame_shape=config.layout.shape,
@@ -121,34 +171,17 @@ def _schema(config: RecordingsConfig, sources: Sequence[Source]) -> ShardSchema:
     )
 
 
-def _check_source_codec(config: RecordingsConfig, sources: Sequence[Source], fps: float) -> None:
-    for number, (entry, source) in enumerate(zip(config.sources, sources, strict=True)):
-        place, remedy = f"sources[{number}]: codec.kind = {config.codec.kind}", "choose codec.kind = h264"
-        if why := _no_packets(entry.source):
-            raise UserError(f"{place} does not do for kind {entry.source.kind}: {why}; {remedy}")
-        if abs(source.fps / fps - 1) >= SAME_RATE:
-            raise UserError(f"{place} keeps the rate, but it has {source.fps:g} frames a second and sources[0] has {fps:g}; {remedy}")
+def job_fingerprint(config: RecordingsConfig, source: Source, job: Job) -> str:
+    """Of all on which the file of ``job`` depends besides its schema; local files count with their size and time of change.
 
-
-def _no_packets(source: SourceConfig) -> str:
-    """Why the packets of its videos cannot be used as they are; empty where they can."""
-    match source:
-        case VideosConfig():
-            return ""
-        case VptConfig():
-            why = "the cursor has to be drawn into frames on which a menu is open (cursor: false leaves it out)"
-            return why if source.cursor else ""
-        case _:
-            return "its pictures are not those of a video each, one by one"
-
-
-def job_fingerprint(config: RecordingsConfig, entry: SourceEntry, job: Job) -> str:
-    """Of all on which the file of ``job`` depends besides its schema; local files count with their size and time of change."""
+    Raises ``UserError`` where what belongs to all recordings of ``source`` cannot be read.
+    """
     values = config.model_dump(mode="json", include={"layout", "codec", "episode_frames", "heldout", "heldout_gap"})
     if job.part == "whole":
         values |= {"heldout": None, "heldout_gap": None}
     recording = [job.recording.name, [[file, _state(file)] for file in job.recording.files], job.part]
-    return fingerprint(values | {"source": entry.source.model_dump(mode="json"), "recording": recording})
+    section = config.sources[job.source].source.model_dump(mode="json", exclude=WHICH)
+    return fingerprint(values | {"edition": EDITION, "source": section, "recording": recording, "more": source.made_from(job.recording)})
 
 
 def _state(file: str) -> list[int] | None:
@@ -161,7 +194,7 @@ def _state(file: str) -> list[int] | None:
 
 def make_file(config: RecordingsConfig, source: Source, schema: ShardSchema, job: Job, folder: Path) -> ShardFile | str:
     """The file of ``job`` in ``folder``, made unless it is there, or why its recording is bad."""
-    made_from = job_fingerprint(config, config.entries()[job.source], job)
+    made_from = job_fingerprint(config, source, job)
     try:
         return existing_shard(folder, job.file, schema, job=made_from) or ingest_recording(config, source, schema, job, folder)
     except BadRecordingError as error:
@@ -173,9 +206,9 @@ def ingest_recording(config: RecordingsConfig, source: Source, schema: ShardSche
 
     The pictures of one episode are held at most, and compressed.
     """
-    name, made_from = job.recording.name, job_fingerprint(config, config.entries()[job.source], job)
+    name, made_from = job.recording.name, job_fingerprint(config, source, job)
     reading = source.read(job.recording, None if config.keeps_packets else config.layout)
-    dropped = Counter(reading.dropped) if job.part != "end" else Counter[str]()
+    dropped, mended = (Counter(reading.dropped), reading.mended) if job.part != "end" else (Counter[str](), Counter[str]())
     if config.keeps_packets:
         stretches = as_recorded(reading.takes, fps=schema.fps, name=name)
     else:
@@ -186,10 +219,16 @@ def ingest_recording(config: RecordingsConfig, source: Source, schema: ShardSche
         dropped[ALONE] += alone
     stretches = [filled(stretch, source.action_space, source.tasks, schema) for stretch in stretches if len(stretch) > 1]
     if config.keeps_packets:
-        coded = _cut(config, job, stretches, dropped)
+        coded = _cut(config, job, reading, stretches, dropped)
+    elif (
+        job.part == "whole"
+        and isinstance(source, ShardsSource)
+        and source.fits(job.recording, schema, config.layout, longest=config.episode_frames)
+    ):
+        coded = ((stretch, source.kept(job.recording, int(stretch.numbers[0]))) for stretch in stretches)
     else:
         coded = _compressed(config, schema, reading, stretches, name)
-    return write_shard(folder, job.file, _episodes(job, coded), schema, job=made_from, dropped=dropped)
+    return write_shard(folder, job.file, _episodes(job, coded), schema, job=made_from, dropped=dropped, mended=mended)
 
 
 def _compressed(
@@ -203,10 +242,12 @@ def _compressed(
         yield piece, code_pictures(islice(shown, len(piece)), codec, shape=schema.frame_shape, fps=schema.fps)
 
 
-def _cut(config: RecordingsConfig, job: Job, stretches: Sequence[Stretch], dropped: Counter[str]) -> Iterator[tuple[Stretch, Coded]]:
+def _cut(
+    config: RecordingsConfig, job: Job, reading: Reading, stretches: Sequence[Stretch], dropped: Counter[str]
+) -> Iterator[tuple[Stretch, Coded]]:
     """Episodes with the packets of the video as they are."""
     path = next(file for file in job.recording.files if file.lower().endswith(VIDEOS))
-    with fetch(path) as file:
+    with reading.video or fetch(path) as file:
         stream = source_packets(path, file=file)
         for piece, packets in packet_episodes(stream.packets, stretches, config.episode_frames, dropped):
             coded = coded_packets(packets, stream.parameters)
@@ -220,6 +261,8 @@ def _episodes(job: Job, coded: Iterable[tuple[Stretch, Coded]]) -> Iterator[Code
         first = int(piece.numbers[0])
         again = f"-{begun[first]}" if begun[first] else ""
         begun[first] += 1
-        info = piece.info | {"source": job.source, "recording": job.recording.name, "first": first}
+        info = piece.info | {"source": job.source, "recording": job.recording.name, "first": first, LABELLED: int(piece.labelled.sum())}
+        if job.recording.group != job.recording.name:
+            info |= {"group": job.recording.group}
         rows = Rows(frames, piece.actions, piece.labelled, piece.events, piece.continues)
         yield CodedEpisode(f"{job.stem}-{first:07d}{again}", rows, info)

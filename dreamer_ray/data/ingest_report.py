@@ -4,11 +4,12 @@ from collections import Counter
 from dataclasses import dataclass, field
 from math import inf, log
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from dreamer_ray.data.ingest import IngestPlan, Job
-from dreamer_ray.data.recordings import RecordingsConfig
-from dreamer_ray.data.shards import Origin, ShardFile, SourceNote
+from dreamer_ray.data.ingest import LABELLED, IngestPlan, Job
+from dreamer_ray.data.manifest import SourceNote
+from dreamer_ray.data.recordings import RecordingsConfig, SourceEntry
+from dreamer_ray.data.shards import Origin, ShardFile, commit_manifest
 from dreamer_ray.data.splits import Split, keep_labels
 from dreamer_ray.errors import UserError
 
@@ -68,16 +69,53 @@ class Tally:
         """
         found = []
         for source, entry in enumerate(config.sources):
-            files = [file for job, file in self._done() if job.source == source and job.split == split and file.episodes]
+            files = self._files(source, split)
             if split == "train" and entry.share and not files:
                 raise UserError(f"sources[{source}]: share = {entry.share:g}, but none of its recordings is left to train on; {REASONS}")
-            if split == "train":
-                files = keep_labels(files, fraction=entry.labelled_fraction, hours=entry.labelled_hours, fps=self.plan.schema.fps)
-            found += files
+            found += self._labelled(source, entry) if split == "train" else files
         if not found:
             side = "train on" if split == "train" else "be held out"
             raise UserError(f"no recording is left to {side}: {len(self.bad)} are bad, the others hold nothing usable; {REASONS}")
         return found
+
+    def _files(self, source: int, split: Split) -> list[ShardFile]:
+        return [file for job, file in self._done() if job.source == source and job.split == split and file.episodes]
+
+    def _labelled(self, source: int, entry: SourceEntry) -> list[ShardFile]:
+        """What is trained on, with the labels that are kept."""
+        fps = self.plan.schema.fps
+        return keep_labels(self._files(source, "train"), fraction=entry.labelled_fraction, hours=entry.labelled_hours, fps=fps)
+
+    def labels(self, config: RecordingsConfig) -> dict[str, Any]:
+        """For the account: hours to train on whose actions are known, by source, and a line for each source that was to have some."""
+        kept = [_known(self._labelled(number, entry)) for number, entry in enumerate(config.sources)]
+        lines = []
+        for number in sorted(self.plan.labelled):
+            entry, files = config.sources[number], self._files(number, "train")
+            if kept[number] or not files:
+                continue
+            why = "none of its frames to train on has a known action"
+            if _known(files):
+                hours = "" if entry.labelled_hours is None else f" and labelled_hours = {entry.labelled_hours:g}"
+                first = f"the first of its {sum(len(file.episodes) for file in files)} episodes has {files[0].episodes[0].length} frames"
+                remedy = "raise them, or lower episode_frames"
+                why = f"labelled_fraction = {entry.labelled_fraction:g}{hours} leave no episode its actions, {first}; {remedy}"
+            lines.append(f"sources[{number}]: {why}")
+        return {"labelled_hours": [frames / self.plan.schema.fps / 3600 for frames in kept], "unlabelled": lines}
+
+    def commit(self, config: RecordingsConfig, folder: Path) -> None:
+        """Makes a set of each side in ``folder``, and deletes all other files there: what other values or killed writers have left.
+
+        Raises ``UserError`` where a side has nothing.
+        """
+        files: dict[Split, list[ShardFile]] = {split: self.split_files(split, config) for split in get_args(Split)}
+        known = {folder / job.split / file.name for job, file in self._done()}
+        for split, done in files.items():
+            for path in (folder / split).iterdir():
+                if path.name.endswith((".parquet", ".parquet.partial")) and path not in known:
+                    path.unlink()
+            made_by, origin = config.model_dump(mode="json"), self.origin(split, config)
+            commit_manifest(folder / split, self.plan.schema, done, made_by=made_by, parents={}, origin=origin)
 
     def origin(self, split: Split, config: RecordingsConfig) -> Origin:
         """For the manifest of one side."""
@@ -89,6 +127,7 @@ class Tally:
     def report(self, folder: Path) -> dict[str, Any]:
         """The account of the whole ingest; ``folder`` holds the sides' folders."""
         dropped = sum((Counter(file.dropped) for file in self.files.values()), Counter[str]())
+        mended = sum((Counter(file.mended) for file in self.files.values()), Counter[str]())
         size = sum((folder / job.split / file.name).stat().st_size for job, file in self._done())
         return {
             "recordings": len({(job.source, job.recording.name) for job in self.plan.jobs}),
@@ -103,6 +142,7 @@ class Tally:
                 for split in ("train", "heldout")
             },
             "dropped": dict(dropped.most_common()),
+            "mended": dict(mended.most_common()),
             "left_out_of_index": dict(self.plan.left_out.most_common()),
             "empty": [job.recording.name for job, file in self._done() if not file.episodes],
             "bad": [
@@ -114,6 +154,11 @@ class Tally:
 
     def _done(self) -> list[tuple[Job, ShardFile]]:
         return [(self.plan.jobs[number], self.files[number]) for number in sorted(self.files)]
+
+
+def _known(files: list[ShardFile]) -> int:
+    """Frames whose actions are known and not withheld."""
+    return sum(int(episode.info[LABELLED]) for file in files for episode in file.episodes if episode.labelled)
 
 
 def hardly(bad: int, count: int, most: float) -> bool:
@@ -134,7 +179,11 @@ def summary(report: dict[str, Any]) -> list[str]:
     lines = [f"{report['recordings']} recordings, {report['episodes']} episodes, {hours:.3g} hours of which {held:.3g} held out"]
     if report["frames"]:
         lines.append(f"{report['bytes'] / 2**20:.3g} MiB, {report['bytes_per_hour'] / 2**20:.4g} MiB an hour")
+    if any(report.get("labelled_hours", ())):
+        by_source = ", ".join(f"{hours:.3g} of sources[{number}]" for number, hours in enumerate(report["labelled_hours"]))
+        lines.append(f"hours to train on with known actions: {by_source}")
     lines += [f"dropped: {count} {reason}" for reason, count in report["dropped"].items()]
+    lines += [f"mended or kept: {count} {what}" for what, count in report["mended"].items()]
     lines += [f"not in the index: {count} {reason}" for reason, count in report["left_out_of_index"].items()]
     lines += _first([f"nothing usable in {name}" for name in report["empty"]])
     lines += _first([f"bad: {entry['recording']}: {entry['reason']}" for entry in report["bad"]])

@@ -11,7 +11,7 @@ import numpy as np
 
 from dreamer_ray.data.action_names import action_names
 from dreamer_ray.data.action_tally import ActionTally, ComponentFigures
-from dreamer_ray.data.files import open_file, scheme
+from dreamer_ray.data.files import open_file, scheme, tried
 from dreamer_ray.data.lerobot import LeRobotSource
 from dreamer_ray.data.recognition import Found, Kind
 from dreamer_ray.data.set_facts import SetFacts, set_facts
@@ -102,6 +102,8 @@ class Report:
     tasks: dict[str, TaskFigures]
     dropped: dict[str, int]
     """Frames or lines that were left out, by reason."""
+    mended: dict[str, int]
+    """Those that were kept and changed, or kept though others leave them out, by what was done."""
     numbers: dict[str, NumberFigures]
     words: dict[str, dict[str, int]]
     """Takes by each text that they carry as provenance, the usual ones first."""
@@ -184,9 +186,13 @@ def size_of(path: str) -> int:
 
 def video_head(path: str) -> str:
     """Codec and rate as the head of the video at ``path`` has them. Raises ``BadRecordingError``."""
-    try:
+
+    def head() -> str:
         with open_file(path) as file, video_stream(path, file) as stream:
             return f"{stream.codec_context.name}, {float(stream.average_rate or 0):.4g} frames/s"
+
+    try:
+        return tried(path, head)
     except DAMAGE as error:
         raise BadRecordingError(f"{path}: cannot be read as a video ({error})") from error
 
@@ -218,6 +224,7 @@ class _Seen:
     shapes: Counter[str] = field(default_factory=Counter)
     codecs: Counter[str] = field(default_factory=Counter)
     dropped: Counter[str] = field(default_factory=Counter)
+    mended: Counter[str] = field(default_factory=Counter)
     events: Counter[int] = field(default_factory=Counter)
     achieved: Counter[int] = field(default_factory=Counter)
     numbers: dict[str, list[float]] = field(default_factory=dict)
@@ -236,6 +243,7 @@ class _Seen:
         self.codecs.update(heads.values())
         self.shapes.update([f"{shape[0]} x {shape[1]}"] if shape else [])
         self.dropped.update(reading.dropped)
+        self.mended.update(reading.mended)
         self.read += 1
 
     def weigh(self, recording: Recording, shared: Mapping[str, int]) -> None:
@@ -275,6 +283,7 @@ class _Seen:
             actions=self.tally.figures(),
             tasks={name: TaskFigures(self.events[i], self.achieved[i]) for i, name in enumerate(self.tasks)},
             dropped={reason: count for reason, count in self.dropped.most_common() if count},
+            mended=dict(self.mended.most_common()),
             numbers={name: NumberFigures(min(values), sum(values) / len(values), max(values)) for name, values in self.numbers.items()},
             words={name: dict(counts.most_common(MOST_WORDS)) for name, counts in self.words.items()},
             set=set_facts(found.source.shards) if isinstance(found.source, SetSource) else None,

@@ -50,10 +50,20 @@ def inner_box(shape: tuple[int, int], layout: PictureLayout) -> Box:
     return Box((rows - high) // 2, (columns - wide) // 2, high, wide)
 
 
+def quarter_turns(frame: av.VideoFrame) -> int:
+    """By how many quarters of a turn, counterclockwise, ``frame`` must be turned to stand upright: phones film lying down, and say so."""
+    return round(frame.rotation / 90) % 4
+
+
+def turned(picture: Picture, turns: int) -> Picture:
+    """``picture`` after ``turns`` of ``quarter_turns``."""
+    return np.ascontiguousarray(np.rot90(picture, turns)) if turns else picture
+
+
 def picture_maker(layout: PictureLayout | None) -> Callable[[av.VideoFrame | Picture], Picture]:
     """A function from a decoded frame, or a picture uint8 ``[y, x, 3]`` RGB, to a picture in ``layout``; as large as it is without one.
 
-    It keeps the scaler's tables from one picture to the next: make one a video.
+    A frame is turned as its video says. It keeps the scaler's tables from one picture to the next: make one a video.
     """
     scaler = VideoReformatter()
 
@@ -62,10 +72,12 @@ def picture_maker(layout: PictureLayout | None) -> Callable[[av.VideoFrame | Pic
             if layout is None or frame.shape[:2] == layout.shape:
                 return frame
             frame = av.VideoFrame.from_ndarray(frame, format="rgb24")
-        shape = (frame.height, frame.width)
+        turns = quarter_turns(frame)
+        shape = (frame.width, frame.height) if turns % 2 else (frame.height, frame.width)
         box = Box(0, 0, *shape) if layout is None else inner_box(shape, layout)
+        size = (box.rows, box.columns) if turns % 2 else (box.columns, box.rows)
         kind = FILTERS[layout.filter if layout else "area"]
-        scaled = scaler.reformat(frame, box.columns, box.rows, "rgb24", interpolation=kind, threads=1).to_ndarray()
+        scaled = turned(scaler.reformat(frame, *size, "rgb24", interpolation=kind, threads=1).to_ndarray(), turns)
         if layout is None or (box.rows, box.columns) == layout.shape:
             return scaled
         canvas = np.zeros((*layout.shape, 3), np.uint8)

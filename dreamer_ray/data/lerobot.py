@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from pydantic import model_validator
 
-from dreamer_ray.config import Config
+from dreamer_ray.config import Config, fingerprint
 from dreamer_ray.data.foreign import inside
 from dreamer_ray.data.layout import PictureLayout, picture_maker
 from dreamer_ray.data.lerobot_meta import (
@@ -29,7 +30,7 @@ from dreamer_ray.data.lerobot_meta import (
 )
 from dreamer_ray.data.lerobot_rows import NUMBERS, numbers, pictures_in
 from dreamer_ray.data.scaling import Scaling
-from dreamer_ray.data.sources import BadRecordingError, Reading, Recording, Take
+from dreamer_ray.data.sources import BadRecordingError, Motion, Reading, Recording, Several, Take
 from dreamer_ray.data.video_times import pictures_at
 from dreamer_ray.errors import UserError
 from dreamer_ray.types import ActionSpace, Continuous
@@ -49,6 +50,12 @@ class LeRobotConfig(Config):
     action: str = "action"
     scale: Literal["range", "quantiles", "none"] = "range"
     """What of the actions becomes -1 and 1: lowest and highest, the 1% and 99% quantiles, or nothing (they are left alone)."""
+    low: tuple[float, ...] | None = None
+    """What becomes -1, entry by entry, in place of ``scale``: with ``high`` the same for all data sets that one model learns from."""
+    high: tuple[float, ...] | None = None
+    """What becomes 1."""
+    several: Several = "last"
+    """What counts of the actions where several pictures become one frame: "sum" is right where they are ways gone, not places to be at."""
     tasks: tuple[str, ...] = ()
     """The task strings to train on, in this order; all of the data set where empty."""
     event_columns: tuple[str, ...] = ("next.success", "next.reward")
@@ -59,6 +66,15 @@ class LeRobotConfig(Config):
     terminal_columns: tuple[str, ...] = ("next.terminated",)
     """The first of these that the data set has says what is terminal. ``next.done`` is none of them, since most sets mark with it where
     each recording ends; name it where it means that the world has come to an end."""
+
+    @model_validator(mode="after")
+    def _bounds_fit(self) -> "LeRobotConfig":
+        low, high = self.low or (), self.high or ()
+        if (self.low is None) != (self.high is None) or len(low) != len(high) or any(a >= b for a, b in zip(low, high, strict=True)):
+            raise ValueError(
+                f"low ({self.low}) and high ({self.high}) go together: as many numbers in both, and each of low below that of high"
+            )
+        return self
 
 
 class LeRobotSource:
@@ -80,6 +96,11 @@ class LeRobotSource:
     @cached_property
     def scaling(self) -> Scaling:
         """Between the data set's actions and those of the takes."""
+        if self.config.low is not None and self.config.high is not None:
+            if len(self.config.low) != self._size:
+                place = f"LeRobot data set {self.folder}: low and high"
+                raise UserError(f"{place}: {len(self.config.low)} numbers each, but {self.config.action} has {self._size}")
+            return Scaling.between(self.config.low, self.config.high)
         if self.config.scale == "none":
             return Scaling((0.0,) * self._size, (1.0,) * self._size)
         try:
@@ -87,6 +108,11 @@ class LeRobotSource:
         except BadRecordingError as error:
             raise UserError(f"LeRobot data set {self.folder}: {error}; scale: none leaves the actions as they are") from error
         return Scaling.between(low, high)
+
+    @property
+    def scalings(self) -> dict[str, Scaling]:
+        """Of the one component."""
+        return {"action": self.scaling}
 
     @property
     def camera(self) -> str:
@@ -125,9 +151,20 @@ class LeRobotSource:
         paths = dict.fromkeys([data_path(info, entry), video_path(info, entry, self.camera)])
         return Recording(name, name, tuple(str(self.folder / path) for path in paths))
 
+    def made_from(self, recording: Recording) -> str:
+        """What the meta folder says of the episode, and of all: columns, rate, tasks, and the range of the actions."""
+        return f"{self._meta_of_all} {self._entry(recording).model_dump_json()}"
+
+    @cached_property
+    def _meta_of_all(self) -> str:
+        return fingerprint([self.meta.info.model_dump(mode="json"), self.meta.tasks, self.scaling.note()])
+
+    def _entry(self, recording: Recording) -> EpisodeEntry:
+        return self.meta.episodes[int(recording.name.removeprefix("episode-"))]
+
     def read(self, recording: Recording, layout: PictureLayout | None = None) -> Reading:
         """One take, the whole episode."""
-        entry = self.meta.episodes[int(recording.name.removeprefix("episode-"))]
+        entry = self._entry(recording)
         info, config = self.meta.info, self.config
         files = [inside(self.folder, path) for path in (data_path(info, entry), video_path(info, entry, self.camera))]
         event = () if config.event_at_end else self._first(config.event_columns)
@@ -161,7 +198,9 @@ class LeRobotSource:
             continues[arrives[rows[name][:, 0] > 0]] = 0
         info: dict[str, float | int | str] = {"episode": entry.episode_index, "camera": self.camera, "task": task[0]}
         actions = {"action": self.scaling.scaled(rows[self.config.action])}
-        return Take(0, actions, np.ones(steps, bool), events, continues, info | {"scaling.action": self.scaling.note()})
+        info["scaling.action"] = self.scaling.note()
+        motions = {"action": Motion.of(self.scaling)} if self.config.several == "sum" else {}
+        return Take(0, actions, np.ones(steps, bool), events, continues, info, motions, several={"action": self.config.several})
 
     def _task(self, number: int, entry: EpisodeEntry) -> str:
         if number not in self.meta.tasks:

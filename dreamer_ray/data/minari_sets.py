@@ -6,7 +6,7 @@ An episode has one observation more than actions, so nothing is cut: the last on
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -16,16 +16,14 @@ import numpy as np
 from gymnasium import spaces
 from pydantic import Field
 
-from dreamer_ray.config import Config
+from dreamer_ray.config import Config, fingerprint
 from dreamer_ray.data.foreign import inside, read_bytes
 from dreamer_ray.data.layout import PictureLayout, picture_maker
+from dreamer_ray.data.minari_episodes import DAMAGE, read_episode
 from dreamer_ray.data.scaling import Scaling
-from dreamer_ray.data.sources import BadRecordingError, Reading, Recording, Take
+from dreamer_ray.data.sources import BadRecordingError, Motion, Reading, Recording, Several, Take
 from dreamer_ray.errors import UserError
 from dreamer_ray.types import ActionComponent, ActionSpace, Binary, Categorical, Continuous
-
-DAMAGE = (OSError, KeyError, ValueError, TypeError, IndexError, AttributeError, AssertionError, RuntimeError, MemoryError)
-"""What minari and h5py raise where a file is not what its metadata says."""
 
 MOST_EPISODES = 10**7
 
@@ -42,10 +40,17 @@ class MinariConfig(Config):
     """Steps a second; the data set does not say it."""
     observation: str | None = None
     """Which part of the observation is the picture, such as ``pixels`` or ``camera.front``; needed where there are several."""
+    several: Several = "last"
+    """What counts of numbers where several steps become one frame: "sum" is right where they are ways gone, not places to be at."""
     task: str = "reward"
     """Name of what ``event_reward`` is given for."""
     event_reward: float = 1.0
     """An event is where the reward first reaches this value."""
+
+
+def minari_root(config: MinariConfig) -> Path:
+    """The folder of data sets, as this process knows it."""
+    return Path(config.root or os.environ.get("MINARI_DATASETS_PATH") or "~/.minari/datasets").expanduser()
 
 
 class MinariSource:
@@ -53,8 +58,7 @@ class MinariSource:
 
     def __init__(self, config: MinariConfig):
         self.config = config
-        root = config.root or os.environ.get("MINARI_DATASETS_PATH") or "~/.minari/datasets"
-        self.folder = Path(root).expanduser() / config.dataset / "data"
+        self.folder = minari_root(config) / config.dataset / "data"
 
     @cached_property
     def _spaces(self) -> tuple[spaces.Space, spaces.Space]:
@@ -84,6 +88,12 @@ class MinariSource:
         return {name: component for name, _, component, _ in self._actions}
 
     @property
+    def scalings(self) -> dict[str, Scaling]:
+        """Between the data set's actions and those of the takes, of numbers; infinite bounds leave an entry alone."""
+        boxes = {name: space for name, _, _, space in self._actions if isinstance(space, spaces.Box)}
+        return {name: Scaling.between(box.low.ravel().tolist(), box.high.ravel().tolist()) for name, box in boxes.items()}
+
+    @property
     def tasks(self) -> tuple[str, ...]:
         """One, for the reward."""
         return (self.config.task,)
@@ -101,23 +111,30 @@ class MinariSource:
         _ = self.picture, self.action_space
         return [Recording(name, name, (str(self.folder),)) for name in names]
 
+    def made_from(self, recording: Recording) -> str:
+        """The files of the data set, all of its episodes lie in the same ones; each with its size and time of change."""
+        return self._files
+
+    @cached_property
+    def _files(self) -> str:
+        files = sorted(path for path in self.folder.rglob("*") if path.is_file())
+        states = [(path.relative_to(self.folder).as_posix(), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+        return fingerprint(states)
+
     def read(self, recording: Recording, layout: PictureLayout | None = None) -> Reading:
         """One take, the whole episode."""
         number = int(recording.name.removeprefix("episode-"))
-        try:
-            (episode,) = self._data().iterate_episodes([number])
-            rewards, terminations = (np.asarray(values, np.float64) for values in (episode.rewards, episode.terminations))
-            pictures = _part(episode.observations, self.picture)
-            taken = {name: np.asarray(_part(episode.actions, path)) for name, path, _, _ in self._actions}
-        except DAMAGE as error:
-            raise BadRecordingError(f"{self.folder}: {recording.name} cannot be read ({type(error).__name__}: {error})") from error
+        episode = read_episode(self._data(), self.folder, number, self.picture, [path for _, path, _, _ in self._actions])
+        rewards, terminations = episode.rewards, episode.terminations
+        taken = {name: episode.actions[path] for name, path, _, _ in self._actions}
         steps = len(rewards)
-        lengths = {"observations": len(pictures), "terminations": len(terminations) + 1} | {k: len(v) + 1 for k, v in taken.items()}
+        lengths = {"observations": episode.count, "terminations": len(terminations) + 1} | {k: len(v) + 1 for k, v in taken.items()}
         if wrong := [name for name, length in lengths.items() if length != steps + 1]:
             raise BadRecordingError(f"{self.folder}: {recording.name}: {steps} rewards do not fit to its {wrong[0]}")
         if not np.isfinite(rewards).all():
             raise BadRecordingError(f"{self.folder}: {recording.name}: reward of step {int(np.isfinite(rewards).argmin())} is not finite")
-        return Reading((self._take(recording.name, rewards, terminations, taken),), map(picture_maker(layout), _shown(pictures)), Counter())
+        take = self._take(recording.name, rewards, terminations, taken)
+        return Reading((take,), map(picture_maker(layout), _shown(episode.pictures)), Counter())
 
     def _take(self, name: str, rewards: np.ndarray, terminations: np.ndarray, taken: dict[str, np.ndarray]) -> Take:
         steps = len(rewards)
@@ -129,10 +146,13 @@ class MinariSource:
         info: dict[str, float | int | str] = {"dataset": self.config.dataset, "episode": name, "return": float(rewards.sum())}
         actions = {}
         for component_name, _, component, space in self._actions:
-            values, scaling = _encoded(taken[component_name], component, space, f"{self.folder}: {name}: {component_name}")
+            scaling = self.scalings.get(component_name)
+            values = _encoded(taken[component_name], component, space, scaling, f"{self.folder}: {name}: {component_name}")
             actions[component_name] = np.concatenate([values, np.zeros_like(values[:1])]) if steps else values
-            info |= {} if scaling is None else {f"scaling.{component_name}": scaling.note()}
-        return Take(0, actions, np.arange(steps + 1) < steps, events, continues, info)
+        info |= {f"scaling.{key}": scaling.note() for key, scaling in self.scalings.items()}
+        motions = {key: Motion.of(scaling) for key, scaling in self.scalings.items() if self.config.several == "sum"}
+        several: dict[str, Several] = dict.fromkeys(self.scalings, self.config.several)
+        return Take(0, actions, np.arange(steps + 1) < steps, events, continues, info, motions, several=several)
 
     @cached_property
     def _actions(self) -> list[tuple[str, str, ActionComponent, spaces.Space]]:
@@ -176,19 +196,13 @@ def _parts(space: spaces.Space, path: str = "") -> Iterator[tuple[str, spaces.Sp
         yield from _parts(part, f"{path}.{key}" if path else str(key))
 
 
-def _part(values: Any, path: str) -> Any:
-    for key in path.split(".") if path else ():
-        values = values[key] if isinstance(values, dict) else values[int(key)]
-    return values
-
-
 def _is_picture(space: spaces.Space) -> bool:
     if not isinstance(space, spaces.Box) or space.dtype != np.uint8 or len(space.shape) not in (2, 3):
         return False
     return min(space.shape[:2]) >= 8 and (len(space.shape) == 2 or space.shape[2] in (1, 3))
 
 
-def _shown(pictures: np.ndarray) -> Iterator[np.ndarray]:
+def _shown(pictures: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
     for picture in pictures:
         grey = picture[..., None] if picture.ndim == 2 else picture
         yield np.repeat(grey, 3, axis=2) if grey.shape[2] == 1 else grey
@@ -204,19 +218,19 @@ def _component(space: spaces.Space) -> ActionComponent | None:
     return None
 
 
-def _encoded(values: np.ndarray, component: ActionComponent, space: Any, place: str) -> tuple[np.ndarray, Scaling | None]:
-    """The actions of a component, and how they were scaled; bounds of a box that are not finite leave its entries alone."""
+def _encoded(values: np.ndarray, component: ActionComponent, space: Any, scaling: Scaling | None, place: str) -> np.ndarray:
+    """The actions of a component, scaled where it is one of numbers."""
     if values.dtype.kind not in "biuf" or not np.isfinite(values).all():
         raise BadRecordingError(f"{place} is {values.dtype}, or not finite")
     if isinstance(component, Categorical):
         numbers = values.reshape(len(values)).astype(np.int64) - int(space.start)
         if ((numbers < 0) | (numbers >= component.size)).any():
             raise BadRecordingError(f"{place} is not in {space}")
-        return numbers, None
+        return numbers
     if values.size != len(values) * component.size:
         raise BadRecordingError(f"{place} is of shape {values.shape}, wanted {component.size} numbers a step")
     flat = values.reshape(len(values), component.size)
     if isinstance(component, Binary):
-        return (flat > 0).astype(np.uint8), None
-    scaling = Scaling.between(space.low.ravel(), space.high.ravel())
-    return scaling.scaled(flat), scaling
+        return (flat > 0).astype(np.uint8)
+    assert scaling is not None, "numbers have one"
+    return scaling.scaled(flat)

@@ -43,6 +43,8 @@ MINERL_ACTIONS: ActionSpace = {
 }
 LADDER = ("log", "planks", "stick", "crafting_table", "wooden_pickaxe", "cobblestone", "stone_pickaxe", "furnace", "iron_ore", "coal")
 LADDER += ("torch", "iron_ingot", "iron_pickaxe", "diamond")
+WHOLE_RECORD = f".zenodo-{ZENODO_RECORD}"
+"""Lists the environments of the record beside them, once all were fetched."""
 FILES = ("rendered.npz", "recording.mp4", "metadata.json")
 MOST_STATES = 10**7
 
@@ -111,6 +113,10 @@ class MinerlSource:
     def _wanted(self, path: Path) -> bool:
         named = not self.config.environments or not set(path.parts).isdisjoint(self.config.environments)
         return named and path.name not in self.config.leave_out
+
+    def made_from(self, recording: Recording) -> str:
+        """Nothing else."""
+        return ""
 
     def read(self, recording: Recording, layout: PictureLayout | None = None) -> Reading:
         """One take, the whole trajectory."""
@@ -214,7 +220,11 @@ def _choice(cells: np.ndarray, values: Sequence[str], length: int, place: str) -
 
 
 def download_minerl(folder: Path, environments: Sequence[str], records: str) -> None:
-    """Fetches and unpacks what is missing of ``environments``, all of the record where empty."""
+    """Fetches and unpacks what is missing of ``environments``, all of the record where empty; where nothing is, nobody is asked."""
+    listed = folder / WHOLE_RECORD
+    wanted = environments or (listed.read_text().split() if listed.exists() else ())
+    if wanted and all((folder / name).exists() for name in wanted):
+        return
     files = {file.key.removesuffix(".zip"): file for file in zenodo_files(ZENODO_RECORD, records) if file.key.endswith(".zip")}
     if unknown := set(environments) - set(files):
         raise UserError(f"environments: {min(unknown)} is not on Zenodo; there are {', '.join(sorted(files))}")
@@ -223,3 +233,5 @@ def download_minerl(folder: Path, environments: Sequence[str], records: str) -> 
             archive = fetch(files[name], folder)
             unpack(archive, folder / name)
             archive.unlink()
+    if not environments:
+        listed.write_text("\n".join(sorted(files)))

@@ -5,13 +5,13 @@ A row of a shard holds a packet. Rows come in the decoder's order; from a keyfra
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
-from typing import IO, Literal
+from itertools import chain, dropwhile, islice
+from typing import IO, Any, Literal
 
 import av
 import numpy as np
 
-from dreamer_ray.data.layout import Picture, PictureLayout, picture_maker
+from dreamer_ray.data.layout import Picture, PictureLayout, picture_maker, quarter_turns
 from dreamer_ray.data.sources import BadRecordingError
 from dreamer_ray.data.video import DAMAGE, MAX_PIXELS, check_frame, video_info, video_stream, whole_packets
 
@@ -60,12 +60,23 @@ def source_packets(path: str, *, file: IO[bytes] | None = None) -> PacketStream:
         with video_stream(path, file) as stream:
             parameters = StreamParameters("h264", bytes(stream.codec_context.extradata or b""))
             packets = [(packet.pts, packet.is_discard) for packet in whole_packets(stream)]
+        with video_stream(path, file) as stream:
+            upright = _is_upright(stream)
     except DAMAGE as error:
         raise BadRecordingError(f"{path}: cannot be read as a video ({error})") from error
+    if not upright:
+        raise BadRecordingError(f"{path}: lies on its side, and packets cannot be turned; choose codec.kind = h264, which decodes it")
     if any(stamp is None or hidden for stamp, hidden in packets):
         raise BadRecordingError(f"{path}: packets without a time or that are not shown; have it encoded anew")
     shown = np.argsort(np.argsort(np.array([stamp for stamp, _ in packets], np.int64), kind="stable"), kind="stable")
     return PacketStream(parameters, _packets(path, file, parameters, shown, info.frames))
+
+
+def _is_upright(stream: Any) -> bool:
+    """Whether the first frame that can be decoded is shown as it is."""
+    coming = dropwhile(lambda packet: not packet.is_keyframe, whole_packets(stream))
+    first = next((frame for packet in chain(coming, [None]) for frame in stream.decode(packet)), None)
+    return first is None or not quarter_turns(first)
 
 
 def _packets(path: str, file: IO[bytes] | None, parameters: StreamParameters, shown: np.ndarray, count: int) -> Iterator[CodedPacket]:

@@ -10,12 +10,17 @@ from dreamer_ray.data.codecs import H264, Jpeg
 from dreamer_ray.data.files import scheme
 from dreamer_ray.data.layout import PictureLayout
 from dreamer_ray.data.lerobot import LeRobotConfig
-from dreamer_ray.data.minari_sets import MinariConfig
+from dreamer_ray.data.minari_sets import MinariConfig, minari_root
 from dreamer_ray.data.minerl import MinerlConfig
+from dreamer_ray.data.shards_source import ShardsConfig
 from dreamer_ray.data.videos import VideosConfig
 from dreamer_ray.data.vpt import VptConfig
 
-SourceConfig = Annotated[VptConfig | MinerlConfig | LeRobotConfig | MinariConfig | VideosConfig, Field(discriminator="kind")]
+SourceConfig = Annotated[VptConfig | MinerlConfig | LeRobotConfig | MinariConfig | VideosConfig | ShardsConfig, Field(discriminator="kind")]
+
+
+WITHOUT_EFFECT = ("max_bad_fraction", "ladder", "sources.*.source.download", "sources.*.source.records")
+"""Keys on which no set depends: how many recordings may be bad, what is asked of an agent, from where files are fetched."""
 
 
 class SourceCodec(Config):
@@ -46,10 +51,13 @@ class SourceEntry(Config):
 
     source: SourceConfig
     share: float | None = Field(default=None, gt=0, le=1)
-    """Of the clips of every batch that come from here; sources without one share the rest by their hours."""
+    """Of the clips of every batch that come from here, without the task-relevant ones (``relevant_fraction``), which are drawn from the
+    events of all sources; sources without one share the rest by their hours."""
+    recordings: int | None = Field(default=None, gt=0)
+    """The first so many recordings, in the order of the data set, are all that is taken; a segment of VPT is five minutes at most."""
     labelled_fraction: float = Field(default=1.0, ge=0, le=1)
-    """The first so much of the training recordings, in the order of the data set, keep their actions, tasks and rewards (paper's
-    experiment on unlabelled video); the others lose them."""
+    """The first so much of what is trained on, episode by episode in the order of the data set, keeps its actions, tasks and rewards
+    (paper's experiment on unlabelled video); the rest loses them."""
     labelled_hours: float | None = Field(default=None, ge=0)
     """The same as a budget of hours; the smaller of the two holds."""
 
@@ -74,7 +82,7 @@ class RecordingsConfig(Config):
     seed: int = 0
     """Of the split."""
     max_bad_fraction: float = Field(default=0.1, ge=0, le=1)
-    """Share of bad recordings from which the stage stops: the source is rotten, or read in the wrong way."""
+    """Share of bad recordings beyond which the stage stops: the source is rotten, or read in the wrong way."""
     ladder: tuple[str, ...] = ()
     """Tasks in the order in which an agent is to achieve them, which make clips task-relevant; all tasks of the sources where empty."""
 
@@ -100,7 +108,7 @@ class RecordingsConfig(Config):
         return self
 
     def entries(self) -> tuple[SourceEntry, ...]:
-        """``sources``, with ``path`` in its place and local paths made absolute, as other processes need them."""
+        """``sources``, with ``path`` in its place and local paths made absolute, also of ``~``, as other processes need them."""
         first = self.sources[0].source
         key = "root" if first.kind == "minari" else "path"
         replaced = first if self.path is None else first.model_copy(update={key: self.path})
@@ -110,11 +118,17 @@ class RecordingsConfig(Config):
             for entry, source in zip(self.sources, sources, strict=True)
         )
 
+    def absolute(self) -> "RecordingsConfig":
+        """The same with ``entries`` as its sources, for processes whose working directory is another."""
+        return self.model_copy(update={"sources": self.entries(), "path": None})
+
 
 def _absolute_paths(source: SourceConfig) -> dict[str, Any]:
     def absolute(value: Any) -> Any:
         if isinstance(value, tuple):
             return tuple(map(absolute, value))
-        return value if value is None or scheme(value) else str(Path(value).absolute())
+        return value if value is None or scheme(value) else str(Path(value).expanduser().absolute())
 
+    if isinstance(source, MinariConfig) and source.root is None:
+        return {"root": str(minari_root(source).absolute())}
     return {key: absolute(getattr(source, key)) for key in ("path", "base", "root") if hasattr(source, key)}

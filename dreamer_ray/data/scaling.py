@@ -33,6 +33,11 @@ class Scaling:
         """The inverse of ``scaled``: what the robot is sent."""
         return (np.asarray(values, np.float64) * self.half_range + self.center).astype(np.float32)
 
+    @property
+    def bounds(self) -> Float[np.ndarray, "2 n"]:
+        """What becomes -1, and what becomes 1."""
+        return np.asarray(self.center) + np.array([[-1.0], [1.0]]) * self.half_range
+
     def note(self) -> str:
         """As text for a take's ``info``."""
         return json.dumps({"center": self.center, "half_range": self.half_range})

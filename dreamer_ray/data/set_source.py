@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from dreamer_ray.data.layout import PictureLayout, picture_maker
+from dreamer_ray.data.rows import Rows
 from dreamer_ray.data.shards import ShardSet
 from dreamer_ray.data.sources import BadRecordingError, Reading, Recording, Take
 from dreamer_ray.errors import UserError
@@ -46,17 +47,24 @@ class SetSource:
         listed = [(file.name, episode.name) for file in self.shards.files for episode in file.episodes]
         return [Recording(name, name, (str(self.shards.folder / file),)) for file, name in listed]
 
+    def made_from(self, recording: Recording) -> str:
+        """The manifest, which has the checksums of all files."""
+        return self.shards.fingerprint
+
     def read(self, recording: Recording, layout: PictureLayout | None = None) -> Reading:
         """One take, the whole episode, its pictures as they were kept or in ``layout``."""
-        number = self._numbers[recording.name]
-        try:
-            rows = self.shards.rows(number)
-        except UserError as error:
-            raise BadRecordingError(str(error)) from error
+        number, rows = self._numbers[recording.name], self.rows(recording.name)
         info = dict(self.shards.episodes[number].info)
         take = Take(0, rows.actions, rows.labelled, rows.events, rows.continues, info)
         pictures = self._pictures(number) if self.shards.schema.codec != "float16" else iter(())
         return Reading((take,), map(picture_maker(layout), pictures), Counter())
+
+    def rows(self, episode: str) -> Rows:
+        """The episode of that name, its frames still compressed. Raises ``BadRecordingError``."""
+        try:
+            return self.shards.rows(self._numbers[episode])
+        except UserError as error:
+            raise BadRecordingError(str(error)) from error
 
     def _pictures(self, number: int) -> Iterator[np.ndarray]:
         for first in range(0, self.shards.episodes[number].length, FRAMES_AT_ONCE):

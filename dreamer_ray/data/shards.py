@@ -10,21 +10,19 @@ import os
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import Field
 
-from dreamer_ray.config import Config
+from dreamer_ray.config import fingerprint
 from dreamer_ray.config_file import parse_config
 from dreamer_ray.data.coding import decode_frames
-from dreamer_ray.data.layout import PictureLayout
+from dreamer_ray.data.manifest import EpisodeEntry, Manifest, Origin, ShardFile
 from dreamer_ray.data.rows import (
     REMEDY,
     CodedEpisode,
-    Count,
     Episode,
     Rows,
     ShardSchema,
@@ -39,64 +37,6 @@ from dreamer_ray.errors import UserError
 
 FORMAT = 1
 CACHE_BYTES = 2**30
-Counts = dict[str, Annotated[int, Field(ge=0)]]
-
-
-class EpisodeEntry(Config):
-    """An episode as the manifest lists it."""
-
-    name: str
-    length: Count
-    info: dict[str, float | int | str]
-    labelled: bool = True
-    """False where actions and events are withheld, though the file may hold them."""
-
-
-class ShardFile(Config):
-    """A Parquet file as the manifest lists it."""
-
-    name: Annotated[str, Field(max_length=200)]
-    sha256: str
-    episodes: tuple[EpisodeEntry, ...]
-    dropped: Counts = Field(default_factory=dict)
-    """Frames or lines of the recording that were left out, by reason."""
-
-    @property
-    def frames(self) -> int:
-        """Rows of the file."""
-        return sum(episode.length for episode in self.episodes)
-
-
-class SourceNote(Config):
-    """One of the sources of a set; episodes name theirs by its number, ``info["source"]``."""
-
-    kind: str
-    place: str
-    """Path or URL."""
-    share: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Of the clips of every batch; None where sources share by their hours."""
-
-
-class Origin(Config):
-    """Where the pictures of a set come from and what became of them."""
-
-    layout: PictureLayout | None = None
-    sources: tuple[SourceNote, ...] = ()
-    dropped: Counts = Field(default_factory=dict)
-    """Frames, lines or recordings that were left out, by reason."""
-    notes: tuple[str, ...] = ()
-    """What a reader of results ought to know of the set."""
-
-
-class Manifest(Config):
-    """The manifest of a folder."""
-
-    format: int
-    shard_schema: ShardSchema
-    files: tuple[ShardFile, ...]
-    made_by: dict[str, Any]
-    parents: dict[str, str]
-    origin: Origin = Origin()
 
 
 class ShardSet:
@@ -121,7 +61,7 @@ class ShardSet:
             self._cache.move_to_end(index)
             return self._cache[index]
         file, group = self._places[index]
-        rows = from_table(self._table(self.files[file], [group]), self.schema)
+        rows = from_table(self.table(self.files[file], [group]), self.schema)
         if not self.episodes[index].labelled:
             rows = rows.unlabelled()
         self._cache[index] = rows
@@ -166,7 +106,7 @@ class ShardSet:
         for file in self.files:
             if file.episodes:
                 known = np.repeat([episode.labelled for episode in file.episodes], [episode.length for episode in file.episodes])
-                table = self._table(file, list(range(len(file.episodes))), ["events"])
+                table = self.table(file, list(range(len(file.episodes))), ["events"])
                 row, task = np.nonzero(events_of(table, self.schema) * known[:, None])
                 found.append(np.stack([row + begin, task]))
                 begin += len(known)
@@ -177,12 +117,12 @@ class ShardSet:
     def verify(self) -> None:
         """Raises ``UserError`` where a file differs from its checksum."""
         for file in self.files:
-            if (found := _checksum(self.folder / file.name)) != file.sha256:
+            if (found := checksum(self.folder / file.name)) != file.sha256:
                 place = f"shard {self.folder / file.name}"
                 raise UserError(f"{place}: SHA-256 {found[:12]}.., its manifest says {file.sha256[:12]}..; {REMEDY}")
 
-    def _table(self, file: ShardFile, groups: list[int], columns: list[str] | None = None) -> pa.Table:
-        """Row groups of ``file``, whose rows and columns are those that the manifest promises."""
+    def table(self, file: ShardFile, groups: list[int], columns: list[str] | None = None) -> pa.Table:
+        """Row groups of ``file``. Raises ``UserError`` where it is damaged, or holds other rows or columns than its entry promises."""
         path, lengths = self.folder / file.name, [episode.length for episode in file.episodes]
         try:
             with pq.ParquetFile(path, page_checksum_verification=True) as parquet:
@@ -204,6 +144,7 @@ def write_shard(
     *,
     job: str = "",
     dropped: Mapping[str, int] | None = None,
+    mended: Mapping[str, int] | None = None,
 ) -> ShardFile:
     """Writes ``folder/name`` whole or not at all, an episode at a time, and returns its entry for the manifest.
 
@@ -218,31 +159,15 @@ def write_shard(
                 coded = code_episode(episode, schema) if isinstance(episode, Episode) else episode
                 writer.write_table(to_table(coded.rows, columns), row_group_size=coded.length)
                 entries.append(EpisodeEntry(name=coded.name, length=coded.length, info=coded.info))
-            file = ShardFile(name=name, sha256="", episodes=tuple(entries), dropped=dict(dropped or {}))
-            notes = {"schema": schema.model_dump(mode="json"), "job": job} | file.model_dump(mode="json", include={"episodes", "dropped"})
-            writer.add_key_value_metadata({"dreamer_ray": json.dumps(notes)})
+            file = ShardFile(name=name, sha256="", episodes=tuple(entries), dropped=dict(dropped or {}), mended=dict(mended or {}))
+            notes = {"schema": schema.model_dump(mode="json"), "job": job}
+            notes |= file.model_dump(mode="json", include={"episodes", "dropped", "mended"})
+            writer.add_key_value_metadata({"dreamer_ray": json.dumps(notes | {"sum": fingerprint(notes)})})
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
     _replace(partial, path)
-    return file.model_copy(update={"sha256": _checksum(path)})
-
-
-def existing_shard(
-    folder: Path, name: str, schema: ShardSchema, episodes: Sequence[str] | None = None, *, job: str = ""
-) -> ShardFile | None:
-    """The entry of ``folder/name`` where an interrupted stage has already written it with this schema, ``job`` and these episodes."""
-    path = folder / name
-    try:
-        notes = json.loads((pq.read_metadata(path).metadata or {})[b"dreamer_ray"])
-    except (OSError, ValueError, KeyError):  # not there, cut short (ArrowInvalid is a ValueError), or not one of ours
-        return None
-    if not isinstance(notes, dict) or notes.get("schema") != schema.model_dump(mode="json") or notes.get("job", "") != job:
-        return None
-    if episodes is not None and [entry["name"] for entry in notes["episodes"]] != list(episodes):
-        return None
-    values = {"name": name, "sha256": _checksum(path), "episodes": notes["episodes"], "dropped": notes.get("dropped", {})}
-    return parse_config(ShardFile, values, str(path))
+    return file.model_copy(update={"sha256": checksum(path)})
 
 
 def commit_manifest(
@@ -295,6 +220,7 @@ def _replace(partial: Path, target: Path) -> None:
     partial.replace(target)
 
 
-def _checksum(path: Path) -> str:
+def checksum(path: Path) -> str:
+    """SHA-256 of a file, in hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -3,18 +3,24 @@
 Source.index() --> Recording --Source.read--> Reading: takes (what is known, frame by frame) and pictures (one by one)
 
 A recording is the smallest thing that is fetched, redone and reported: what is wrong in it costs it alone. Adapters stand in ``vpt.py``,
-``minerl.py``, ``lerobot.py``, ``minari_sets.py`` and ``videos.py``; what is read becomes shards in ``ingest``.
+``minerl.py``, ``lerobot.py``, ``minari_sets.py``, ``videos.py`` and ``shards_source.py``; what is read becomes shards in ``ingest``.
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import IO, Literal, Protocol
 
 import numpy as np
 
 from dreamer_ray.data.layout import PictureLayout
+from dreamer_ray.data.scaling import Scaling
 from dreamer_ray.types import ActionSpace
+
+Split = Literal["train", "heldout"]
+Several = Literal["last", "mean", "sum"]
+"""What counts of numbers where several pictures become one frame. "sum" is right for a way gone, which is also divided where a picture
+becomes several frames."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,8 @@ class Recording:
     """What must lie on one side of the split between training and held-out data."""
     files: tuple[str, ...]
     """Paths or URLs of what belongs to it."""
+    split: Split | None = None
+    """The side on which it lies already; None where that is still to be said."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +46,11 @@ class Motion:
     """Actions ``[T, ...]`` as numbers ``[T, n]`` that can be added."""
     encode: Callable[[np.ndarray], np.ndarray]
     """The inverse."""
+
+    @classmethod
+    def of(cls, scaling: Scaling) -> "Motion":
+        """Of continuous actions that were scaled."""
+        return cls(scaling.unscaled, scaling.scaled)
 
 
 @dataclass(frozen=True)
@@ -57,9 +70,11 @@ class Take:
     info: dict[str, float | int | str] = field(default_factory=dict)
     """Provenance."""
     motions: Mapping[str, Motion] = field(default_factory=dict)
-    """Components of ``actions`` that are motions; of the others the frame that is shown counts."""
+    """Components of ``actions`` that are motions."""
     times: np.ndarray | None = None
     """float64 ``[T]``: when each frame is shown, in seconds, never falling; None where they come evenly, at ``Source.fps``."""
+    several: Mapping[str, Several] = field(default_factory=dict)
+    """What counts of other components where several frames become one; of choices the first, which is shown."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +87,10 @@ class Reading:
     """All pictures of the recording in order, uint8 ``[y, x, 3]`` RGB; reading them may raise ``BadRecordingError``."""
     dropped: Counter[str]
     """Frames or lines that were left out, by reason."""
+    mended: Counter[str] = field(default_factory=Counter)
+    """Frames or lines that were kept and changed, or kept though others leave them out, by what was done."""
+    video: IO[bytes] | None = None
+    """A copy of the recording's video, where that lies elsewhere; its pictures are read from it, or its packets instead of them."""
 
 
 class BadRecordingError(Exception):
@@ -101,6 +120,11 @@ class Source(Protocol):
 
         Raises ``UserError`` where there is nothing to read.
         """
+        ...
+
+    def made_from(self, recording: Recording) -> str:
+        """What a reading of ``recording`` depends on besides its own files and the values of the source's section: the same text, the same
+        reading. Raises ``UserError`` where that cannot be told."""
         ...
 
     def read(self, recording: Recording, layout: PictureLayout | None = None) -> Reading:

@@ -5,9 +5,9 @@ from hashlib import blake2b
 from typing import Literal
 
 from dreamer_ray.data.shards import ShardFile
+from dreamer_ray.data.sources import Split
 from dreamer_ray.errors import UserError
 
-Split = Literal["train", "heldout"]
 Part = Literal["whole", "begin", "end"]
 """Of a recording: all of it, or one of the two sides of a recording that is divided in time."""
 
@@ -48,17 +48,16 @@ def in_time(frames: int, part: Part, *, heldout: float, gap: int, name: str) -> 
 
 
 def keep_labels(files: Sequence[ShardFile], *, fraction: float, hours: float | None, fps: float) -> list[ShardFile]:
-    """The files of one source, a recording each in the order of the data set, with the labels of the first of them only.
+    """The files of one source, in the order of the data set, with the labels of their first episodes only.
 
-    Those are the first ``fraction`` of the files, and of these no more episodes than make ``hours``.
+    Those are as many as fit into the share ``fraction`` of all frames and into ``hours``.
     """
-    budget = float("inf") if hours is None else hours * 3600 * fps
+    budget = min(fraction * sum(file.frames for file in files), float("inf") if hours is None else hours * 3600 * fps)
     kept, used = [], 0
-    for number, file in enumerate(files):
+    for file in files:
         episodes = []
         for episode in file.episodes:
             used += episode.length
-            labelled = number < round(fraction * len(files)) and used <= budget + 1e-6
-            episodes.append(episode.model_copy(update={"labelled": labelled}))
+            episodes.append(episode.model_copy(update={"labelled": used <= budget + 1e-6}))
         kept.append(file.model_copy(update={"episodes": tuple(episodes)}))
     return kept

@@ -59,8 +59,8 @@ def at_rate(take: Take, space: ActionSpace, *, source_fps: float, fps: float, na
     """``take``, whose frames came when it says, or at ``source_fps`` where it does not, at ``fps``.
 
     Where frames are left out their events count for the next frame that is kept, an end for it too, and keys held in between for the one
-    before; motions of all of them add up there, and are divided where a frame is shown several times; of other actions the kept frame's
-    counts, and it is labelled where all of them are. Raises ``BadRecordingError``.
+    before; motions of all of them add up there, and are divided where a frame is shown several times; of other actions their last or mean
+    counts, as ``Take.several`` says, or the kept frame's, and it is labelled where all of them are. Raises ``BadRecordingError``.
     """
     size = len(take.labelled)
     times = np.arange(size) / source_fps if take.times is None else take.times
@@ -81,6 +81,10 @@ def at_rate(take: Take, space: ActionSpace, *, source_fps: float, fps: float, na
     }
     for key, motion in take.motions.items():
         actions[key] = _moved(motion, take.actions[key], take.labelled, held, until)
+    for key in take.several.keys() - take.motions.keys():
+        values = take.actions[key]
+        mean = _sums(values, held, until) / (until - held)[:, None]
+        actions[key] = values[until - 1] if take.several[key] == "last" else mean.astype(values.dtype)
     return Stretch(take.first + shown, actions, labelled, events, continues, take.info)
 
 

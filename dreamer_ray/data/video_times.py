@@ -9,6 +9,7 @@ import numpy as np
 from av.error import FFmpegError
 from jaxtyping import Float
 
+from dreamer_ray.data.layout import quarter_turns, turned
 from dreamer_ray.data.sources import BadRecordingError
 from dreamer_ray.data.video import open_container
 
@@ -68,7 +69,8 @@ def is_shown(codec: str, packet: bytes | memoryview) -> bool:
 
 
 def pictures_at(path: str, times: Float[np.ndarray, "t"], tolerance: float) -> Iterator[np.ndarray]:
-    """The pictures shown at ``times``, ascending and in seconds, uint8 ``[y, x, 3]`` RGB; decoding starts at the keyframe before the first.
+    """The pictures shown at ``times``, ascending and in seconds, upright and uint8 ``[y, x, 3]`` RGB; decoding starts at the
+    keyframe before the first.
 
     Raises ``BadRecordingError`` where the nearest picture is ``tolerance`` or more away.
     """
@@ -82,6 +84,6 @@ def pictures_at(path: str, times: Float[np.ndarray, "t"], tolerance: float) -> I
                 if frame is None or frame.time is None or frame.time >= wanted + tolerance:
                     found = "it ends before" if frame is None else f"the nearest is at {frame.time} s"
                     raise BadRecordingError(f"{path}: shows no picture at {wanted:.4f} s; {found}")
-                yield frame.to_ndarray(format="rgb24")
+                yield turned(frame.to_ndarray(format="rgb24"), quarter_turns(frame))
     except DAMAGE as error:
         raise BadRecordingError(f"{path}: cannot be decoded ({error})") from error

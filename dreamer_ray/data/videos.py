@@ -20,14 +20,16 @@ from dreamer_ray.data.files import plain_file
 from dreamer_ray.data.foreign import inside, plain_name
 from dreamer_ray.data.frame_rate import JUMP, MAX_PAUSE, usual_rate
 from dreamer_ray.data.layout import PictureLayout
+from dreamer_ray.data.scaling import Scaling
 from dreamer_ray.data.sources import BadRecordingError, Reading, Recording, Take
 from dreamer_ray.data.video import pictures
 from dreamer_ray.data.video_times import picture_times
 from dreamer_ray.errors import UserError
 from dreamer_ray.types import ActionSpace
 
-VIDEOS = (".mp4", ".mkv", ".webm", ".avi", ".mov")
-ACTION_FILE = "actions.yaml"
+VIDEOS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".3gp", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".wmv", ".flv", ".ogv")
+"""Usual names of what ``video.FORMATS`` lists."""
+ACTION_FILE, MISNAMED = "actions.yaml", "actions.yml"
 
 
 class VideosConfig(Config):
@@ -56,12 +58,19 @@ class VideosSource:
     def form(self) -> ActionFile | None:
         """What ``actions.yaml`` says; None where there is none."""
         path = self.folder / ACTION_FILE
+        if (other := self.folder / MISNAMED).exists() and not path.exists():
+            raise UserError(f"{other}: is not read under this name; call it {ACTION_FILE}")
         return read_action_file(plain_file(path, MOST_TEXT * 4)) if path.exists() else None
 
     @property
     def action_space(self) -> ActionSpace:
         """That of ``actions.yaml``."""
         return {} if self.form is None else self.form.action_space
+
+    @property
+    def scalings(self) -> dict[str, Scaling]:
+        """Those of ``actions.yaml``."""
+        return {} if self.form is None else self.form.scalings
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -87,12 +96,28 @@ class VideosSource:
         """A recording a video, in the order of their paths; hidden files are passed over."""
         if not self.folder.is_dir():
             raise UserError(f"folder {self.folder}: is not there, or is a file; name the folder that holds the videos")
-        paths = sorted(path.relative_to(self.folder) for path in self.folder.rglob("*") if path.suffix.lower() in VIDEOS)
-        paths = [path for path in paths if not any(part.startswith(".") for part in path.parts)]
-        if not paths:
+        if not (paths := self._files(VIDEOS)):
             raise UserError(f"folder {self.folder}: holds no video ({', '.join(VIDEOS)})")
         recordings = [self._recording(path) for path in paths]
         return [recording for recording in recordings if self.only is None or self.only in map(Path, recording.files)]
+
+    def doubts(self) -> tuple[str, ...]:
+        """A note where it looks as if actions were meant to be known that are not: tables of no video, or that nothing explains."""
+        videos, tables = ({path.with_suffix(""): path for path in self._files(suffixes)} for suffixes in (VIDEOS, SUFFIXES))
+        paired, bare = sorted(videos.keys() & tables.keys()), sorted(videos.keys() - tables.keys())
+        if self.form is None and paired:
+            beside = f"{len(paired)} tables such as {tables[paired[0]]} lie beside videos"
+            return (f"folder {self.folder}: {beside}, but no {ACTION_FILE} says what their columns are: nothing is labelled",)
+        if self.form is None or not bare:
+            return ()
+        stray = sorted(tables.keys() - videos.keys())
+        found = f"; {len(stray)} tables such as {tables[stray[0]]} are of no video's name" if stray else ""
+        few = f"{len(bare)} of {len(videos)} videos, such as {videos[bare[0]]}, have no table ({', '.join(SUFFIXES)}) of the same name"
+        return (f"folder {self.folder}: {few}, and are not labelled{found}",)
+
+    def _files(self, suffixes: Sequence[str]) -> list[Path]:
+        paths = sorted(path.relative_to(self.folder) for path in self.folder.rglob("*") if path.suffix.lower() in suffixes)
+        return [path for path in paths if not any(part.startswith(".") for part in path.parts)]
 
     def _recording(self, path: Path) -> Recording:
         name = plain_name(path.as_posix())
@@ -100,6 +125,10 @@ class VideosSource:
         tables = [path.with_suffix(suffix) for suffix in SUFFIXES] if self.form else []
         files = [path, *(table for table in tables if (self.folder / table).exists())]
         return Recording(name, group, tuple(str(self.folder / file) for file in files))
+
+    def made_from(self, recording: Recording) -> str:
+        """What ``actions.yaml`` says."""
+        return "" if self.form is None else self.form.model_dump_json()
 
     def read(self, recording: Recording, layout: PictureLayout | None = None) -> Reading:
         """A take wherever time goes on without a pause and no episode ends."""
@@ -113,6 +142,8 @@ class VideosSource:
             raise BadRecordingError(f"{video}: has several tables, {' and '.join(table.name for table in tables)}; keep one")
         dropped: Counter[str] = Counter()
         known = unlabelled(self.form, len(times))
+        if self.form and not tables:
+            dropped["actions of pictures whose video has no table"] = len(times)
         if tables and self.form:
             self._only_video_of(video)
             known = labels(self.form, read_table(tables[0]), times, dropped)
@@ -125,10 +156,11 @@ class VideosSource:
     def _take(self, known: Labels, times: np.ndarray, part: slice, name: str) -> Take:
         info: dict[str, float | int | str] = {"video": name}
         if self.form:
-            info |= {f"scaling.{key}": axes.scaling.note() for key, axes in self.form.actions.items() if axes.kind == "continuous"}
+            info |= {f"scaling.{key}": scaling.note() for key, scaling in self.form.scalings.items()}
         actions = {key: values[part] for key, values in known.actions.items()}
-        motions = self.form.motions if self.form else {}
-        return Take(part.start, actions, known.labelled[part], known.events[part], known.continues[part], info, motions, times[part])
+        motions, several = (self.form.motions, self.form.several) if self.form else ({}, {})
+        kept = known.labelled[part], known.events[part], known.continues[part]
+        return Take(part.start, actions, *kept, info, motions, times[part], several)
 
     def _only_video_of(self, video: Path) -> None:
         same = [path.name for path in video.parent.iterdir() if path.stem == video.stem and path.suffix.lower() in VIDEOS]

@@ -4,6 +4,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
 from typing import IO, Annotated, Literal
@@ -21,7 +22,7 @@ from dreamer_ray.data.vpt_actions import DEGREES_PER_UNIT, VPT_ACTIONS, SegmentA
 from dreamer_ray.data.vpt_cursor import draw_cursor
 from dreamer_ray.data.vpt_events import DIAMOND_LADDER, Rule, read_events
 from dreamer_ray.data.vpt_index import read_index
-from dreamer_ray.data.vpt_takes import TICKS_A_SECOND, CutRules, cut_takes
+from dreamer_ray.data.vpt_takes import TICKS_A_SECOND, CutRules, cut_takes, mended
 from dreamer_ray.errors import UserError
 from dreamer_ray.types import ActionSpace
 
@@ -29,6 +30,9 @@ INDEX = (".json", ".json.gz")
 SUFFIXES = (".mp4", ".jsonl")
 PLAYED = re.compile(r".+-(?P<session>[0-9a-f]{12})-(?P<day>\d{8})-\d{6}", re.ASCII)
 VERSION = re.compile(r"(?:^|/)(\d+\.\d+)/[^/]+$", re.ASCII)
+MOST_TEXT = 2**28
+"""Bytes of a jsonl file; one of five minutes has about 30 MB."""
+NO_VERSION = 'segments with an open menu whose recorder is not known, mouse taken as written (recorder: "6.8" in the recipe says it)'
 PAGE = b"<"
 """What a server's error page begins with, sent in place of a file that it lacks."""
 
@@ -41,6 +45,9 @@ class VptConfig(Config):
     """Path or URL of an index (.json, .json.gz), of several, or of a folder that holds pairs of mp4 and jsonl at any depth."""
     base: str | None = None
     """Where the segments of an index lie; as the index says where it is not given."""
+    recorder: str | None = Field(default=None, pattern=r"^\d+\.\d+$")
+    """Version of the recorder, such as "6.8", of segments that do not lie in a folder of that name, as they do where they come from: some
+    versions wrote the mouse in another unit while a menu is open."""
     degrees_per_unit: float = Field(default=DEGREES_PER_UNIT, gt=0, le=10)
     """Turn of the camera by one unit of the mouse."""
     max_server_ms: float = Field(default=200.0, gt=50)
@@ -92,12 +99,13 @@ class VptSource:
 
         Raises ``UserError`` where there is none, naming the path.
         """
-        return _recordings(self._listing()[0])
+        return _recordings(self._listing[0])
 
     def left_out(self) -> Counter[str]:
         """Entries of the index files that are no segments, by reason."""
-        return self._listing()[1]
+        return self._listing[1]
 
+    @cached_property
     def _listing(self) -> tuple[dict[str, tuple[str, ...]], Counter[str]]:
         paths = (self.config.path,) if isinstance(self.config.path, str) else self.config.path
         if not paths:
@@ -110,25 +118,36 @@ class VptSource:
             found = found | {place: files for place, files in entries.items() if place not in found}
         return found, dropped
 
+    def made_from(self, recording: Recording) -> str:
+        """Nothing else."""
+        return ""
+
     def read(self, recording: Recording, layout: PictureLayout | None = None) -> Reading:
         """What a segment holds, its pictures as large as recorded or in ``layout``. Raises ``BadRecordingError``."""
         video, text = (self._inside(path) for path in _both(recording))
-        with _checked(text) as file:
+        with opened(text, MOST_TEXT) as file:
             lines = file.read().split(b"\n")
-        version = (VERSION.search(video) or ("", ""))[1]
+        version = (VERSION.search(video) or ("", self.config.recorder or ""))[1]
         try:
             segment = read_segment(lines, name=text, version=version, degrees_per_unit=self.config.degrees_per_unit)
         except UserError as error:
             raise BadRecordingError(str(error)) from error
-        file = _checked(video)
+        file = opened(video)
         if not scheme(video):
             file.close()  # it is opened again by whoever reads the pictures; a copy from elsewhere lasts until then
         copy = None if file.closed else file
         size = video_info(video, file=copy).frames
         info = {"segment": recording.name, "recorder": version}
-        takes, dropped = cut_takes(segment, read_events(lines, self.config.rules()), self.config.cuts(), frames=size, info=info)
+        lost = Counter[str]()
+        events = read_events(lines, self.config.rules(), lost)
+        takes, dropped = cut_takes(segment, events, self.config.cuts(), frames=size, info=info)
         shown = frames(video, count=min(size, len(segment.keys)), file=copy)
-        return Reading(takes, _pictures(shown, segment, layout, cursor=self.config.cursor), dropped)
+        changed = mended(segment, self.config.cuts(), frames=size)
+        if self.config.cursor:
+            changed["frames with the mouse's cursor drawn in"] = int(segment.gui[:size].sum())
+        if not version and segment.gui[:size].any():
+            changed[NO_VERSION] = 1
+        return Reading(takes, _pictures(shown, segment, layout, cursor=self.config.cursor), dropped + lost, +changed, copy)
 
     def _inside(self, path: str) -> str:
         """``path``, which does not lead out of the folder that lists it. Raises ``BadRecordingError``."""
@@ -154,9 +173,10 @@ def _both(recording: Recording) -> tuple[str, str]:
     return by_suffix[".mp4"], by_suffix[".jsonl"]
 
 
-def _checked(path: str) -> IO[bytes]:
+def opened(path: str, most: int | None = None) -> IO[bytes]:
+    """The file at ``path``; see ``fetch``. Raises ``BadRecordingError``, also where it is empty or a page of a server."""
     try:
-        file = fetch(path)
+        file = fetch(path, most)
         start = file.read(64)
         file.seek(0)
     except OSError as error:

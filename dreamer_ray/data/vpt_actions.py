@@ -3,7 +3,7 @@
 The format is that of OpenAI's recorder (Baker et al. 2022, arXiv:2206.11795, and its index and jsonl files).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from pydantic import BaseModel, Field, ValidationError
 
+from dreamer_ray.data.foreign import optional
 from dreamer_ray.data.sources import Motion
 from dreamer_ray.errors import UserError
 from dreamer_ray.types import ActionSpace, Binary, Categorical
@@ -39,6 +40,10 @@ DEGREES_PER_UNIT = 360 / 2400
 """Turn of the camera by one unit of ``dx`` or ``dy``."""
 GUI_MOUSE_SCALE = {"5.7": 0.5, "5.8": 0.5, "6.7": 2.0, "6.8": 2.0, "6.9": 2.0}
 """Factor on ``dx`` and ``dy`` while a GUI is open, for the versions of the recorder that wrote them in another unit."""
+
+WHEEL = "lines on which the mouse wheel changed the hotbar's slot, its key put in"
+RESCALED = "lines whose mouse in a GUI was in another unit, by the recorder's version"
+DAMAGED = "lines with a damaged field that may be missing, taken for missing"
 
 MU, MAX_DEGREES, BINS = 10.0, 10.0, 11
 MOUSE_BINS = BINS * BINS
@@ -105,6 +110,8 @@ class SegmentActions:
     """Whether the player is known to have touched neither key nor mouse."""
     stuck: int
     """Lines whose attack was left out, since it was held from before the segment."""
+    mended: Mapping[str, Bool[np.ndarray, "t"]]
+    """Lines that are not as they were written, by what was done to them."""
 
     def actions(self) -> dict[str, np.ndarray]:
         """By component of ``VPT_ACTIONS``."""
@@ -116,30 +123,30 @@ Clock = Annotated[int, Field(ge=-1, lt=2**53)]
 
 
 class _Mouse(BaseModel):
-    x: Number = 0.0
-    y: Number = 0.0
+    x: Annotated[Number, optional(0.0)] = 0.0
+    y: Annotated[Number, optional(0.0)] = 0.0
     dx: Number
     dy: Number
-    wheel: Number = Field(default=0.0, alias="dwheel")
+    wheel: Annotated[Number, optional(0.0)] = Field(default=0.0, alias="dwheel")
     buttons: list[int]
-    pressed: list[int] = Field(default=[], alias="newButtons")
+    pressed: Annotated[list[int], optional([])] = Field(default=[], alias="newButtons")
 
 
 class _Keyboard(BaseModel):
     keys: list[str]
-    pressed: list[str] = Field(default=[], alias="newKeys")
+    pressed: Annotated[list[str], optional([])] = Field(default=[], alias="newKeys")
 
 
 class _Line(BaseModel):
-    """What is read of a line; all but mouse and keyboard came to the format over time."""
+    """What is read of a line; all but mouse and keyboard came to the format over time, and counts as not there where it is damaged."""
 
     mouse: _Mouse
     keyboard: _Keyboard
-    in_gui: bool = Field(default=False, alias="isGuiOpen")
-    hotbar: int | None = None
-    tick: Clock = -1
-    milli: Clock = -1
-    server_ms: Annotated[float, Field(ge=0, lt=1e9)] = Field(default=0.0, alias="serverTickDurationMs")
+    in_gui: Annotated[bool, optional(default=False)] = Field(default=False, alias="isGuiOpen")
+    hotbar: Annotated[int | None, optional(None)] = None
+    tick: Annotated[Clock, optional(-1)] = -1
+    milli: Annotated[Clock, optional(-1)] = -1
+    server_ms: Annotated[float, Field(ge=0, lt=1e9), optional(0.0)] = Field(default=0.0, alias="serverTickDurationMs")
 
 
 def read_segment(lines: Iterable[bytes], *, name: str, version: str = "", degrees_per_unit: float = DEGREES_PER_UNIT) -> SegmentActions:
@@ -149,7 +156,8 @@ def read_segment(lines: Iterable[bytes], *, name: str, version: str = "", degree
     counts only from where it is pressed anew, and a hotbar slot that changes without its key, by the mouse wheel, counts as pressed.
     ``version`` is the recorder's, such as "6.9". Raises ``UserError`` naming ``name`` where no line can be read.
     """
-    parsed = [_parse(line) for line in lines if line.strip()]
+    read = [_parse(line) for line in lines if line.strip()]
+    parsed = [line for line, _ in read]
     if not any(parsed):
         raise UserError(f"{name}: none of its {len(parsed)} lines is an action of a VPT recording; is it the jsonl file of a segment?")
     size, gui_scale = len(parsed), GUI_MOUSE_SCALE.get(version, 1.0)
@@ -164,14 +172,18 @@ def read_segment(lines: Iterable[bytes], *, name: str, version: str = "", degree
         server_ms=np.array([line.server_ms if line else 0 for line in parsed], np.float32),
         idle=np.zeros(size, bool),
         stuck=_stuck(parsed),
+        mended={name: np.zeros(size, bool) for name in (WHEEL, RESCALED, DAMAGED)},
     )
+    held.mended[DAMAGED][:] = [odd for _, odd in read]
     slot = None
     for t, line in enumerate(parsed):
         if line is None:
             continue
-        _press(held.keys[t], line, stuck=t < held.stuck, slot=slot)
+        _press(held.keys[t], line, stuck=t < held.stuck)
+        held.mended[WHEEL][t] = _press_turned(held.keys[t], line, slot)
         slot = line.hotbar if line.hotbar is not None else slot
         unit = degrees_per_unit * (gui_scale if line.in_gui else 1.0)
+        held.mended[RESCALED][t] = unit != degrees_per_unit and bool(line.mouse.dx or line.mouse.dy)
         held.camera[t] = np.clip([line.mouse.dy * unit, line.mouse.dx * unit], -180, 180)
         held.idle[t] = not (held.keys[t].any() or line.mouse.dx or line.mouse.dy or line.mouse.wheel or line.keyboard.pressed)
     return held
@@ -184,20 +196,28 @@ def _stuck(lines: list[_Line | None]) -> int:
     return next((t for t, line in enumerate(lines) if t > 0 and line and 0 in line.mouse.pressed), len(lines))
 
 
-def _parse(line: bytes) -> _Line | None:
+def _parse(line: bytes) -> tuple[_Line | None, bool]:
+    """What a line says, and whether some of it is damaged that is taken for not there."""
+    odd: set[str] = set()
     try:
-        return _Line.model_validate_json(line)
+        return _Line.model_validate_json(line, context=odd), bool(odd)
     except ValidationError:
-        return None
+        return None, False
 
 
-def _press(row: np.ndarray, line: _Line, *, stuck: bool, slot: int | None) -> None:
-    """Sets the keys held in ``line``; ``slot`` is the hotbar's before it."""
+def _press(row: np.ndarray, line: _Line, *, stuck: bool) -> None:
+    """Sets the keys held in ``line``."""
     for code in line.keyboard.keys:
         if (number := KEY_NUMBER.get(code)) is not None:
             row[number] = 1
     for button in line.mouse.buttons:
         if 0 <= button < len(BUTTONS) and not (stuck and button == 0):
             row[ATTACK + button] = 1
-    if slot is not None and line.hotbar is not None and line.hotbar != slot and 0 <= line.hotbar < 9:
-        row[HOTBAR + line.hotbar] = 1
+
+
+def _press_turned(row: np.ndarray, line: _Line, slot: int | None) -> bool:
+    """Sets the key of a hotbar slot to which the wheel was turned, and whether there is one; ``slot`` is that before it."""
+    if slot is None or line.hotbar is None or line.hotbar == slot or not 0 <= line.hotbar < 9 or row[HOTBAR + line.hotbar]:
+        return False
+    row[HOTBAR + line.hotbar] = 1
+    return True

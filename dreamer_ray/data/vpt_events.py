@@ -9,6 +9,8 @@ import numpy as np
 from jaxtyping import UInt8
 from pydantic import BaseModel, Field, ValidationError
 
+from dreamer_ray.data.foreign import optional
+
 Rule = Annotated[str, Field(pattern=r"^[a-z_]+:[^:\s]+$")]
 """``KIND:ITEM``, with ``*`` for any letters: a statistic such as ``mine_block:*_log``, or ``inventory:dirt``."""
 Rules = Mapping[str, Sequence[str]]
@@ -49,13 +51,15 @@ class _Stack(BaseModel):
 class _Progress(BaseModel):
     """What is read of a line."""
 
-    stats: dict[str, Number] | None = None
-    inventory: list[_Stack] | None = None
-    in_gui: bool = Field(default=False, alias="isGuiOpen")
+    stats: Annotated[dict[str, Number] | None, optional(None)] = None
+    inventory: Annotated[list[_Stack] | None, optional(None)] = None
+    in_gui: Annotated[bool, optional(default=False)] = Field(default=False, alias="isGuiOpen")
 
 
-def read_events(lines: Iterable[bytes], rules: Rules) -> UInt8[np.ndarray, "t m"]:
+def read_events(lines: Iterable[bytes], rules: Rules, dropped: Counter[str] | None = None) -> UInt8[np.ndarray, "t m"]:
     """How often each task's event arrives with each frame, from the ``lines`` of a segment's jsonl file; blank lines are left out.
+
+    ``dropped`` counts the lines whose statistics or inventory are not what they should be; of the two the other is read all the same.
 
     Statistics only grow, from the beginning of the world: an event is a rise since the last line that could be read, and the first
     line has none. Where no line of the segment knows a statistic ``craft_item``, what a rule of that kind names is counted in the
@@ -67,7 +71,9 @@ def read_events(lines: Iterable[bytes], rules: Rules) -> UInt8[np.ndarray, "t m"
     for line in lines:
         if not line.strip():
             continue
-        progress = _parse(line)
+        progress, odd = _parse(line)
+        if dropped is not None:
+            dropped.update(f"lines whose {name} cannot be read, frames kept without its events" for name in odd)
         known = {_short(name): count for name, count in (progress.stats or {}).items()}
         crafts = crafts or any(name.startswith(f"{CRAFT}:") for name in known)
         rises.append(stats.update(known if progress.stats is not None else None))
@@ -95,11 +101,13 @@ def _short(name: str) -> str:
     return name.removeprefix("minecraft.").replace(":minecraft.", ":", 1)
 
 
-def _parse(line: bytes) -> _Progress:
+def _parse(line: bytes) -> tuple[_Progress, set[str]]:
+    """What a line says, and which of its statistics and inventory cannot be read."""
+    odd: set[str] = set()
     try:
-        return _Progress.model_validate_json(line)
+        return _Progress.model_validate_json(line, context=odd), odd & {"stats", "inventory"}
     except ValidationError:
-        return _Progress()
+        return _Progress(), set()
 
 
 class _Rises:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from dreamer_ray.data.files import open_file
+from dreamer_ray.data.files import fetch
 from dreamer_ray.errors import UserError
 
 SEGMENT = re.compile(
@@ -64,7 +64,7 @@ def read_index(path: Path | str) -> Index:
     the key where it is no index or holds no segment.
     """
     try:
-        with open_file(str(path)) as file, gzip.open(file) if str(path).endswith(".gz") else file as stream:
+        with fetch(str(path), most=MOST_BYTES) as file, gzip.open(file) if str(path).endswith(".gz") else file as stream:
             text = stream.read(MOST_BYTES + 1)
         if len(text) > MOST_BYTES:
             raise UserError(f"index {path}: has more than {MOST_BYTES} bytes, unpacked; divide it, or is it another file?")

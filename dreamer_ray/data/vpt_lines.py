@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dreamer_ray.data.foreign import plain_name, read_bytes
+from dreamer_ray.data.foreign import plain_name
 from dreamer_ray.data.layout import PictureLayout
 from dreamer_ray.data.sources import BadRecordingError, Reading, Recording
-from dreamer_ray.data.vpt import VptSource
+from dreamer_ray.data.vpt import MOST_TEXT, VptSource, opened
 from dreamer_ray.data.vpt_actions import read_segment
 from dreamer_ray.data.vpt_events import read_events
-from dreamer_ray.data.vpt_takes import cut_takes
+from dreamer_ray.data.vpt_takes import cut_takes, mended
 from dreamer_ray.errors import UserError
 
 
@@ -32,11 +32,14 @@ class VptLines(VptSource):
 
     def read(self, recording: Recording, layout: PictureLayout | None = None) -> Reading:
         """Its takes, as if there were a frame for every line."""
-        lines = read_bytes(self.path).split(b"\n")
+        with opened(str(self.path), MOST_TEXT) as file:
+            lines = file.read().split(b"\n")
         try:
-            segment = read_segment(lines, name=str(self.path), degrees_per_unit=self.config.degrees_per_unit)
+            version, unit = self.config.recorder or "", self.config.degrees_per_unit
+            segment = read_segment(lines, name=str(self.path), version=version, degrees_per_unit=unit)
         except UserError as error:
             raise BadRecordingError(str(error)) from error
-        events = read_events(lines, self.config.rules())
+        lost = Counter[str]()
+        events = read_events(lines, self.config.rules(), lost)
         takes, dropped = cut_takes(segment, events, self.config.cuts(), frames=len(segment.keys), info={})
-        return Reading(takes, iter(()), dropped)
+        return Reading(takes, iter(()), dropped + lost, mended(segment, self.config.cuts(), frames=len(segment.keys)))

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from dreamer_ray.data.sources import Take
-from dreamer_ray.data.vpt_actions import MOUSE_MOTION, SegmentActions
+from dreamer_ray.data.vpt_actions import MAX_DEGREES, MOUSE_MOTION, SegmentActions, encode_mouse
 
 TICKS_A_SECOND = 20.0
 
@@ -31,8 +31,7 @@ def cut_takes(
     """The takes of a segment whose video has ``frames``, and what was left out, in frames or lines by reason; ``info`` goes into each."""
     lines = len(segment.keys)
     size = min(lines, frames)
-    lag = segment.server_ms[:size] > rules.server_ms
-    absent = long_runs(segment.idle[:size], int(rules.idle_seconds * TICKS_A_SECOND)) & ~lag
+    lag, absent = _without_play(segment, rules, size)
     dropped = Counter(
         {
             "lines that cannot be read, frames kept without action": int((~segment.labelled[:size]).sum()),
@@ -61,6 +60,26 @@ def cut_takes(
             )
         )
     return tuple(takes), +dropped
+
+
+def mended(segment: SegmentActions, rules: CutRules, *, frames: int) -> Counter[str]:
+    """What of a segment whose video has ``frames`` was kept and changed, or kept though others leave it out, in frames by what was done."""
+    size = min(len(segment.keys), frames)
+    actions, far = segment.actions(), np.abs(segment.camera).max(axis=1) > MAX_DEGREES
+    null = segment.labelled & (actions["keys"].max(axis=1) == 0) & (actions["mouse"] == encode_mouse(np.zeros(2)))
+    lag, absent = _without_play(segment, rules, size)
+    counts = {what: lines[:size].sum() for what, lines in segment.mended.items()} | {
+        "frames whose action does nothing, kept": (null[:size] & ~lag & ~absent).sum(),
+        f"frames with a turn beyond {MAX_DEGREES:g} degrees, cut to that": far[:size].sum(),
+        "frames before which a clock jumps, where a new take begins": jumps(segment, rules.step_ms)[1:size].sum(),
+    }
+    return +Counter({what: int(count) for what, count in counts.items()})
+
+
+def _without_play(segment: SegmentActions, rules: CutRules, size: int) -> tuple[Bool[np.ndarray, "t"], Bool[np.ndarray, "t"]]:
+    """Which of the first ``size`` frames are left out, since the server lagged or nobody was there."""
+    lag = segment.server_ms[:size] > rules.server_ms
+    return lag, long_runs(segment.idle[:size], int(rules.idle_seconds * TICKS_A_SECOND)) & ~lag
 
 
 def jumps(segment: SegmentActions, step_ms: float) -> Bool[np.ndarray, "t"]:

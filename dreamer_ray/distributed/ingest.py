@@ -18,8 +18,7 @@ from dreamer_ray.data.ingest_report import Tally, summary
 from dreamer_ray.data.open_source import open_sources
 from dreamer_ray.data.recordings import RecordingsConfig
 from dreamer_ray.data.rows import ShardSchema
-from dreamer_ray.data.shards import ShardFile, commit_manifest
-from dreamer_ray.data.splits import Split
+from dreamer_ray.data.shards import ShardFile
 from dreamer_ray.distributed import Actor
 from dreamer_ray.distributed.cluster import require
 from dreamer_ray.distributed.pool import spread
@@ -27,7 +26,6 @@ from dreamer_ray.progress import Progress
 from dreamer_ray.recipe import Recipe
 from dreamer_ray.run_folder import write_json
 
-SPLITS: tuple[Split, ...] = ("train", "heldout")
 log = logging.getLogger("dreamer_ray")
 
 
@@ -60,6 +58,8 @@ def ingest(recipe: Recipe, run: Path) -> dict[str, Any]:
     assert config is not None
     require(recipe, "record", "CPU")
     plan = ingest_plan(config)
+    for note in plan.notes:
+        log.warning("record: %s", note)
     tally, progress = Tally(plan), Progress("record", len(plan.jobs), "files")
     texts = (config.model_dump_json(), plan.schema.model_dump_json(), str(folder))
     count = min(recipe.cluster.replicas, len(plan.jobs))
@@ -78,15 +78,16 @@ def ingest(recipe: Recipe, run: Path) -> dict[str, Any]:
                     log.warning("record: %s cannot be used: %s", job.recording.name, outcome)
                     tally.refuse_rotten(config.max_bad_fraction, report, begun=begun)
                 progress.update(len(tally.files) + len(tally.bad), {"hours": tally.hours, "bad": len(tally.bad)})
-        files: dict[Split, list[ShardFile]] = {split: tally.split_files(split, config) for split in SPLITS}
+        tally.commit(config, folder)
     finally:
-        write_json(report, tally.report(folder))
-    for split, done in files.items():
-        origin = tally.origin(split, config)
-        commit_manifest(folder / split, plan.schema, done, made_by=config.model_dump(mode="json"), parents={}, origin=origin)
-    for line in summary(tally.report(folder)):
+        account = tally.report(folder) | tally.labels(config)
+        write_json(report, account)
+    for line in account["unlabelled"]:
+        log.warning("record: %s", line)
+    for line in summary(account):
         log.info("record: %s", line)
-    return {"frames": tally.frames, "hours": tally.hours, "files": len(tally.files), "bad": len(tally.bad)}
+    figures = {"recordings": plan.recordings, "files": len(tally.files), "bad": len(tally.bad)}
+    return figures | {"frames": tally.frames, "hours": tally.hours}
 
 
 @ray.remote(num_cpus=1, max_restarts=-1)

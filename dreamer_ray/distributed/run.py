@@ -6,6 +6,7 @@ run.execute --stage by stage--> record | train | encode | imagine_and_learn | ev
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +38,15 @@ def ray_executors() -> dict[str, Executor]:
     """One executor a stage; each returns figures for the stage's manifest."""
     trained = dict.fromkeys(("tokenizer", "dynamics", "agent", "agent_scratch"), _train)
     every = trained | {"record": _record, "encode": _encode, "imagination": _imagination, "evaluate": _evaluate, "report": report}
-    return {stage: _with_plain_errors(executor) for stage, executor in every.items()}
+    return {stage: _for_a_cluster(executor) for stage, executor in every.items()}
 
 
-def _with_plain_errors(executor: Executor) -> Executor:
+def _for_a_cluster(executor: Executor) -> Executor:
+    """``executor`` with paths that hold everywhere, and with errors as they were before they passed through Ray."""
+
     def run(context: StageContext) -> dict[str, Any]:
         try:
-            return executor(context)
+            return executor(replace(context, recipe=context.recipe.absolute()))  # workers of a cluster run elsewhere
         except (RayError, OSError) as error:
             if (inner := plain(error)) is None:
                 raise

@@ -105,18 +105,22 @@ def number_of(picture: np.ndarray) -> int:
 
 
 def write_video(
-    path: Path, count: int, *, codec: str = "libx264", rate: int = 20, shape=(48, 64), front: bool = False, **options: str
+    path: Path, count: int, *, codec: str = "libx264", rate: int = 20, shape=(48, 64), front: bool = False, turns: int = 0, **options: str
 ) -> Path:
     """Pictures 0, 1, ... as a video; x264 with two frames coded from later ones, and a keyframe every 12.
 
-    ``front`` puts the index before the data, so that a file that is cut short can still be read.
+    ``front`` puts the index before the data, so that a file that is cut short can still be read. With ``turns`` pictures are stored lying,
+    as phones do, with a note by how many quarters of a turn, counterclockwise, they are to be turned.
     """
     with av.open(str(path), "w", options={"movflags": "faststart"} if front else {}) as container:
         own = {"g": "12", "bf": "2", "x264-params": "scenecut=0"} | options if codec == "libx264" else options
         stream = container.add_stream(codec, rate=rate, options=own)
-        stream.height, stream.width, stream.pix_fmt = *shape, "yuv420p"
+        stream.height, stream.width, stream.pix_fmt = *(shape[::-1] if turns % 2 else shape), "yuv420p"
+        if turns:
+            stream.set_display_rotation(90 * turns)
         for number in range(count):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(numbered(number, shape), format="rgb24")))
+            stored = np.ascontiguousarray(np.rot90(numbered(number, shape), -turns))
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(stored, format="rgb24")))
         container.mux(stream.encode(None))
     return path
 

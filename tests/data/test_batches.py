@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from dreamer_ray.data.batches import BatchConfig, BatchPlan, load, turn
-from dreamer_ray.data.shards import Origin, SourceNote, commit_manifest, open_shards, write_shard
+from dreamer_ray.data.manifest import SourceNote
+from dreamer_ray.data.shards import Origin, commit_manifest, open_shards, write_shard
 from dreamer_ray.errors import UserError
 
 LENGTHS = [13, 7, 20, 9]

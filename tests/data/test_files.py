@@ -1,5 +1,6 @@
 """Files of others: folders that go round in circles, pipes, what only names other files, and servers that fail for a while."""
 
+import json
 import os
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -8,6 +9,7 @@ import pytest
 
 from dreamer_ray.data import files
 from dreamer_ray.data.files import fetch, list_files, open_file
+from dreamer_ray.data.inspection import video_head
 from dreamer_ray.data.sources import BadRecordingError
 from dreamer_ray.data.video import video_info
 from dreamer_ray.data.videos import VideosConfig, VideosSource
@@ -109,6 +111,74 @@ def test_a_server_that_fails_for_ever_is_named_with_its_status(asked, monkeypatc
     with pytest.raises(OSError, match=r"127\.0\.0\.1:\d+: ClientResponseError 503"):
         fetch(f"{server}/503/99/x")
     assert len(paths) == 4
+
+
+@pytest.fixture
+def broken():
+    """A server that sends half of what it promised as often as ``FAILS`` says, and a folder for what it is to send."""
+    content: dict[str, bytes] = {}
+    left = {"fails": 2}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            body = content[self.path]
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            left["fails"] -= 1
+            self.wfile.write(body if left["fails"] < 0 else body[: len(body) // 2])
+
+        def do_HEAD(self):
+            self.send_error(405)
+
+        def log_message(self, format, *args):  # noqa: A002
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        threading.Thread(target=running.serve_forever).start()
+        yield f"http://127.0.0.1:{running.server_port}", content, left
+        running.shutdown()
+
+
+INDEX = json.dumps({"basedir": "https://example.org/", "relpaths": [f"data/10.0/{NAME}.mp4"] * 100}).encode()
+
+
+def test_an_index_that_breaks_off_is_asked_for_again_and_kept(broken, monkeypatch):
+    monkeypatch.setattr(files, "PAUSES", (0.01, 0.02, 0.03))
+    server, content, left = broken
+    content["/all.json"] = INDEX
+    found = VptSource(VptConfig(path=f"{server}/all.json"))
+    assert len(found.index()) == 1
+    left["fails"] = 99
+    assert found.left_out() == {"listed twice": 99}, "nobody is asked again for what is known"
+
+
+def test_an_index_that_cannot_be_had_is_named(broken, asked, monkeypatch):
+    monkeypatch.setattr(files, "PAUSES", (0.01,))
+    server, content, left = broken
+    content["/all.json"], left["fails"] = INDEX, 99
+    with pytest.raises(UserError, match=r"index http://127\.0\.0\.1.*all\.json: cannot be read .*ContentLengthError"):
+        VptSource(VptConfig(path=f"{server}/all.json")).index()
+    with pytest.raises(UserError, match=r"all\.json: cannot be read .*ClientResponseError 503"):
+        VptSource(VptConfig(path=f"{asked[0]}/503/99/all.json")).index()
+
+
+def test_the_head_of_a_video_on_a_server_that_fails_is_asked_for_again_and_then_named(asked, monkeypatch):
+    monkeypatch.setattr(files, "PAUSES", (0.01,))
+    server, paths = asked
+    with pytest.raises(BadRecordingError, match=r"x\.mp4: cannot be read as a video .*503"):
+        video_head(f"{server}/503/99/x.mp4")
+    assert len(paths) > 1
+
+
+@pytest.mark.parametrize("where", ["here", "there"])
+def test_a_file_larger_than_what_is_read_is_refused_before_it_is_taken(tmp_path, asked, where):
+    (tmp_path / "x").write_bytes(b"content")
+    place = str(tmp_path / "x") if where == "here" else f"{asked[0]}/200/0/x"
+    with fetch(place, most=7) as file:
+        assert file.read() == b"content"
+    with pytest.raises(OSError, match="has 7 bytes or more, and 6 are the most"):
+        fetch(place, most=6)
 
 
 def test_a_file_that_is_not_there_is_asked_for_once(asked, monkeypatch):

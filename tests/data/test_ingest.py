@@ -2,10 +2,14 @@
 
 import json
 import os
+import shutil
+import threading
 import tracemalloc
 from collections import Counter
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import av
@@ -20,7 +24,7 @@ from dreamer_ray.data.layout import PictureLayout
 from dreamer_ray.data.open_source import open_source
 from dreamer_ray.data.recordings import Png, RecordingsConfig
 from dreamer_ray.data.rows import ShardSchema
-from dreamer_ray.data.shards import EpisodeEntry, ShardFile, ShardSet, commit_manifest, open_shards
+from dreamer_ray.data.shards import EpisodeEntry, ShardFile, ShardSet, open_shards
 from dreamer_ray.data.sources import Recording
 from dreamer_ray.data.splits import Split
 from dreamer_ray.data.video import pictures
@@ -28,7 +32,7 @@ from dreamer_ray.data.vpt import VptConfig
 from dreamer_ray.errors import UserError
 from dreamer_ray.types import Binary
 
-LUANTI = Path(__file__).parent / "luanti"
+LUANTI, LEROBOT = Path(__file__).parent / "luanti", Path(__file__).parent / "lerobot_v3"
 SAMPLES = os.environ.get("DREAMER_RAY_SAMPLES", "")
 COLUMNS = "frame: frame\nactions:\n  keys: {kind: binary, columns: [left, jump]}\nevents: {coin: coins}\n"
 SPLITS: tuple[Split, ...] = ("train", "heldout")
@@ -69,10 +73,8 @@ def do(values: RecordingsConfig, folder: Path) -> tuple[IngestPlan, Tally]:
 
 
 def made(values: RecordingsConfig, folder: Path) -> dict[Split, ShardSet]:
-    plan, tally = do(values, folder)
-    for split in SPLITS:
-        files, origin = tally.split_files(split, values), tally.origin(split, values)
-        commit_manifest(folder / split, plan.schema, files, made_by=values.model_dump(mode="json"), parents={}, origin=origin)
+    _, tally = do(values, folder)
+    tally.commit(values, folder)
     return {split: open_shards(folder / split) for split in SPLITS}
 
 
@@ -121,6 +123,19 @@ def test_a_single_recording_is_divided_in_time_and_the_set_says_so(tmp_path, vid
     )
 
 
+def test_the_first_recordings_of_a_source_may_be_all_that_is_taken(tmp_path, videos):
+    folder = films(tmp_path / "in", videos, {f"{i}.mp4": 12 for i in range(5)})
+    sides = []
+    for first in (None, 3, 9):
+        plan = ingest_plan(config(folder_of(folder, recordings=first), heldout=0.3))
+        assert [job.recording.name for job in plan.jobs] == [f"{i}.mp4" for i in range(3 if first == 3 else 5)]
+        assert any("sources[0]: the first 3 of its 5 recordings" in note for note in plan.notes) == (first == 3)
+        sides.append([job.split for job in plan.jobs])
+    assert sides[0] == sides[2]
+    alone = ingest_plan(config(folder_of(folder, recordings=1), heldout=0.3))
+    assert [job.part for job in alone.jobs] == ["begin", "end"], "a single recording is divided in time"
+
+
 def test_at_half_the_rate_every_second_frame_is_kept(tmp_path, videos):
     values = config(folder_of(films(tmp_path / "in", videos, {"a.mp4": 40, "b.mp4": 21})), fps=10.0)
     found = made(values, tmp_path / "out")
@@ -150,14 +165,43 @@ def test_labels_beyond_the_budget_are_withheld_in_training_only(tmp_path, videos
     folder = films(tmp_path / "in", videos, {f"{i}.mp4": 30 for i in range(6)}, labelled=True)
     found = made(config(folder_of(folder, labelled_fraction=0.5), heldout=0.3), tmp_path / "out")
     train = found["train"]
-    files = [
-        {train.rows(i).labelled.any() for i, e in enumerate(train.episodes) if e.info["recording"] == name}
-        for name in sorted({str(e.info["recording"]) for e in train.episodes})
-    ]
-    kept = round(0.5 * len(files))
-    assert files == [{True}] * kept + [{False}] * (len(files) - kept)
-    assert 0 < kept < len(files)
+    flags = [train.rows(i).labelled.any() for i in range(len(train.episodes))]
+    kept = sum(flags)
+    assert flags == [True] * kept + [False] * (len(flags) - kept)
+    assert 0 < train.lengths[:kept].sum() <= 0.5 * train.lengths.sum() < train.lengths[: kept + 1].sum()
     assert all(found["heldout"].rows(i).labelled.all() for i in range(len(found["heldout"].episodes)))
+
+
+def test_hours_with_known_actions_are_counted_as_they_are_kept(tmp_path, videos):
+    folder = films(tmp_path / "in", videos, {f"{i}.mp4": 40 for i in range(4)}, labelled=True)
+    (folder / "1.csv").write_text("\n".join((folder / "1.csv").read_text().splitlines()[:11]) + "\n")
+    plain = films(tmp_path / "plain", videos, {"a.mp4": 40, "b.mp4": 30})
+    values = config(folder_of(folder, labelled_fraction=0.7), folder_of(plain), episode_frames=20)
+    found = made(values, tmp_path / "out")["train"]
+    _, tally = do(values, tmp_path / "out")
+    wanted = sum(int(found.rows(i).labelled.sum()) for i in range(len(found.episodes))) / 20 / 3600
+    labels = tally.labels(values)
+    assert labels == {"labelled_hours": [pytest.approx(wanted), 0], "unlabelled": []}
+    assert wanted > 0
+    lines = summary(tally.report(tmp_path / "out") | labels)
+    assert f"hours to train on with known actions: {wanted:.3g} of sources[0], 0 of sources[1]" in lines
+
+
+def test_a_source_whose_labels_all_get_lost_is_named_with_the_reason(tmp_path, videos):
+    folder = films(tmp_path / "in", videos, {f"{i}.mp4": 30 for i in range(3)}, labelled=True)
+    values = config(folder_of(folder, labelled_fraction=0.2), episode_frames=30)
+    (line,) = do(values, tmp_path / "out")[1].labels(values)["unlabelled"]
+    assert "sources[0]: labelled_fraction = 0.2 leave no episode its actions, the first of its 2 episodes has 30 frames; raise" in line
+    (folder / "0.csv").rename(folder / "0_actions.csv")
+    (folder / "1.csv").unlink()
+    (folder / "2.csv").unlink()
+    values = config(folder_of(folder), episode_frames=30)
+    plan, tally = do(values, tmp_path / "out")
+    assert tally.labels(values)["unlabelled"] == ["sources[0]: none of its frames to train on has a known action"]
+    assert any("3 of 3 videos, such as 0.mp4, have no table" in note and "0_actions.csv" in note for note in plan.notes)
+    assert tally.report(tmp_path / "out")["dropped"]["actions of pictures whose video has no table"] == 90
+    withheld = config(folder_of(folder, labelled_fraction=0.0), folder_of(folder))
+    assert ingest_plan(withheld).labelled == {1}
 
 
 # ---- done again
@@ -198,6 +242,42 @@ def test_a_video_that_was_mended_under_its_name_is_made_again(tmp_path, videos):
     assert [number for number, file in after.files.items() if file != before.files[number]] == [1]
 
 
+@pytest.mark.parametrize("change", [("coins", "jump"), ("[left, jump]", "[jump, left]"), ("frame: frame", "time: frame")])
+def test_labels_are_read_again_where_their_columns_are_named_anew(tmp_path, videos, change):
+    """Also where the schema stays the same: an ingest that went wrong by such a mistake is mended by mending it."""
+    folder = films(tmp_path / "in", videos, {"a.mp4": 30, "b.mp4": 30}, labelled=True)
+    _, before = do(config(folder_of(folder)), tmp_path / "out")
+    (folder / "actions.yaml").write_text("# a remark\n" + COLUMNS)
+    _, same = do(config(folder_of(folder)), tmp_path / "out")
+    assert same.files == before.files
+    (folder / "actions.yaml").write_text(COLUMNS.replace(*change))
+    _, after = do(config(folder_of(folder)), tmp_path / "out")
+    assert all(after.files[number].sha256 != file.sha256 for number, file in before.files.items())
+
+
+def test_other_statistics_of_a_robot_scale_its_actions_anew(tmp_path):
+    shutil.copytree(LEROBOT, tmp_path / "in")
+    values = config({"source": {"kind": "lerobot", "path": str(tmp_path / "in"), "camera": "observation.images.top"}}, heldout=0.5)
+    _, before = do(values, tmp_path / "out")
+    stats = tmp_path / "in" / "meta" / "stats.json"
+    found = json.loads(stats.read_text())
+    found["action"]["max"] = [2 * highest for highest in found["action"]["max"]]
+    stats.write_text(json.dumps(found))
+    _, after = do(values, tmp_path / "out")
+    assert before.files and not before.bad
+    assert all(after.files[number].sha256 != file.sha256 for number, file in before.files.items())
+
+
+def test_a_second_folder_of_a_source_costs_its_own_recordings_only(tmp_path, videos, monkeypatch):
+    folders = [str(played(tmp_path / name, videos, first=first)) for name, first in (("one", 0), ("two", 5))]
+    do(config({"source": {"kind": "vpt", "path": folders[0]}}), tmp_path / "out")
+    made_again, real = [], ingest.ingest_recording
+    monkeypatch.setattr(ingest, "ingest_recording", lambda *rest: made_again.append(rest[3].recording.files[0]) or real(*rest))
+    do(config({"source": {"kind": "vpt", "path": folders}}), tmp_path / "out")
+    assert len(made_again) == 3
+    assert all(file.startswith(folders[1]) for file in made_again)
+
+
 # ---- bad recordings
 
 
@@ -220,6 +300,45 @@ def test_a_bad_recording_costs_itself_and_is_named(tmp_path, videos):
     tally.refuse_rotten(0.4, tmp_path, begun=5)
     with pytest.raises(UserError, match=r"2 of 5 recordings.*max_bad_fraction = 0\.39.*1\.mp4: .*3\.mp4: .*mend the source"):
         tally.refuse_rotten(0.39, tmp_path, begun=5)
+
+
+@pytest.mark.parametrize("kind", ["h264", "source"])
+def test_each_file_of_a_recording_that_lies_elsewhere_is_fetched_once(tmp_path, kind):
+    asked: Counter[str] = Counter()
+
+    class Handler(SimpleHTTPRequestHandler):
+        def do_GET(self):
+            asked[self.path.rpartition(".")[2]] += 1
+            super().do_GET()
+
+        def log_message(self, format, *args):  # noqa: A002
+            pass
+
+    stem = next(LUANTI.glob("*.mp4")).stem
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(LUANTI)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    files = tuple(f"http://127.0.0.1:{server.server_port}/{stem}{suffix}" for suffix in (".mp4", ".jsonl"))
+    values = config({"source": {"kind": "vpt", "path": str(LUANTI), "cursor": False}}, codec={"kind": kind}, layout={"shape": [36, 64]})
+    job = Job(0, Recording("a", "a", files), "train", "whole")
+    made = make_file(values, open_source(values.entries()[0].source), ingest_plan(values).schema, job, tmp_path)
+    server.shutdown()
+    assert isinstance(made, ShardFile) and made.frames > 100
+    assert asked == {"mp4": 1, "jsonl": 1}
+
+
+def test_what_was_mended_is_in_the_account_also_of_files_that_were_there(tmp_path):
+    values = config(luanti(), heldout=0.2, layout={"shape": [36, 64]}, episode_frames=200)
+    for _ in range(2):
+        _, tally = do(values, tmp_path)
+        lines = [line for line in summary(tally.report(tmp_path)) if line.startswith("mended or kept: ")]
+        assert lines == ["mended or kept: 23 frames whose action does nothing, kept"], "one recording, though it is two files"
+
+
+def test_a_set_in_which_nothing_was_mended_has_the_fingerprint_that_it_always_had():
+    file = ShardFile(name="a.parquet", sha256="", episodes=())
+    assert "mended" not in file.model_dump() and "mended" not in file.model_dump_json()
+    mended = file.model_copy(update={"mended": {"frames": 3}})
+    assert ShardFile.model_validate_json(mended.model_dump_json()) == mended
 
 
 def test_the_summary_of_many_bad_recordings_names_the_first_and_counts_the_others(tmp_path):
@@ -301,18 +420,21 @@ def test_no_bad_recording_where_none_is_allowed(tmp_path):
         tally.refuse_rotten(0.0, tmp_path, begun=1)
 
 
-def test_a_recording_that_holds_nothing_is_no_bad_one(tmp_path, videos):
-    folder = tmp_path / "in"
+def played(folder: Path, videos, *, first: int = 0, lag: int | None = None) -> Path:
+    """Three short recordings of VPT's recorder, of one of which the server was slow throughout."""
     folder.mkdir()
-    rows = [
-        {"mouse": {"x": 0, "y": 0, "dx": 1.0, "dy": 0, "buttons": [], "newButtons": []}, "keyboard": {"keys": []}, "tick": t}
-        for t in range(12)
-    ]
-    for i in range(3):
+    mouse = {"x": 0, "y": 0, "dx": 1.0, "dy": 0, "buttons": [], "newButtons": []}
+    rows = [{"mouse": mouse, "keyboard": {"keys": []}, "tick": t} for t in range(12)]
+    for i in range(first, first + 3):
         name = f"a-02e496ce4ab{i}-20220421-092639"
         videos.write(folder / f"{name}.mp4", 12)
-        lag = [row | {"serverTickDurationMs": 900.0 if i == 1 else 50.0} for row in rows]
-        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, lag)))
+        timed = [row | {"serverTickDurationMs": 900.0 if i == lag else 50.0} for row in rows]
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, timed)))
+    return folder
+
+
+def test_a_recording_that_holds_nothing_is_no_bad_one(tmp_path, videos):
+    folder = played(tmp_path / "in", videos, lag=1)
     values = config({"source": {"kind": "vpt", "path": str(folder)}}, heldout=0.4)
     found = made(values, tmp_path / "out")
     assert sum(len(set_.episodes) for set_ in found.values()) == 2
@@ -447,6 +569,14 @@ def test_path_takes_the_place_of_the_first_source(tmp_path, videos, monkeypatch)
     assert [entry.source.path for entry in values.entries()] == [str(tmp_path / "in"), str(LUANTI)]
     minari = config({"source": {"kind": "minari", "dataset": "a/b-v0", "fps": 10.0}}, path="in")
     assert minari.entries()[0].source.root == str(tmp_path / "in")
+
+
+def test_a_path_may_begin_with_the_home_folder(tmp_path, videos, monkeypatch):
+    """No shell has looked at what stands behind ``path=``."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    films(tmp_path / "in", videos, {"a.mp4": 12, "b.mp4": 12})
+    assert len(ingest_plan(config(folder_of(Path("nowhere")), path="~/in")).jobs) == 2
+    assert len(ingest_plan(config(folder_of(Path("~/in")))).jobs) == 2
 
 
 # ---- size

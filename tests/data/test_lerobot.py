@@ -12,10 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from dreamer_ray.data.lerobot import LeRobotConfig, LeRobotSource
 from dreamer_ray.data.scaling import Scaling
 from dreamer_ray.data.sources import BadRecordingError
+from dreamer_ray.data.stretches import at_rate
 from dreamer_ray.errors import UserError
 from dreamer_ray.types import Continuous
 
@@ -164,6 +166,31 @@ def test_quantiles_are_narrower_than_the_range_and_none_leaves_the_actions():
     written = np.load(REFERENCE / "actions.npz")["a0"]
     assert np.abs(takes(source(REFERENCE, scale="quantiles"))[2].actions["action"]).max() > 1
     np.testing.assert_allclose(takes(source(REFERENCE, scale="none"))[0].actions["action"], written, rtol=1e-6)
+
+
+def test_bounds_of_the_config_take_the_place_of_the_data_sets():
+    size = source(REFERENCE).action_space["action"].size
+    found = source(REFERENCE, low=(-8.0,) * size, high=(8.0,) * size)
+    np.testing.assert_array_equal(found.scaling.bounds, [[-8.0] * size, [8.0] * size])
+    for take, whole in zip(takes(found), takes(source(REFERENCE, scale="none")), strict=True):
+        np.testing.assert_allclose(take.actions["action"] * 8, whole.actions["action"], rtol=1e-5)
+    with pytest.raises(UserError, match=r"low and high: 9 numbers each, but action has"):
+        _ = source(REFERENCE, low=(0.0,) * 9, high=(1.0,) * 9).scaling
+
+
+@pytest.mark.parametrize(("low", "high"), [((0.0,), None), ((0.0,), (1.0, 2.0)), ((1.0,), (1.0,))])
+def test_bounds_that_do_not_go_together_are_refused(low, high):
+    with pytest.raises(ValidationError, match="go together"):
+        source(REFERENCE, low=low, high=high)
+
+
+@pytest.mark.parametrize("several", ["last", "mean", "sum"])
+def test_at_a_third_of_the_rate_actions_are_what_the_config_says(several):
+    found = source(REFERENCE, several=several)
+    take = takes(found)[0]
+    slower = at_rate(take, found.action_space, source_fps=found.fps, fps=found.fps / 3, name="x").actions["action"]
+    whole, first = found.scaling.unscaled(take.actions["action"]), found.scaling.unscaled(slower)[0]
+    np.testing.assert_allclose(first, {"last": whole[2], "mean": whole[:3].mean(0), "sum": whole[:3].sum(0)}[several], rtol=1e-4, atol=1e-5)
 
 
 def test_the_older_layout_is_read(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import tracemalloc
 from pathlib import Path
 
 import gymnasium
@@ -14,9 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from minari.data_collector import EpisodeBuffer
 
+from dreamer_ray.data import minari_episodes
 from dreamer_ray.data.minari_sets import MinariConfig, MinariSource
 from dreamer_ray.data.scaling import Scaling
 from dreamer_ray.data.sources import BadRecordingError
+from dreamer_ray.data.stretches import at_rate
 from dreamer_ray.errors import UserError
 from dreamer_ray.types import Binary, Categorical, Continuous
 
@@ -36,7 +39,9 @@ def pictures(episode: int, length: int, shape: tuple[int, ...] = (16, 24, 3)) ->
     return [np.full(shape, 100 * episode + 5 * t, np.uint8) for t in range(length + 1)]
 
 
-def made(root: Path, monkeypatch, *, observation=PIXELS, action=ARM, observations=pictures, act=None) -> Path:
+def made(
+    root: Path, monkeypatch, *, observation=PIXELS, action=ARM, observations=pictures, act=None, data_format="hdf5", jpeg=False
+) -> Path:
     """A data set ``made/here-v0`` of two episodes; the second one ends in a terminal state, the first is cut."""
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(root))
     rng = np.random.default_rng(0)
@@ -55,9 +60,19 @@ def made(root: Path, monkeypatch, *, observation=PIXELS, action=ARM, observation
             )
         )
     minari.create_dataset_from_buffers(
-        "made/here-v0", buffers, observation_space=observation, action_space=action, data_format="hdf5", jpeg_encoding=False
+        "made/here-v0", buffers, observation_space=observation, action_space=action, data_format=data_format, jpeg_encoding=jpeg
     )
     return root / "made" / "here-v0" / "data"
+
+
+def test_a_set_that_was_written_again_is_made_from_something_else(tmp_path, monkeypatch):
+    """The time of its folder tells nothing: the file in it is changed in place."""
+    data = made(tmp_path, monkeypatch)
+    before = [source(tmp_path).made_from(recording) for recording in source(tmp_path).index()]
+    assert before == [source(tmp_path).made_from(recording) for recording in source(tmp_path).index()]
+    with h5py.File(data / "main_data.hdf5", "r+") as file:
+        file["episode_0"]["actions"][0] = 1.0
+    assert all(source(tmp_path).made_from(recording) not in before for recording in source(tmp_path).index())
 
 
 def test_pictures_actions_events_and_ends(tmp_path, monkeypatch):
@@ -114,6 +129,58 @@ def test_other_spaces_of_actions(tmp_path, monkeypatch, space, act, component, w
     found = source(tmp_path)
     assert found.action_space == {"action": component}
     assert found.read(found.index()[0]).takes[0].actions["action"].tolist() == wanted
+
+
+@pytest.mark.parametrize("several", ["last", "mean", "sum"])
+def test_at_a_third_of_the_rate_numbers_are_what_the_config_says_and_choices_the_first(tmp_path, monkeypatch, several):
+    act = lambda n: {"arm": [np.array([t / 8, t], np.float32) for t in range(n)], "tool": [np.int64(t % 3) for t in range(n)]}  # noqa: E731
+    made(tmp_path, monkeypatch, action=spaces.Dict({"arm": ARM, "tool": spaces.Discrete(3)}), act=act)
+    found = source(tmp_path, several=several)
+    take = found.read(found.index()[1]).takes[0]
+    slower = at_rate(take, found.action_space, source_fps=15.0, fps=5.0, name="x").actions
+    arm = Scaling.between(ARM.low, ARM.high).unscaled(slower["arm"])
+    np.testing.assert_allclose(arm[:2, 1], {"last": [2, 5], "mean": [1, 4], "sum": [3, 12]}[several], atol=1e-5)
+    assert slower["tool"][:2].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("data_format", ["hdf5", "arrow"])
+@pytest.mark.parametrize("jpeg", [False, True])
+def test_pictures_deep_in_the_observation_are_those_that_minari_reads(tmp_path, monkeypatch, data_format, jpeg):
+    space = spaces.Tuple((ARM, spaces.Dict({"eye": spaces.Box(0, 255, (40, 48, 3), np.uint8)})))
+    rng = np.random.default_rng(0)
+    seen = lambda _, n: ([ARM.low] * (n + 1), {"eye": list(rng.integers(0, 256, (n + 1, 40, 48, 3), np.uint8))})  # noqa: E731
+    made(tmp_path, monkeypatch, observation=space, observations=seen, data_format=data_format, jpeg=jpeg)
+    found = source(tmp_path)
+    shown = np.stack(list(found.read(found.index()[1]).pictures))
+    (episode,) = minari.load_dataset("made/here-v0").iterate_episodes([1])
+    np.testing.assert_array_equal(shown, episode.observations[1]["eye"])
+
+
+def test_a_long_episode_is_never_in_memory_whole(tmp_path, monkeypatch):
+    count, space = 600, spaces.Dict({"eye": spaces.Box(0, 255, (64, 64, 3), np.uint8), "state": spaces.Box(-1, 1, (2000,))})
+    monkeypatch.setattr(sys.modules[__name__], "LENGTHS", (4, count - 1))
+    monkeypatch.setattr(minari_episodes, "MOST_BYTES", 2**18)
+    seen = lambda _, n: {"eye": np.zeros((n + 1, 64, 64, 3), np.uint8), "state": np.zeros((n + 1, 2000), np.float32)}  # noqa: E731
+    made(tmp_path, monkeypatch, observation=space, observations=seen)
+    found = source(tmp_path)
+    recording = found.index()[1]
+    tracemalloc.start()
+    reading = found.read(recording)
+    assert sum(1 for _ in reading.pictures) == count
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**21, "of pictures of 7 MB, and beside them 5 MB that are no pictures"
+
+
+def test_damaged_pictures_are_named_as_they_are_read(tmp_path, monkeypatch):
+    space = spaces.Box(0, 255, (40, 48, 3), np.uint8)
+    seen = lambda _, n: [np.full((40, 48, 3), t, np.uint8) for t in range(n + 1)]  # noqa: E731
+    data = made(tmp_path, monkeypatch, observation=space, observations=seen, jpeg=True)
+    with h5py.File(data / "main_data.hdf5", "a") as file:
+        file["episode_0/observations"][3] = np.zeros_like(file["episode_0/observations"][3])
+    found = source(tmp_path)
+    with pytest.raises(BadRecordingError, match=r"main_data\.hdf5: picture 3 of .*episode_0/observations cannot be read"):
+        list(found.read(found.index()[0]).pictures)
 
 
 def test_a_dictionary_of_actions_is_a_component_each(tmp_path, monkeypatch):

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from dreamer_ray.data.minerl import CHOICES, KEYS, MINERL_ACTIONS, MinerlConfig, MinerlSource, player
 from dreamer_ray.data.sources import BadRecordingError
 from dreamer_ray.data.vpt_actions import encode_mouse
-from dreamer_ray.errors import UserError
+from dreamer_ray.errors import RunError, UserError
 
 ENVIRONMENT, STREAM = "MineRLObtainDiamond-v0", "v3_absolute_grape_changeling-6_36-2062"
 STATES, SKIPPED = 12, 5
@@ -264,7 +264,14 @@ def test_what_is_missing_is_fetched_from_the_record(tmp_path):
         assert [path.name for path in (tmp_path / "data").iterdir()] == [ENVIRONMENT]
         with pytest.raises(UserError, match="MineRLNavigate-v0 is not on Zenodo; there are MineRLObtainDiamond-v0"):
             source(tmp_path / "data", environments=("MineRLNavigate-v0",), **options).index()
+        assert len(source(tmp_path / "all", **options).index()) == 1
     finally:
         server.shutdown()
         server.server_close()
         thread.join()
+    assert len(source(tmp_path / "data", environments=(ENVIRONMENT,), **options).index()) == 1, "nobody is asked where nothing is missing"
+    assert len(source(tmp_path / "all", **options).index()) == 1
+    shutil.rmtree(tmp_path / "all" / ENVIRONMENT)
+    for folder in ("all", "data"):
+        with pytest.raises(RunError, match="cannot be asked"):
+            source(tmp_path / folder, **options).index()

@@ -92,6 +92,11 @@ def test_a_keyframe_that_later_frames_look_past_is_not_one_to_begin_at(tmp_path,
     assert [videos.number(picture) for picture in span(stream.parameters, packets, 30, 4)] == [30, 31, 32, 33]
 
 
+def test_packets_of_a_video_that_lies_on_its_side_are_refused_with_a_remedy(tmp_path, videos):
+    with pytest.raises(BadRecordingError, match=r"a.mp4: lies on its side.* codec.kind = h264"):
+        source_packets(str(videos.write(tmp_path / "a.mp4", 20, turns=-1)))
+
+
 def test_another_codec_is_refused_by_name(tmp_path, videos):
     with pytest.raises(BadRecordingError, match=r"a\.mkv: holds vp9; only H\.264"):
         source_packets(str(videos.write(tmp_path / "a.mkv", 5, codec="libvpx-vp9")))

@@ -10,7 +10,8 @@ import pytest
 
 from dreamer_ray.data.batches import BatchConfig, BatchPlan
 from dreamer_ray.data.crafter import EpisodePlan, RecordConfig, record_episode, shard_schema
-from dreamer_ray.data.shards import commit_manifest, existing_shard, open_shards, write_shard
+from dreamer_ray.data.existing_shards import existing_shard
+from dreamer_ray.data.shards import commit_manifest, open_shards, write_shard
 
 BATCHES = {
     "batch_size": 4, "length": 3, "long_length": 5, "long_batch_size": 2, "long_fraction": 0.3, "relevant_fraction": 0.5, "seed": 7

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from dreamer_ray.data import coding, shards
 from dreamer_ray.data.clips import ClipRef, read_clip
+from dreamer_ray.data.existing_shards import existing_shard
 from dreamer_ray.data.rows import ShardSchema
-from dreamer_ray.data.shards import ShardSet, commit_manifest, existing_shard, open_shards, write_shard
+from dreamer_ray.data.shards import ShardSet, commit_manifest, open_shards, write_shard
 from dreamer_ray.data.sources import BadRecordingError
 from dreamer_ray.errors import UserError
 from dreamer_ray.types import Binary, Categorical, Continuous
@@ -265,6 +266,29 @@ def test_a_file_of_somebody_else_is_not_taken_for_a_finished_one(tmp_path, sets)
         table = shards.pa.table({"a": [1]}).replace_schema_metadata(metadata)
         shards.pq.write_table(table, tmp_path / name)
         assert existing_shard(tmp_path, name, sets.schema, []) is None, name
+
+
+def test_a_damaged_file_is_not_taken_for_a_finished_one_unless_nothing_that_is_read_is_damaged(tmp_path, sets):
+    path = tmp_path / "x.parquet"
+    entry = write_shard(tmp_path, "x.parquet", [sets.episode("a", 3), sets.episode("b", 4, events=[(1, 1)])], sets.schema)
+    whole = path.read_bytes()
+
+    def rows(file) -> list:
+        commit_manifest(tmp_path, sets.schema, [file], made_by={}, parents={})
+        return [open_shards(tmp_path).rows(index) for index in (0, 1)]
+
+    wanted, taken = rows(entry), 0
+    for place in range(0, len(whole), 7):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+        if found := existing_shard(tmp_path, "x.parquet", sets.schema, ["a", "b"]):
+            assert found.episodes == entry.episodes
+            for one, other in zip(rows(found), wanted, strict=True):
+                assert one.coded.payload == other.coded.payload
+                assert (one.labelled == other.labelled).all() and (one.events == other.events).all()
+                assert (one.continues == other.continues).all()
+                assert all((one.actions[name] == other.actions[name]).all() for name in sets.space)
+            taken += 1
+    assert 0 < taken < len(whole) / 7 / 2, "statistics that nobody reads, and the like"
 
 
 class Crash(BaseException):

@@ -66,20 +66,25 @@ def files_of(lengths: list[list[int]]) -> list[ShardFile]:
 
 @settings(deadline=None)
 @given(lengths=LENGTHS, fraction=st.floats(0, 1), hours=st.none() | st.floats(0, 2))
-def test_labels_are_those_of_the_first_recordings_within_both_budgets(lengths, fraction, hours):
+def test_labels_are_those_of_the_first_episodes_within_both_budgets(lengths, fraction, hours):
     files = files_of(lengths)
     kept = keep_labels(files, fraction=fraction, hours=hours, fps=1.0)
     assert [[e.model_copy(update={"labelled": True}) for e in file.episodes] for file in kept] == [list(file.episodes) for file in files]
     flags = [episode.labelled for file in kept for episode in file.episodes]
     assert flags == sorted(flags, reverse=True), "the first ones, in the order of the data set"
-    frames = sum(n for n, flag in zip([n for each in lengths for n in each], flags, strict=True) if flag)
-    assert hours is None or frames <= hours * 3600 + 1e-6
-    labelled_files = [i for i, file in enumerate(kept) if any(episode.labelled for episode in file.episodes)]
-    assert not labelled_files or labelled_files[-1] < round(fraction * len(files))
+    every = [n for each in lengths for n in each]
+    budget = min(fraction * sum(every), np.inf if hours is None else hours * 3600)
+    assert sum(every[: sum(flags)]) <= budget + 1e-6
+    assert all(flags) or sum(every[: sum(flags) + 1]) > budget, "as many as fit"
 
 
 def test_a_budget_of_hours_counts_episodes():
     kept = keep_labels(files_of([[1800, 1800], [3600], [3600]]), fraction=1.0, hours=1.5, fps=1.0)
     assert [[episode.labelled for episode in file.episodes] for file in kept] == [[True, True], [False], [False]]
     kept = keep_labels(files_of([[1800, 1800], [1800, 1800]]), fraction=0.5, hours=None, fps=1.0)
-    assert np.array([[episode.labelled for episode in file.episodes] for file in kept]).tolist() == [[True, True], [False, False]]
+    assert [[episode.labelled for episode in file.episodes] for file in kept] == [[True, True], [False, False]]
+
+
+def test_a_part_of_a_single_recording_can_be_labelled():
+    (kept,) = keep_labels(files_of([[100] * 10]), fraction=0.35, hours=None, fps=1.0)
+    assert [episode.labelled for episode in kept.episodes] == [True] * 3 + [False] * 7

@@ -79,6 +79,16 @@ def test_at_twice_the_rate_a_frame_is_shown_twice_and_its_event_counts_once():
     np.testing.assert_array_equal(found.actions["arm"][:2], known.actions["arm"][[0, 0]])
 
 
+@pytest.mark.parametrize(("several", "wanted"), [("last", [0.6, 1.5]), ("mean", [0.3, 1.2])])
+@pytest.mark.parametrize("timed", [False, True])
+def test_of_numbers_of_pictures_that_become_one_frame_the_last_or_the_mean_counts(several, wanted, timed):
+    plain, values = take(6), np.arange(6, dtype=np.float32)[:, None] * np.float32(0.3)
+    known = replace(plain, actions=plain.actions | {"arm": values}, several={"arm": several}, times=np.arange(6) / 30 if timed else None)
+    found = at_rate(known, SPACE, source_fps=30.0, fps=10.0, name="x")
+    np.testing.assert_allclose(found.actions["arm"][:, 0], wanted, atol=1e-6)
+    assert found.actions["arm"].dtype == np.float32
+
+
 @settings(deadline=None)
 @given(length=st.integers(1, 90), fps=st.sampled_from([5.0, 7.0, 10.0, 15.0, 30.0, 60.0]), seed=st.integers(0, 50))
 def test_at_any_rate_the_whole_way_is_kept(length, fps, seed):

@@ -75,6 +75,17 @@ def test_a_picture_is_laid_in_the_middle_as_large_as_it_fits(shape, layout, box)
     assert inner_box(shape, layout) == box
 
 
+@pytest.mark.parametrize("turns", [1, -1, 2])
+@pytest.mark.parametrize("layout", [None, PictureLayout(shape=(24, 32)), PictureLayout(shape=(40, 64))])
+def test_a_phone_video_stands_upright(tmp_path, videos, turns, layout):
+    shown = list(pictures(str(videos.write(tmp_path / "a.mp4", 3, turns=turns)), layout=layout))
+    straight = list(pictures(str(videos.write(tmp_path / "b.mp4", 3)), layout=layout))
+    assert [picture.shape for picture in shown] == [picture.shape for picture in straight]
+    assert np.abs(np.int64(shown) - straight).mean() < 8
+    if layout is None:
+        assert list(map(videos.number, shown)) == [0, 1, 2]
+
+
 def test_padding_changes_no_pixel():
     picture = np.random.default_rng(0).integers(0, 256, (360, 640, 3), dtype=np.uint8)
     padded = picture_maker(PictureLayout(shape=(384, 640)))(picture)

@@ -7,7 +7,7 @@ import av
 import numpy as np
 import pytest
 
-from dreamer_ray.data.video_times import is_shown, picture_times
+from dreamer_ray.data.video_times import is_shown, picture_times, pictures_at
 
 SHOWN_BIT = {"libvpx": 0x10, "libvpx-vp9": 0x02}
 """Of the first byte of a frame that begins a group."""
@@ -75,3 +75,8 @@ def test_packets_are_not_decoded_to_know_their_times(tmp_path):
     data[start + 3 : start + len(payload) - 1] = bytes(len(payload) - 4)
     path.write_bytes(data)
     np.testing.assert_array_equal(picture_times(str(path)), wanted)
+
+
+def test_pictures_at_their_times_stand_upright(tmp_path, videos):
+    path = str(videos.write(tmp_path / "a.mp4", 30, turns=-1))
+    assert [videos.number(picture) for picture in pictures_at(path, picture_times(path)[[3, 20]], 0.02)] == [3, 20]

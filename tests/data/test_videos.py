@@ -16,7 +16,8 @@ from dreamer_ray.data.videos import VideosConfig, VideosSource
 from dreamer_ray.errors import UserError
 from dreamer_ray.types import Binary, Categorical, Continuous
 
-CODECS = {".mp4": "libx264", ".mov": "libx264", ".mkv": "libx264", ".avi": "mpeg4", ".webm": "libvpx"}
+X264 = dict.fromkeys((".mp4", ".mov", ".mkv", ".m4v", ".3gp", ".ts", ".mts", ".m2ts", ".flv"), "libx264")
+CODECS = X264 | {".avi": "mpeg4", ".webm": "libvpx", ".ogv": "libvpx", ".wmv": "wmv2", ".mpg": "mpeg2video", ".mpeg": "mpeg1video"}
 COLUMNS = """
 frame: frame
 actions:
@@ -67,10 +68,11 @@ ROWS = [row(0, left=1), row(1, jump=1, weapon="bow"), row(2, dx=30, dy=-10), row
 
 @pytest.mark.parametrize("suffix", [*CODECS, ".MP4"])
 def test_videos_without_actions_are_unlabelled(tmp_path, suffix):
-    film(tmp_path / f"holiday{suffix}", [20 * i for i in range(8)])
+    fps = 25 if suffix.startswith(".mp") and suffix.endswith("g") else 10  # of the few rates that MPEG-1 and 2 know
+    film(tmp_path / f"holiday{suffix}", [20 * i for i in range(8)], fps=fps)
     found = source(tmp_path)
     assert (found.action_space, found.tasks) == ({}, ())
-    assert found.fps == pytest.approx(10, rel=0.01)
+    assert found.fps == pytest.approx(fps, rel=0.01)
     reading = found.read(found.index()[0])
     (take,) = reading.takes
     assert take.first == 0 and take.actions == {} and take.events.shape == (8, 0)
@@ -267,6 +269,28 @@ def test_a_video_without_a_table_is_unlabelled_among_others(tmp_path):
     (take,) = found.read(found.index()[1]).takes
     assert not take.labelled.any()
     assert {name: values.shape for name, values in take.actions.items()} == {"keys": (5, 2), "weapon": (5,), "mouse": (5, 2)}
+
+
+def test_tables_that_nothing_reads_are_told_of(tmp_path):
+    write_table(tmp_path, ROWS)
+    assert source(tmp_path).doubts() == ()
+    film(tmp_path / "watched.mp4", [10] * 5)
+    (doubt,) = source(tmp_path).doubts()
+    assert "1 of 2 videos, such as watched.mp4, have no table (.csv, .jsonl, .npz) of the same name, and are not labelled" in doubt
+    assert source(tmp_path).read(source(tmp_path).index()[1]).dropped == {"actions of pictures whose video has no table": 5}
+    (tmp_path / "watched_actions.csv").write_text(HEADER)
+    assert "; 1 tables such as watched_actions.csv are of no video's name" in source(tmp_path).doubts()[0]
+    (tmp_path / "actions.yaml").unlink()
+    assert "1 tables such as play.csv lie beside videos, but no actions.yaml says what" in source(tmp_path).doubts()[0]
+    (tmp_path / "play.csv").unlink()
+    assert source(tmp_path).doubts() == ()
+
+
+def test_an_action_file_of_another_name_is_refused(tmp_path):
+    write_table(tmp_path, ROWS)
+    (tmp_path / "actions.yaml").rename(tmp_path / "actions.yml")
+    with pytest.raises(UserError, match=r"actions\.yml: is not read under this name; call it actions\.yaml"):
+        source(tmp_path).index()
 
 
 @pytest.mark.parametrize(

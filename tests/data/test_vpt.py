@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from dreamer_ray.data import vpt
 from dreamer_ray.data.layout import PictureLayout
 from dreamer_ray.data.sources import BadRecordingError
 from dreamer_ray.data.vpt import VptConfig, VptSource
@@ -62,6 +63,51 @@ def test_the_luanti_recording_is_read_whole():
     assert (found.tasks, found.fps) == (("dig_dirt", "dig_stone"), 20.0)
     shapes = [picture.shape for picture in reading.pictures]
     assert shapes == [(360, 640, 3)] * 200
+
+
+def test_what_is_mended_is_counted(tmp_path, videos):
+    still = {"dx": 0.0, "dy": 0.0, "buttons": []}
+    changed = {
+        2: {"hotbar": 3},
+        3: {"hotbar": 3, "isGuiOpen": True, "mouse": still | {"dx": 4.0}},
+        4: {"hotbar": 3, "isGuiOpen": True},
+        5: {"hotbar": 3, "keyboard": {"keys": []}},
+        6: {"hotbar": 3, "mouse": still | {"dy": 90.0}},
+        7: {"hotbar": 3, "serverTickDurationMs": None},
+    }
+    rows = [line(t, **({"hotbar": 0 if t < 2 else 3} | changed.get(t, {}))) for t in range(8)]
+    rows += [line(t + 500, hotbar=3) for t in range(8, 12)]
+    write_pair(tmp_path / "6.8", videos, frames=12, lines=rows)
+    reading = read_one(tmp_path)
+    assert reading.mended == {
+        "lines on which the mouse wheel changed the hotbar's slot, its key put in": 1,
+        "lines whose mouse in a GUI was in another unit, by the recorder's version": 1,
+        "lines with a damaged field that may be missing, taken for missing": 1,
+        "frames whose action does nothing, kept": 1,
+        "frames with a turn beyond 10 degrees, cut to that": 1,
+        "frames before which a clock jumps, where a new take begins": 1,
+        "frames with the mouse's cursor drawn in": 2,
+    }
+    assert not reading.dropped
+    assert "frames with the mouse's cursor drawn in" not in read_one(tmp_path, cursor=False).mended
+
+
+def test_the_recorder_of_a_flat_folder_may_be_named_and_is_missed_where_it_matters(tmp_path, videos):
+    rows = [line(t, isGuiOpen=t > 5, mouse={"dx": 10.0, "dy": 0.0, "buttons": []}) for t in range(12)]
+    write_pair(tmp_path / "flat", videos, frames=12, lines=rows)
+    write_pair(tmp_path / "deep" / "6.8", videos, frames=12, lines=rows)
+    nameless, named, deep = (
+        read_one(tmp_path / "flat"),
+        read_one(tmp_path / "flat", recorder="6.8"),
+        read_one(tmp_path / "deep", recorder="10.0"),
+    )
+    degrees = [decode_mouse(reading.takes[0].actions["mouse"][-1])[1] for reading in (nameless, named, deep)]
+    assert degrees[0] < degrees[1] == degrees[2]
+    assert [reading.takes[0].info["recorder"] for reading in (nameless, named, deep)] == ["", "6.8", "6.8"]
+    missed = [count for what, count in nameless.mended.items() if "whose recorder is not known" in what]
+    assert missed == [1] and not any("whose recorder is not known" in what for what in named.mended)
+    with pytest.raises(ValidationError, match="recorder"):
+        source(tmp_path / "flat", recorder="vpt")
 
 
 def test_pictures_come_in_the_layout_that_is_asked_for():
@@ -242,6 +288,13 @@ def test_a_path_that_holds_nothing_is_named(tmp_path):
         source(tmp_path / "nowhere").index()
     with pytest.raises(UserError, match=r"nowhere\.json: cannot be read"):
         source(tmp_path / "nowhere.json").index()
+
+
+def test_a_jsonl_file_of_any_size_is_refused_before_it_is_read(tmp_path, videos, monkeypatch):
+    write_pair(tmp_path, videos)
+    monkeypatch.setattr(vpt, "MOST_TEXT", 3000)
+    with pytest.raises(BadRecordingError, match=rf"{NAME}\.jsonl: cannot be read \(has \d+ bytes or more, and 3000 are the most"):
+        read_one(tmp_path)
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):

@@ -87,6 +87,15 @@ def test_a_broken_line_keeps_its_frame_and_a_blank_one_has_none():
     assert held(segment) == [{"forward"}, set(), {"back"}]
 
 
+@pytest.mark.parametrize("damage", [{"tick": None}, {"milli": "soon"}, {"hotbar": [3]}, {"isGuiOpen": 7}, {"serverTickDurationMs": -5.0}])
+def test_a_damaged_field_that_may_be_missing_costs_itself_only(damage):
+    keys = ["key.keyboard.w"]
+    segment = read_segment([line(keys=keys), line(keys=keys, mouse={"x": None, "newButtons": None, "dx": 9.0}, **damage)], name="x")
+    assert segment.labelled.all() and held(segment) == [{"forward"}] * 2
+    assert segment.camera[1, 1] == pytest.approx(1.35)
+    assert (segment.tick[1], segment.milli[1], segment.server_ms[1], segment.gui[1]) == (-1, -1, 0, False)
+
+
 def test_a_file_of_something_else_is_refused():
     with pytest.raises(UserError, match=r"a\.jsonl: none of its 2 lines"):
         read_segment([b"<?xml version='1.0'?>", b"<Error>BlobNotFound</Error>"], name="a.jsonl")

@@ -1,6 +1,7 @@
 """Events of a VPT recording: rises of statistics, and of the inventory where the recorder kept no statistics of crafting."""
 
 import json
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -109,6 +110,16 @@ def test_what_comes_back_when_a_gui_closes_was_not_crafted():
 def test_what_is_picked_up_was_not_crafted_but_is_in_the_inventory():
     lines = [stats(held=[("stick", 2)]), stats(held=[("stick", 5)]), stats(held=[])]
     assert events(lines, craft="craft_item:stick", held="inventory:stick") == [[0, 0, 0], [0, 3, 0]]
+
+
+@pytest.mark.parametrize("odd", ["stats", "inventory"])
+def test_of_statistics_and_inventory_the_one_that_can_be_read_counts_and_the_other_is_counted(odd):
+    values = {"stats": "7", "inventory": [{"type": "x"}]}
+    lines = [json.dumps(json.loads(stats(held=[("dirt", n)], mine_block__stone=n)) | {odd: values[odd]}).encode() for n in (0, 1, 2)]
+    dropped = Counter()
+    stone, dirt = read_events(lines, {"stone": ["mine_block:stone"], "dirt": ["inventory:dirt"]}, dropped).T.tolist()
+    assert (stone, dirt) == (([0, 0, 0], [0, 1, 1]) if odd == "stats" else ([0, 1, 1], [0, 0, 0]))
+    assert dropped == {f"lines whose {odd} cannot be read, frames kept without its events": 3}
 
 
 def test_without_state_there_are_no_events():
