@@ -97,9 +97,10 @@ class ShardsSource:
 
     @property
     def scalings(self) -> dict[str, Scaling]:
-        """By component, of those whose scaling the first labelled episode tells."""
-        notes = next((episode.info for shards in self._sets.values() for episode in shards.episodes if episode.labelled), {})
-        return {name: Scaling.of_note(str(notes[key])) for name in self.action_space if (key := f"scaling.{name}") in notes}
+        """By component, as an episode with actions tells: in one set all have the same."""
+        notes = [episode.info for shards in self._sets.values() for episode in shards.episodes]
+        told = {name: next((note[key] for note in notes if (key := f"scaling.{name}") in note), None) for name in self.action_space}
+        return {name: Scaling.of_note(str(note)) for name, note in told.items() if note is not None}
 
     @property
     def tasks(self) -> tuple[str, ...]:

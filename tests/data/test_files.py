@@ -3,6 +3,8 @@
 import json
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -54,12 +56,28 @@ def test_a_pipe_in_place_of_a_file_does_not_hang(tmp_path, videos):
         _ = VideosSource(VideosConfig(kind="videos", path=str(tmp_path))).form
 
 
+class OnlyGet(BaseHTTPRequestHandler):
+    def do_HEAD(self):
+        self.send_error(405)
+
+    def log_message(self, format, *args):  # noqa: A002
+        pass
+
+
+@contextmanager
+def serving(handler: type[OnlyGet]) -> Iterator[ThreadingHTTPServer]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        threading.Thread(target=running.serve_forever).start()
+        yield running
+        running.shutdown()
+
+
 @pytest.fixture
 def asked():
     """A server that fails as often as its path says, ``/STATUS/TIMES/...``, and the paths that it was asked for."""
     paths: list[str] = []
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(OnlyGet):
         def do_GET(self):
             paths.append(self.path)
             _, status, times, *_ = self.path.split("/")
@@ -70,16 +88,8 @@ def asked():
             self.end_headers()
             self.wfile.write(body if self.command == "GET" else b"")
 
-        def do_HEAD(self):
-            self.send_error(405)
-
-        def log_message(self, format, *args):  # noqa: A002
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
-        threading.Thread(target=running.serve_forever).start()
+    with serving(Handler) as running:
         yield f"http://127.0.0.1:{running.server_port}", paths
-        running.shutdown()
 
 
 def test_what_names_another_place_is_no_video_and_nobody_is_asked(tmp_path, asked):
@@ -119,7 +129,7 @@ def broken():
     content: dict[str, bytes] = {}
     left = {"fails": 2}
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(OnlyGet):
         def do_GET(self):
             body = content[self.path]
             self.send_response(200)
@@ -128,16 +138,8 @@ def broken():
             left["fails"] -= 1
             self.wfile.write(body if left["fails"] < 0 else body[: len(body) // 2])
 
-        def do_HEAD(self):
-            self.send_error(405)
-
-        def log_message(self, format, *args):  # noqa: A002
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
-        threading.Thread(target=running.serve_forever).start()
+    with serving(Handler) as running:
         yield f"http://127.0.0.1:{running.server_port}", content, left
-        running.shutdown()
 
 
 INDEX = json.dumps({"basedir": "https://example.org/", "relpaths": [f"data/10.0/{NAME}.mp4"] * 100}).encode()

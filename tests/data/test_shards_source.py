@@ -218,10 +218,13 @@ def test_what_is_no_set_is_refused_with_the_remedy(tmp_path, first):
         ingest_plan(config({"kind": "shards", "path": "s3://x/record"}))
 
 
-def test_one_number_is_one_action_in_a_set_and_beside_it(tmp_path):
+@pytest.mark.parametrize("unlabelled_first", [False, True])
+def test_one_number_is_one_action_in_a_set_and_beside_it(tmp_path, films, unlabelled_first):
+    (tmp_path / "in" / "actions.yaml").unlink()
+    first = [films | {"fps": 10.0}] if unlabelled_first else []
     path = Path(__file__).parent / "lerobot_v3"
     arm = {"kind": "lerobot", "path": str(path), "camera": "observation.images.top"}
-    made(config(arm), tmp_path / "one" / "record")
+    made(config(*first, arm), tmp_path / "one" / "record")
     assert ingest_plan(config(shards(tmp_path / "one"), arm)).jobs
     size = open_sources(config(arm))[0].action_space["action"].size
     with pytest.raises(UserError, match=r"sources\.1: its action of low: \[-99,"):
