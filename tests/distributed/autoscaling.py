@@ -100,6 +100,7 @@ class Wanted:
 
 
 def main(metrics: str, *arguments: str) -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with growing_cluster(MOST) as address:
         ray.init(address=address, log_to_driver=False)
         wanted = Wanted(Path(metrics))

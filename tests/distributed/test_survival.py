@@ -166,9 +166,13 @@ def test_a_cluster_grows_with_the_pool_while_it_trains_and_gives_back_what_it_do
     pool = ("cluster.replicas=3", "cluster.fewest_replicas=1", "cluster.dedicated_replicas=true", "cluster.wait_seconds=120")
     line = toy_command(tmp_path / "scaled", "--only", "imagination", *settings, *pool)
     script = [sys.executable, str(Path(__file__).with_name("autoscaling.py")), str(folder / "metrics.jsonl")]
-    done = subprocess.run([*script, *line[line.index("run") :]], capture_output=True, text=True, timeout=2 * LIMIT, check=False)
-    assert done.returncode == 0, done.stderr
-    nodes = json.loads(done.stdout.splitlines()[-1])
+    with subprocess.Popen([*script, *line[line.index("run") :]], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            said, errors = process.communicate(timeout=2 * LIMIT)
+        finally:
+            process.terminate()  # where it has not ended, it ends its cluster now
+    assert process.returncode == 0, errors
+    nodes = json.loads(said.splitlines()[-1])
     assert (nodes[0], max(nodes), nodes[-1]) == (0, 3, 1)
     checkpoint = latest_checkpoint(folder / "checkpoints")
     assert checkpoint is not None
