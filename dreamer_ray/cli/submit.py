@@ -7,6 +7,7 @@ import re
 import shlex
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -127,7 +128,7 @@ def _submission(options: argparse.Namespace, recipe: "Recipe", name: str) -> "Su
 
 def follow_to_end(dashboard: "Dashboard", name: str, *, last_lines: int | None = None) -> int:
     """Shows the log of a job (from its last lines on, or all) until it has ended; returns its exit code. Ctrl-C leaves the job alone."""
-    from dreamer_ray.distributed.jobs import exit_code, follow
+    from dreamer_ray.distributed.jobs import NoAnswerError, exit_code, follow
 
     def show(text: str) -> None:
         sys.stdout.write(text)
@@ -137,7 +138,8 @@ def follow_to_end(dashboard: "Dashboard", name: str, *, last_lines: int | None =
     try:
         skip = 0
         if last_lines is not None:
-            dashboard.job(name)  # says it where there is none
+            with suppress(NoAnswerError):  # following outlasts that
+                dashboard.job(name)  # says it where there is none
             written = dashboard.get_job_logs(name)
             skip = len(written) - len("".join(written.splitlines(keepends=True)[-last_lines:]))
         job = follow(dashboard, name, show, skip=skip)
