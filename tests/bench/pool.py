@@ -3,7 +3,8 @@
     python tests/bench/pool.py RECIPE --runs DIR --json FILE --plot FILE
 
 The run DIR/NAME of the recipe must have finished its stage ``agent``. The learner is a stub that publishes the same heads after every
-update. Repeats are interleaved, ratios are of medians. Run it on an idle machine.
+update. Repeats are interleaved, ratios are of medians. Run it on an idle machine: what two plain processes reach side by side says how
+much of a second core there is.
 """
 
 import argparse
@@ -12,6 +13,8 @@ import shutil
 import statistics
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +40,7 @@ class Dreams:
         agent = restore_agent(checkpoint)
         self.heads = {k: v for k, v in agent.state_dict().items() if k.split(".")[0] in ("policy", "value")}
         self.dreamer = Dreamer(recipe, run, agent, device=recipe.cluster.replica_device)
+        self.processes = ProcessPoolExecutor(2, get_context("spawn"), _begin, (recipe, run))
         self.store = WeightStore.options(name=STORE).remote(str(run))
         self.transport = ObjectStoreTransport(self.store)
         self.replicas = [
@@ -52,6 +56,12 @@ class Dreams:
         begun = time.perf_counter()
         for call in range(self.calls):
             self.dreamer.dream(call, 0)
+        return (time.perf_counter() - begun) / self.calls
+
+    def side_by_side(self) -> float:
+        """Seconds of a call where two plain processes share the calls, without Ray."""
+        begun = time.perf_counter()
+        list(self.processes.map(_dream, [range(0, self.calls, 2), range(1, self.calls, 2)]))
         return (time.perf_counter() - begun) / self.calls
 
     def pooled(self, replicas: int) -> float:
@@ -97,6 +107,21 @@ class Dreams:
         begun = time.perf_counter()
         self.transport.publish(session, version, self.heads)
         self.publishing.append(time.perf_counter() - begun)
+
+
+def _begin(recipe, run: Path) -> None:
+    import torch
+
+    from dreamer_ray.stages import Dreamer, trained
+    from dreamer_ray.training.restore import restore_agent
+
+    torch.set_num_threads(1)
+    _dream.dreamer = Dreamer(recipe, run, restore_agent(trained(run, "agent")), device=recipe.cluster.replica_device)
+
+
+def _dream(calls: range) -> None:
+    for call in calls:
+        _dream.dreamer.dream(call, 0)
 
 
 def overheads(dreams: Dreams) -> dict[str, float]:
@@ -222,10 +247,11 @@ def measure(recipe, run: Path, *, repeats: int, calls: int) -> tuple[dict[str, l
     import ray
 
     dreams = Dreams(recipe, run, calls)
-    found: dict[str, list[float]] = {"alone": [], "one": [], "two": [], "publish to use": []}
-    dreams.alone(), dreams.pooled(2)
+    found: dict[str, list[float]] = {"alone": [], "side by side": [], "one": [], "two": [], "publish to use": []}
+    dreams.alone(), dreams.side_by_side(), dreams.pooled(2)
     for repeat in range(repeats):
         found["alone"].append(dreams.alone())
+        found["side by side"].append(dreams.side_by_side())
         found["one"].append(dreams.pooled(1))
         found["two"].append(dreams.pooled(2))
         found["publish to use"].append(dreams.publish_to_use())
@@ -233,6 +259,7 @@ def measure(recipe, run: Path, *, repeats: int, calls: int) -> tuple[dict[str, l
     medians = {name: statistics.median(values) for name, values in found.items()}
     service = overheads(dreams) | {"dream": medians["one"], "publish": statistics.median(dreams.publishing)}
     service["update"] = learner_seconds(recipe, run, dreams.dreamer.dream(0, 0))
+    dreams.processes.shutdown()
     for actor in [*dreams.replicas, dreams.store]:
         ray.kill(actor)
     rates = training(recipe, run, repeats=repeats)
@@ -289,6 +316,7 @@ def main() -> None:
         found, service, ratios = measure(recipe, run, repeats=options.repeats, calls=options.calls)
     for name, ratio in ratios.items():
         print(f"{name}: {ratio:.3f} (wanted at least {RATIOS[name]:.3f})")
+    print(f"two plain processes / one: {statistics.median(found['alone']) / statistics.median(found['side by side']):.3f}")
     used, call = statistics.median(found["publish to use"]), 2 * statistics.median(found["two"])
     print(f"publish to first use on both replicas: {used:.3f} s; their calls take {call:.3f} s each")
     print("seconds: " + "  ".join(f"{name} {value:.2g}" for name, value in service.items()))
