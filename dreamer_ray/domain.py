@@ -11,7 +11,7 @@ from dreamer_ray.data.recordings import RecordingsConfig
 from dreamer_ray.data.rows import ShardSchema
 from dreamer_ray.data.vpt_actions import KEYS as VPT_KEYS
 from dreamer_ray.data.vpt_actions import VPT_ACTIONS
-from dreamer_ray.envs.crafter import ACTION_SPACE, ACTIONS, LADDER, TASKS, CrafterConfig, CrafterWorlds
+from dreamer_ray.envs.crafter import ACTION_SPACE, ACTIONS, TASKS, CrafterConfig, CrafterWorlds
 from dreamer_ray.errors import UserError
 from dreamer_ray.evaluation.episodes import Worlds
 from dreamer_ray.evaluation.gymnasium_worlds import GymnasiumWorlds
@@ -79,16 +79,18 @@ def domain_of(recipe: Recipe, schema: ShardSchema | None = None) -> Domain:
 
 
 def _crafter(recipe: Recipe, world: CrafterConfig) -> Domain:
+    assert recipe.data.crafter is not None
+    ladder = recipe.data.crafter.ladder
     return Domain(
         action_space=ACTION_SPACE,
         tasks=TASKS,
-        ladder=LADDER,
+        ladder=ladder,
         frame_shape=recipe.data.frame_shape,
         tile=world.size // TILES_A_SIDE,
-        worlds=CrafterWorlds(world),
+        worlds=CrafterWorlds(world, ladder),
         choices={"action": ACTIONS},
         null_choices={"action": ACTIONS.index("noop")},
-        targets={"collect_wood": 0.6, "place_table": 0.2},
+        targets={task: share for task, share in {"collect_wood": 0.6, "place_table": 0.2}.items() if task in ladder},
     )
 
 

@@ -41,10 +41,9 @@ class Stage:
 
 def recipe_stages(recipe: Recipe) -> tuple[Stage, ...]:
     """The stages of a recipe in the order in which they are done."""
-    record, ladder = Stage("record", (), ("data",)), ()
+    below = "data.crafter" if recipe.data.recordings is None else "data.recordings"
+    record, ladder = Stage("record", (), ("data",), free=(f"{below}.ladder",)), (f"{below}.ladder",)
     if recipe.data.recordings is not None:
-        below = "data.recordings"
-        ladder = (f"{below}.ladder",)
         record = replace(record, free=tuple(f"{below}.{key}" for key in WITHOUT_EFFECT), kept="*.parquet")
     agent = (*(f"agent.{key}" for key in ("model", "finetuning", "batches", "fit")), *ladder)
     stages = [

@@ -98,6 +98,9 @@ class Annotations(Batch):
     """The prompt: index of the task."""
     relevant: Bool[Tensor, "b"]
     """Whether the clip was drawn because its task's event occurs in it (else drawn uniformly)."""
+    enrichment: Float[Tensor, "b"] | None = None
+    """How many times likelier a relevant draw gives the clip under its prompt than a uniform one; 0 where none of the task's events
+    would. None where clips are not drawn by a plan."""
 
 
 @dataclass(frozen=True)

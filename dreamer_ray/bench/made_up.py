@@ -28,6 +28,7 @@ def _notes(recipe: Recipe, rows: int, frames: int) -> Annotations:
         continues=torch.ones(rows, frames),
         task=torch.randint(0, max(1, len(domain.tasks)), (rows,)),
         relevant=torch.arange(rows) % 2 == 0,
+        enrichment=torch.ones(rows),
     )
 
 

@@ -81,6 +81,7 @@ class BatchPlan:
                         "lower the length of the stage's clips or record longer episodes"
                     )
         self.events = self._relevant_events(source) if config.relevant_fraction else {}
+        self.starts = {length: int(np.maximum(self.lengths - length + 1, 0).sum()) for length in self.counts}
         self.totals = {length: [int(counts[pool].sum()) for pool in self.pools] for length, counts in self.counts.items()}
         self._order = lru_cache(maxsize=4)(self._epoch)
 
@@ -123,12 +124,28 @@ class BatchPlan:
     def _relevant(self, length: int, rng: np.random.Generator) -> ClipRef:
         task = int(rng.choice(list(self.events)))
         episode, frame = self.events[task][int(rng.integers(len(self.events[task])))]
-        earliest = max(0, frame - length - self.config.lookahead + 1)
-        latest = min(frame - 1, int(self.lengths[episode]) - length)
+        earliest, latest = self._starts(int(episode), np.array(frame), length)
         return self._ref(int(episode), int(rng.integers(earliest, latest + 1)), length, task=task, relevant=True)
 
+    def _starts(self, episode: int, frames: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
+        """The first and the last frames at which relevant clips of events in ``frames`` may begin."""
+        earliest = np.maximum(0, frames - length - self.config.lookahead + 1)
+        return earliest, np.minimum(frames - 1, int(self.lengths[episode]) - length)
+
+    def _enrichment(self, episode: int, start: int, length: int, task: int) -> float:
+        """See ``Annotations.enrichment``."""
+        events = self.events.get(task)
+        if events is None:
+            return 0.0
+        first, last = np.searchsorted(events[:, 0], [episode, episode + 1])
+        earliest, latest = self._starts(episode, events[first:last, 1], length)
+        near = (earliest <= start) & (start <= latest)
+        relevant = float(np.sum(near / (latest - earliest + 1))) / len(events) / len(self.events)
+        return relevant * self.starts[length] * len(self.tasks)
+
     def _ref(self, episode: int, start: int, length: int, *, task: int, relevant: bool) -> ClipRef:
-        return ClipRef(episode, start, length, task, relevant, episode < self.labelled_episodes)
+        enrichment = self._enrichment(episode, start, length, task)
+        return ClipRef(episode, start, length, task, relevant, episode < self.labelled_episodes, enrichment)
 
     def _relevant_events(self, source: ShardSet) -> dict[int, np.ndarray]:
         episode, frame, task = source.event_frames()

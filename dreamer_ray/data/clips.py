@@ -23,6 +23,8 @@ class ClipRef:
     relevant: bool
     label: bool
     """Whether the actions may be used."""
+    enrichment: float = 0.0
+    """See ``Annotations.enrichment``."""
 
 
 def read_clip(source: ShardSet, refs: Sequence[ClipRef]) -> Clip | LatentClip:
@@ -36,6 +38,7 @@ def read_clip(source: ShardSet, refs: Sequence[ClipRef]) -> Clip | LatentClip:
         continues=_stack(rows.continues[_span(ref)] for rows, ref in parts),
         task=torch.tensor([ref.task for ref in refs]),
         relevant=torch.tensor([ref.relevant for ref in refs]),
+        enrichment=torch.tensor([ref.enrichment for ref in refs]),
     )
     return LatentClip(frames.float(), notes) if source.schema.codec == "float16" else Clip(frames, notes)
 

@@ -1,14 +1,15 @@
 """Recorded play of Crafter: which episodes there are, and one episode by the scripted player."""
 
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from dreamer_ray.config import Config
 from dreamer_ray.data.rows import Episode, ShardSchema
-from dreamer_ray.envs.crafter import ACTION_SPACE, TASKS, CrafterConfig, CrafterEnv, frame_shape
+from dreamer_ray.envs.crafter import ACTION_SPACE, LADDER, TASKS, CrafterConfig, CrafterEnv, frame_shape
 from dreamer_ray.envs.crafter_player import ScriptedPlayer
 
 HELDOUT_SEEDS = 500_000
@@ -31,7 +32,24 @@ class RecordConfig(Config):
     """Shares of random actions; episodes take them in turn, so that the data holds failures as well as successes."""
     skill: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field((1.0,), min_length=1)
     """Shares of its needs that the player notices at a step; episodes take them in turn, as they do ``noise``."""
+    attempts: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field((0.0,), min_length=1)
+    """Shares of steps at which the player tries an action that mostly fails there; episodes take them in turn.
+
+    A player that acts only where it succeeds shows no failure, and a reward head that learns from it pays whatever looks like a try.
+    """
+    ladder: tuple[str, ...] = Field(LADDER, min_length=1)
+    """The tasks that prompt in training and play, in the order in which they are to be achieved."""
     seed: int = Field(default=0, ge=0, lt=1000)
+
+    @model_validator(mode="after")
+    def _possible(self) -> "RecordConfig":
+        if max(self.noise) + max(self.attempts) > 1:
+            raise ValueError(f"noise of {max(self.noise):g} and attempts of {max(self.attempts):g} of the steps: more than all of them")
+        if unknown := [task for task in self.ladder if task not in TASKS]:
+            raise ValueError(f"ladder: {', '.join(unknown)} is no task of Crafter ({', '.join(TASKS)})")
+        if len(set(self.ladder)) < len(self.ladder):
+            raise ValueError("ladder: a task stands there twice")
+        return self
 
     def world(self) -> CrafterConfig:
         """The environment of every episode."""
@@ -47,16 +65,15 @@ class EpisodePlan:
     seed: int
     noise: float
     skill: float = 1.0
+    attempts: float = 0.0
 
 
 def episode_plan(config: RecordConfig) -> list[EpisodePlan]:
     """All episodes of the data set; no seed is shared between the splits."""
 
     def planned(split: Literal["train", "heldout"], count: int, first: int) -> list[EpisodePlan]:
-        return [
-            EpisodePlan(f"{split}-{i:06d}", split, first + i, config.noise[i % len(config.noise)], config.skill[i % len(config.skill)])
-            for i in range(count)
-        ]
+        shares = zip(cycle(config.noise), cycle(config.skill), cycle(config.attempts), strict=False)
+        return [EpisodePlan(f"{split}-{i:06d}", split, first + i, *each) for i, each in zip(range(count), shares, strict=False)]
 
     base = config.seed * SEEDS_A_SET
     return planned("train", config.episodes, base) + planned("heldout", config.holdout_episodes, base + HELDOUT_SEEDS)
@@ -71,7 +88,7 @@ def shard_schema(config: RecordConfig) -> ShardSchema:
 def record_episode(config: RecordConfig, plan: EpisodePlan) -> Episode:
     """Plays one episode to its end; the same plan gives the same episode in any process."""
     env = CrafterEnv(config.world())
-    player = ScriptedPlayer(np.random.default_rng(plan.seed), plan.noise, skill=plan.skill)
+    player = ScriptedPlayer(np.random.default_rng(plan.seed), plan.noise, skill=plan.skill, attempts=plan.attempts)
     frame, info = env.reset(seed=plan.seed)
     frames, events, actions, died, ended = [frame], [info["events"]], [], False, False
     while not ended:
@@ -83,5 +100,5 @@ def record_episode(config: RecordConfig, plan: EpisodePlan) -> Episode:
     continues = np.ones(len(frames), np.float32)
     continues[-1] = 0.0 if died else 1.0
     labelled = np.arange(len(frames)) < len(actions)
-    details: dict[str, float | int | str] = {"seed": plan.seed, "noise": plan.noise, "skill": plan.skill}
+    details: dict[str, float | int | str] = {"seed": plan.seed, "noise": plan.noise, "skill": plan.skill, "attempts": plan.attempts}
     return Episode(plan.name, np.stack(frames), {"action": np.array([*actions, 0])}, labelled, np.stack(events), continues, details)

@@ -89,6 +89,7 @@ def pack(batch: Clip | LatentClip) -> bytes:
     notes = batch.notes
     tensors = {f"actions.{name}": value for name, value in notes.actions.items()}
     tensors |= {name: getattr(notes, name) for name in ("labelled", "rewards", "continues", "task", "relevant")}
+    tensors |= {} if notes.enrichment is None else {"enrichment": notes.enrichment}
     tensors |= {"frames": batch.frames} if isinstance(batch, Clip) else {"latents": batch.latents}
     return pack_tensors({name: value.contiguous() for name, value in tensors.items()})
 

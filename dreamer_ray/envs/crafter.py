@@ -82,10 +82,10 @@ def frame_shape(config: CrafterConfig) -> tuple[int, int]:
     return config.size, config.size
 
 
-def ladder_prompt(achievements: dict[str, int]) -> int:
+def ladder_prompt(achievements: dict[str, int], ladder: Sequence[str] = LADDER) -> int:
     """Index into ``TASKS`` of the first task of the ladder that is not achieved yet; of the last one when all are."""
-    missing = [task for task in LADDER if not achievements[task]]
-    return TASKS.index(missing[0] if missing else LADDER[-1])
+    missing = [task for task in ladder if not achievements[task]]
+    return TASKS.index(missing[0] if missing else ladder[-1])
 
 
 class CrafterEnv(gymnasium.Env[np.ndarray, int]):
@@ -141,6 +141,7 @@ class CrafterWorlds:
     """Where agents are played: see ``evaluation.episodes.Worlds``."""
 
     config: CrafterConfig
+    ladder: tuple[str, ...] = LADDER
 
     def make(self) -> CrafterEnv:
         """A new environment, which has its world from the seed of ``reset``."""
@@ -148,4 +149,4 @@ class CrafterWorlds:
 
     def prompt(self, counts: Sequence[int]) -> int:
         """The lowest task of the ladder that was not achieved yet, where each of ``TASKS`` was so often."""
-        return ladder_prompt(dict(zip(TASKS, counts, strict=True)))
+        return ladder_prompt(dict(zip(TASKS, counts, strict=True)), self.ladder)

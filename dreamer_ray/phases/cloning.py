@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
@@ -16,7 +16,7 @@ from dreamer_ray.numerics import masked_mean
 from dreamer_ray.objectives.behavior import does_nothing, future, in_clip
 from dreamer_ray.objectives.shortcut_forcing import shortcut_forcing
 from dreamer_ray.phases.forcing import Forced, ForcingConfig, force, with_signal
-from dreamer_ray.types import LatentClip
+from dreamer_ray.types import Annotations, LatentClip
 
 
 class FinetuningConfig(ForcingConfig):
@@ -24,6 +24,13 @@ class FinetuningConfig(ForcingConfig):
 
     relevant_signal: Literal["sampled", "context"] = "sampled"
     """Signal of task-relevant rows: drawn as in pretraining (paper), or that at which the agent acts."""
+    context_fraction: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the uniform rows that have the signal at which the agent acts; their video does not train the dynamics."""
+    reward_rows: Literal["all", "natural"] = "all"
+    """What the reward and continue heads learn from: every row alike (paper), or each row by how often it comes.
+
+    Relevant rows all hold their event, so that a head that takes them as they are promises too much of whatever precedes one.
+    """
     dynamics_weight: float = Field(default=1.0, ge=0)
     policy_weight: float = Field(default=1.0, ge=0)
     reward_weight: float = Field(default=1.0, ge=0)
@@ -52,43 +59,79 @@ def cloning_terms(
     The policy learns from task-relevant rows only, the dynamics from uniform rows only (else it would become optimistic),
     reward and continue from both.
     """
-    dynamics = agent.dynamics
-    forced = _force(agent, batch, config, generator, progress)
+    dynamics, notes = agent.dynamics, batch.notes
+    acting = _acting_rows(notes, config, generator)
+    forced = _force(agent, batch, acting, config, generator=generator, progress=progress)
     target = forced.target(dynamics)
     prompt = agent.prompt(batch.notes.task, batch.latents.shape[1])
     prediction = dynamics(forced.noisy, forced.noising, replace(forced.conditioning, agent=prompt))
     assert prediction.states is not None
     video = shortcut_forcing(prediction.latents, target, forced.noising.tau(dynamics.config.k_max))
-    return {"shortcut": masked_mean(video, ~batch.notes.relevant.unsqueeze(1))} | head_terms(
-        agent, policy, batch, prediction.states, config
+    weights = natural_weights(notes, acting, config) if config.reward_rows == "natural" else None
+    return {"shortcut": masked_mean(video, ~(notes.relevant | acting).unsqueeze(1))} | head_terms(
+        agent, policy, batch, prediction.states, config, weights=weights
     )
 
 
 def head_terms(
-    agent: Agent, policy: PolicyHead, batch: LatentClip, states: Float[Tensor, "b t d"], config: FinetuningConfig
+    agent: Agent,
+    policy: PolicyHead,
+    batch: LatentClip,
+    states: Float[Tensor, "b t d"],
+    config: FinetuningConfig,
+    *,
+    weights: Float[Tensor, "b"] | None = None,
 ) -> dict[str, Tensor]:
-    """The terms of the heads on the agent states of ``batch`` (Dreamer 4, Eq. 9)."""
+    """The terms of the heads on the agent states of ``batch`` (Dreamer 4, Eq. 9).
+
+    ``weights`` are those of rows in the terms of reward and continue, which count alike without.
+    """
     notes, distances = batch.notes, policy.distances
+    rows = torch.ones(len(states), device=states.device) if weights is None else weights
     inside = in_clip(states.shape[1], distances, states.device)
     actions = {name: future(value, distances) for name, value in notes.actions.items()}
     known = future(notes.labelled, distances) & inside & notes.relevant[:, None, None]
-    weights = known.float()
+    cloned = known.float()
     if config.null_weight != 1:
-        weights = weights.where(~does_nothing(actions, config.null_choices), config.null_weight * weights)
+        cloned = cloned.where(~does_nothing(actions, config.null_choices), config.null_weight * cloned)
     log_prob = policy(states).log_prob(actions)
     reward = agent.reward(states).cross_entropy(future(notes.rewards, distances))
     going_on = F.binary_cross_entropy_with_logits(agent.continues(states).float(), notes.continues, reduction="none")
     return {
-        "policy": -masked_mean(log_prob, weights),
-        "reward": masked_mean(reward, inside.expand_as(reward)),
-        "continue": masked_mean(going_on),
+        "policy": -masked_mean(log_prob, cloned),
+        "reward": masked_mean(reward, inside * rows[:, None, None]),
+        "continue": masked_mean(going_on, rows[:, None]),
     }
 
 
-def _force(agent: Agent, batch: LatentClip, config: FinetuningConfig, generator: torch.Generator, progress: float) -> Forced:
+def natural_weights(notes: Annotations, acting: Bool[Tensor, "b"], config: FinetuningConfig) -> Float[Tensor, "b"]:
+    """Weights that undo the choice of relevant rows (importance sampling), among the rows at the signal of acting and among the others.
+
+    A row that uniform draws give with density 1 and relevant ones with its ``enrichment`` e stands for ``(u + r) / (u + r e)`` rows where
+    u and r are the shares of both: on average 1, as in batches without a choice.
+    """
+    assert notes.enrichment is not None
+    relevant = float(notes.relevant.float().mean())
+    uniform = torch.where(acting, config.context_fraction, 1 - config.context_fraction) * (1 - relevant)
+    chosen = torch.where(acting == (config.relevant_signal == "context"), relevant, 0.0)
+    return (uniform + chosen) / (uniform + chosen * notes.enrichment)
+
+
+def _acting_rows(notes: Annotations, config: FinetuningConfig, generator: torch.Generator) -> Bool[Tensor, "b"]:
+    """Which rows have the signal at which the agent acts."""
+    relevant = notes.relevant
+    acting = relevant & (config.relevant_signal == "context")
+    if config.context_fraction == 0:
+        return acting
+    return acting | ~relevant & (torch.rand(relevant.shape, generator=generator).to(relevant.device) < config.context_fraction)
+
+
+def _force(
+    agent: Agent, batch: LatentClip, acting: Bool[Tensor, "b"], config: FinetuningConfig, *, generator: torch.Generator, progress: float
+) -> Forced:
     dynamics = agent.dynamics
     forced = force(dynamics, batch, config, generator=generator, progress=progress)
-    if config.relevant_signal == "sampled":
+    if config.relevant_signal == "sampled" and config.context_fraction == 0:
         return forced
     noising = context_noising(dynamics, *batch.latents.shape[:2])
-    return with_signal(forced, batch.notes.relevant, noising, dynamics.config.k_max, generator)
+    return with_signal(forced, acting, noising, dynamics.config.k_max, generator)

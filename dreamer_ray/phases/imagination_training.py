@@ -104,20 +104,24 @@ def imagination_terms(
     *,
     progress: float,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The terms of ``WEIGHTS`` for the dreams of ``batch`` on agent ``states`` ``h_0 .. h_T``, and figures for the log."""
+    """The terms of ``WEIGHTS`` for the dreams of ``batch`` on agent ``states`` ``h_0 .. h_T``, and figures for the log.
+
+    Each step counts by the probability that the dream still went on then, the product of the continues before it (as in Dreamer 3).
+    """
     with torch.no_grad():
         values = value(states).mean
         returns = lambda_returns(batch.rewards, batch.continues, values, gamma=config.gamma, lam=config.lam)
         advantage = returns - values[:, :-1]
+        alive = torch.cat([torch.ones_like(batch.continues[:, :1]), batch.continues[:, :-1].cumprod(1)], 1)
     active, left = progress >= config.value_warmup, states[:, :-1]
     with torch.no_grad():
         before = prior.now(left)
     with torch.set_grad_enabled(active and torch.is_grad_enabled()):
         now = policy.now(left)
         kl = now.kl(before)
-        terms = pmpo(now.log_prob(batch.actions), advantage, kl, alpha=config.alpha, beta=config.beta)
+        terms = pmpo(now.log_prob(batch.actions), advantage, kl, alpha=config.alpha, beta=config.beta, weights=alive)
     terms = terms if active else {name: torch.zeros_like(term) for name, term in terms.items()}
-    terms["value"] = masked_mean(value(left).cross_entropy(returns))
+    terms["value"] = masked_mean(value(left).cross_entropy(returns), alive)
     figures = {
         "kl": kl.mean(),
         "entropy": now.entropy().mean(),

@@ -1,5 +1,6 @@
 """The plan of batches, and the counting set: every number is shown once an epoch, in the plan's order, to any number of workers."""
 
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -187,6 +188,30 @@ def test_tasks_are_drawn_equally_often_and_events_lie_anywhere(source):
     places = np.bincount(middle, minlength=4)
     assert places[0] == 0
     assert places[1:].min() > 0.25 * places[1:].sum()
+
+
+@pytest.mark.parametrize("lookahead", [0, 2])
+def test_enrichment_is_how_much_likelier_relevant_draws_give_a_clip(source, lookahead):
+    """Against counts: of many rows of both kinds, by clip and prompt."""
+    plan = plan_of(source, steps=20_000, length=6, lookahead=lookahead, batch_size=2, relevant_fraction=0.5)
+    starts = sum(length - 5 for length in LENGTHS)
+    rng, rows = np.random.default_rng(0), 20_000
+    drawn = Counter((ref.task, ref.episode, ref.start) for ref in (plan._relevant(6, rng) for _ in range(rows)))
+    for task in range(3):
+        for episode, length in enumerate(LENGTHS):
+            for start in range(length - 5):
+                found = plan._ref(episode, start, 6, task=task, relevant=False).enrichment
+                expected = found / (3 * starts)
+                assert abs(drawn[task, episode, start] / rows - expected) <= 5 * np.sqrt(expected / rows), (task, episode, start)
+
+
+def test_enrichment_comes_with_the_rows(source):
+    plan = plan_of(source, steps=30, length=6, relevant_fraction=0.5)
+    refs = [ref for step in range(30) for ref in plan.refs(step)]
+    assert all(ref.enrichment > 0 for ref in refs if ref.relevant)
+    assert any(ref.enrichment > 0 for ref in refs if not ref.relevant)
+    assert any(ref.enrichment == 0 for ref in refs if not ref.relevant)
+    assert load(source, plan, 0, rank=0, world=1).notes.enrichment.tolist() == pytest.approx([ref.enrichment for ref in plan.refs(0)])
 
 
 def test_rows_of_each_kind_alternate_so_that_every_rank_has_both(source):

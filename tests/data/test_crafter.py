@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from dreamer_ray.config_file import parse_config
 from dreamer_ray.data.crafter import EpisodePlan, RecordConfig, episode_plan, record_episode, shard_schema
-from dreamer_ray.envs.crafter import TASKS, CrafterEnv
+from dreamer_ray.envs.crafter import ACTIONS, TASKS, CrafterEnv
 from dreamer_ray.errors import UserError
 
 
@@ -28,7 +29,7 @@ def test_an_episode_keeps_the_contract(episode):
     assert episode.continues.dtype == np.float32
     assert (episode.continues == 1).all(), "the step limit is no death"
     assert not episode.events[0].any()
-    assert episode.info == {"seed": 3, "noise": 0.15, "skill": 1.0}
+    assert episode.info == {"seed": 3, "noise": 0.15, "skill": 1.0, "attempts": 0.0}
     assert shard_schema(config()).frame_shape == (72, 72)
 
 
@@ -74,3 +75,36 @@ def test_noise_is_a_share():
         parse_config(RecordConfig, {"episodes": 1, "holdout_episodes": 1, "noise": [1.5]}, "here")
     with pytest.raises(UserError, match="noise"):
         parse_config(RecordConfig, {"episodes": 1, "holdout_episodes": 1, "noise": []}, "here")
+
+
+def test_a_player_that_tries_much_fails_much():
+    """Nearly all that the hand does succeeds without attempts, and much of it fails with them."""
+
+    def succeeding(attempts):
+        info = EpisodePlan("train-000000", "train", 3, 0.0, attempts=attempts)
+        episode = record_episode(config(length=150), info)
+        assert episode.info["attempts"] == attempts
+        used = np.flatnonzero(episode.actions["action"][:-1] == ACTIONS.index("do"))
+        return float((episode.events[used + 1].sum(1) > 0).mean())
+
+    without, tried = succeeding(0.0), succeeding(0.5)
+    assert without > 1.3 * tried
+
+
+def test_shares_are_taken_in_turn():
+    plan = episode_plan(config(attempts=(0.0, 0.2, 0.4)))
+    assert [episode.attempts for episode in plan[:4]] == [0.0, 0.2, 0.4, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"noise": (0.7,), "attempts": (0.4,)}, "more than all of them"),
+        ({"ladder": ("collect_wood", "fly")}, "fly is no task of Crafter"),
+        ({"ladder": ("collect_wood", "collect_wood")}, "stands there twice"),
+        ({"ladder": ()}, "at least 1"),
+    ],
+)
+def test_what_cannot_be_recorded_is_refused(changes, words):
+    with pytest.raises(ValidationError, match=words):
+        config(**changes)

@@ -42,6 +42,20 @@ def test_each_set_has_its_own_mean():
     assert float(few["negative"]) == pytest.approx(float(many["negative"]))
 
 
+def test_weights_are_those_of_means():
+    """A step of weight 0 is as if it were not there, one of weight 2 as if it came twice."""
+    log_prob, advantage, kl = (
+        torch.tensor([-1.0, -2.0, -4.0, -3.0]),
+        torch.tensor([1.0, 2.0, -1.0, -2.0]),
+        torch.tensor([0.1, 0.2, 0.3, 0.4]),
+    )
+    weighted = pmpo(log_prob, advantage, kl, alpha=0.5, beta=0.3, weights=torch.tensor([1.0, 2.0, 1.0, 0.0]))
+    rows = torch.tensor([0, 1, 1, 2])
+    counted = pmpo(log_prob[rows], advantage[rows], kl[rows], alpha=0.5, beta=0.3)
+    for name, term in counted.items():
+        assert float(weighted[name]) == pytest.approx(float(term)), name
+
+
 @pytest.mark.parametrize(("advantage", "empty"), [([1.0, 2.0], "negative"), ([-1.0, -2.0], "positive")])
 def test_an_empty_set_contributes_zero(advantage, empty):
     log_prob = torch.tensor([-1.0, -2.0], requires_grad=True)

@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from dreamer_ray.imagination.sampler import context_noising
 from dreamer_ray.models.dynamics import Prediction
 from dreamer_ray.phases.agent_finetuning import AgentFinetuning
-from dreamer_ray.phases.cloning import FinetuningConfig, head_terms
+from dreamer_ray.phases.cloning import FinetuningConfig, head_terms, natural_weights
 from dreamer_ray.types import Binary, Categorical
 
 ROWS, FRAMES, L = 6, 7, 2
@@ -172,3 +173,47 @@ def test_actions_that_do_nothing_weigh_less_in_cloning_and_as_much_in_all_else(t
     assert found.pop("policy") == pytest.approx((weight * nulls * of_nulls + acts * of_acts) / (weight * nulls + acts), rel=1e-4)
     assert of_nulls != pytest.approx(of_acts, rel=0.01)
     assert found == {name: value for name, value in losses(everything).items() if name != "policy"}
+
+
+NATURAL = FinetuningConfig(image_fraction=0.0, reward_rows="natural", context_fraction=0.5, relevant_signal="context")
+
+
+@pytest.mark.parametrize("signal", ["sampled", "context"])
+def test_natural_weights_give_the_means_of_uniform_rows(tiny, signal):
+    """Two kinds of clips, one of which relevant draws prefer: weighted means of a batch with both are those of uniform rows alone."""
+    config, generator, rows = NATURAL.model_copy(update={"relevant_signal": signal}), tiny.generator(), 200_000
+    rare, enrichment = 0.1, 10.0  # all relevant rows are of the rare kind
+    relevant = torch.rand(rows, generator=generator) < 0.4
+    kind = relevant | (torch.rand(rows, generator=generator) < rare)
+    acting = torch.where(relevant, signal == "context", torch.rand(rows, generator=generator) < config.context_fraction)
+    notes = replace(tiny.clip(1, 2).notes, relevant=relevant, enrichment=enrichment * kind)
+    weights = natural_weights(notes, acting, config)
+    for among in (acting, ~acting):
+        assert float((weights * kind)[among].sum() / weights[among].sum()) == pytest.approx(rare, rel=0.03)
+        assert float(weights[among].mean()) == pytest.approx(1, rel=0.03)
+
+
+def test_rows_that_stand_for_more_weigh_more_in_reward_and_continue_alone(tiny, agent):
+    batch = tiny.clip(ROWS, FRAMES)
+    some = replace(batch, notes=replace(batch.notes, enrichment=torch.tensor([0.0, 0.0, 3.0, 1.0, 0.5, 2.0])))
+    other = replace(batch, notes=replace(batch.notes, enrichment=torch.tensor([0.0, 0.0, 9.0, 1.0, 0.5, 2.0])))
+    one, two = (_metrics(agent, each, tiny, NATURAL) for each in (some, other))
+    assert {name for name in one if one[name] != two[name]} >= {"reward", "continue"}
+    assert all(one[name] == two[name] for name in ("shortcut", "policy"))
+
+
+def test_uniform_rows_may_be_seen_as_the_agent_sees_when_it_acts(tiny, agent, monkeypatch):
+    """They then teach the heads at that signal, and the dynamics nothing."""
+    batch, seen = tiny.clip(64, FRAMES), []
+    forward = agent.dynamics.forward
+    monkeypatch.setattr(agent.dynamics, "forward", lambda noisy, noising, told: seen.append(noising) or forward(noisy, noising, told))
+    config = FinetuningConfig(image_fraction=0.0, bootstrap_fraction=0.0, context_fraction=0.5)
+    AgentFinetuning(agent, config)(batch, generator=tiny.generator(), progress=1.0)
+    level = context_noising(agent.dynamics, 1, FRAMES).signal
+    acting = (seen[0].signal == level).all(1)
+    assert not acting[batch.notes.relevant].any()
+    assert 6 <= int(acting.sum()) <= 26
+    row = int(acting.nonzero()[0])
+    before, after = (_metrics(agent, b, tiny, config) for b in (batch, _with(batch, row, FRAMES - 1, part="latents", tiny=tiny)))
+    assert before["shortcut"] == after["shortcut"]
+    assert before["reward"] != after["reward"]

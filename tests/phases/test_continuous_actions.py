@@ -39,7 +39,7 @@ def reached(agent):
 
 def improved(agent, *, beta: float, steps: int):
     """The policy after updates on dreams in which an action near the right one of its state is rewarded, and the KL to the prior."""
-    phase = ImaginationTraining(agent, ImaginationLossConfig(beta=beta))
+    phase = ImaginationTraining(agent, ImaginationLossConfig(beta=beta, gamma=1e-30))
     optimizer = torch.optim.Adam([p for p in phase.parameters() if p.requires_grad], 0.01)
     generator = torch.Generator().manual_seed(0)
     for _ in range(steps):
@@ -47,7 +47,7 @@ def improved(agent, *, beta: float, steps: int):
         with torch.no_grad():
             actions = agent.policy.now(states(which[:, :-1])).sample(torch.rand(ROWS, LENGTH, 2, generator=generator))
         rewards = (-((actions["arm"] - RIGHT[which[:, :-1]]) ** 2).sum(-1)).exp()
-        batch = Trajectory(states(which), actions, rewards, torch.zeros(ROWS, LENGTH), torch.zeros(ROWS, dtype=torch.long), 0)
+        batch = Trajectory(states(which), actions, rewards, torch.ones(ROWS, LENGTH), torch.zeros(ROWS, dtype=torch.long), 0)
         loss = phase(batch, generator=generator, progress=0.5)
         optimizer.zero_grad()
         loss.total.backward()

@@ -1,6 +1,7 @@
 """Policy and value on hand-made trajectories: a bandit that needs every time index right, the prior, the warm-up."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -84,6 +85,15 @@ def _batch(agent, seed=0):
     return _episodes(agent, torch.randn(CHOICES, 16), torch.Generator().manual_seed(seed), continues=0.9)
 
 
+def _alive(batch):
+    """The chance that a dream still goes on, step by step."""
+    return torch.stack([batch.continues[:, :t].prod(1) for t in range(LENGTH)], 1)
+
+
+def _mean(values, weights):
+    return float((values * weights).sum() / weights.sum())
+
+
 def test_the_kl_is_zero_at_the_prior_and_points_away_from_it(tiny):
     agent = tiny.agent(space=SPACE)
     phase = ImaginationTraining(agent, ImaginationLossConfig(beta=0.3))
@@ -94,7 +104,7 @@ def test_the_kl_is_zero_at_the_prior_and_points_away_from_it(tiny):
         agent.policy.net.output.weight.add_(torch.randn_like(agent.policy.net.output.weight))
     found = phase(batch, generator=tiny.generator(), progress=0.5).metrics["prior"]
     now, then = (p.now(batch.states[:, :-1]).components["action"].logits for p in (agent.policy, before))
-    expected = 0.3 * (now.exp() * (now - then)).sum(-1).mean().detach()
+    expected = 0.3 * _mean((now.exp() * (now - then)).sum(-1).detach(), _alive(batch))
     assert float(found) == pytest.approx(float(expected), rel=1e-4)
     assert float(expected) > 0.01
 
@@ -115,10 +125,24 @@ def test_the_terms_are_those_of_lambda_returns_and_pmpo_on_matching_states(tiny)
         good = advantage >= 0
         found = phase(batch, generator=tiny.generator(), progress=0.5).metrics
     assert 0.1 < float(good.float().mean()) < 0.9
-    assert float(found["positive"]) == pytest.approx(-0.3 * float(log_prob[good].mean()), rel=1e-4)
-    assert float(found["negative"]) == pytest.approx(0.7 * float(log_prob[~good].mean()), rel=1e-4)
-    assert float(found["value"]) == pytest.approx(float(surprise.mean()), rel=1e-4)
+    assert float(found["positive"]) == pytest.approx(-0.3 * _mean(log_prob, good * _alive(batch)), rel=1e-4)
+    assert float(found["negative"]) == pytest.approx(0.7 * _mean(log_prob, ~good * _alive(batch)), rel=1e-4)
+    assert float(found["value"]) == pytest.approx(_mean(surprise, _alive(batch)), rel=1e-4)
     assert float(found["positive_share"]) == pytest.approx(float(good.float().mean()))
+
+
+def test_what_is_dreamed_behind_an_end_teaches_nothing(tiny):
+    agent = tiny.agent(space=SPACE)
+    phase, batch = ImaginationTraining(agent, ImaginationLossConfig()), _batch(agent)
+    ended = batch.continues.clone()
+    ended[:, 1] = 0
+    states, rewards = batch.states.clone(), batch.rewards.clone()
+    states[:, 2:], rewards[:, 2:] = torch.randn_like(states[:, 2:]), 5.0
+    one, two = (replace(batch, continues=ended, states=s, rewards=r) for s, r in ((batch.states, batch.rewards), (states, rewards)))
+    one, two = (phase(each, generator=tiny.generator(), progress=0.5).metrics for each in (one, two))
+    assert {name: float(one[name]) for name in ("value", "positive", "negative", "prior")} == pytest.approx(
+        {name: float(two[name]) for name in ("value", "positive", "negative", "prior")}
+    )
 
 
 def test_only_policy_and_value_are_trained(tiny):

@@ -131,13 +131,13 @@ def test_what_is_published_makes_another_agent_the_same(tiny):
 def test_a_reward_for_one_action_makes_the_whole_agent_prefer_it(tiny):
     space = {"action": Categorical(size=4)}
     agent = tiny.agent(space=space, heads={"bins": 41})
-    phase = _phase(agent, beta=0.05, lam=0.0)
+    phase = _phase(agent, beta=0.05, gamma=1e-30)
     optimizer = torch.optim.Adam(phase.parameters(), 3e-3)
     shares = []
     for step in range(30):
         dreamed = _dreamed(tiny, agent, seed=step % 4)
         chosen = dreamed.actions["action"] == 2
-        dreamed = replace(dreamed, rewards=chosen.float(), continues=torch.zeros_like(dreamed.continues))
+        dreamed = replace(dreamed, rewards=chosen.float(), continues=torch.ones_like(dreamed.continues))
         optimizer.zero_grad()
         phase(Rehearsal(dreamed, tiny.clip(4, 7, seed=step, space=space)), generator=tiny.generator(step), progress=0.5).total.backward()
         optimizer.step()
