@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 
+from dreamer_ray.objectives.returns import lambda_returns
 from dreamer_ray.phases.imagination_training import ImaginationLossConfig, ImaginationTraining
 from dreamer_ray.types import Categorical, Trajectory
 
@@ -119,6 +120,33 @@ def test_the_terms_are_those_of_lambda_returns_and_pmpo_on_matching_states(tiny)
     assert float(found["negative"]) == pytest.approx(0.7 * float(log_prob[~good].mean()), rel=1e-4)
     assert float(found["value"]) == pytest.approx(float(surprise.mean()), rel=1e-4)
     assert float(found["positive_share"]) == pytest.approx(float(good.float().mean()))
+
+
+def test_a_slow_value_stands_in_the_returns_and_follows_the_value(tiny):
+    agent = tiny.agent(space=SPACE)
+    plain, slow = (
+        ImaginationTraining(copy.deepcopy(agent), ImaginationLossConfig(gamma=0.9, lam=0.5, slow_value=decay)) for decay in (None, 0.75)
+    )
+    batch, first = _batch(agent), copy.deepcopy(agent.value)
+
+    def found(phase):
+        return phase(batch, generator=tiny.generator(), progress=0.5).metrics
+
+    assert plain.slow is None
+    assert {name: float(value) for name, value in found(slow).items()} == {name: float(value) for name, value in found(plain).items()}
+    with torch.no_grad():
+        slow.value.net.output.weight.add_(torch.randn_like(slow.value.net.output.weight))
+        values = first(batch.states).mean
+        expected = lambda_returns(batch.rewards, batch.continues, values, gamma=0.9, lam=0.5)
+        surprise = slow.value(batch.states[:, :-1]).cross_entropy(expected).mean()
+    assert float(found(slow)["value"]) == pytest.approx(float(surprise), rel=1e-4)
+    assert float(found(slow)["positive_share"]) == pytest.approx(float((expected >= values[:, :-1]).float().mean()))
+    slow.updated()
+    for name, value in slow.slow.named_parameters():
+        assert torch.allclose(value, 0.75 * first.get_parameter(name) + 0.25 * slow.value.get_parameter(name), atol=1e-6), name
+        assert not value.requires_grad
+    assert float((found(slow)["value"] - surprise).abs()) > 1e-4
+    assert set(slow.published()) == set(plain.published()), "who dreams needs none of it"
 
 
 def test_only_policy_and_value_are_trained(tiny):
