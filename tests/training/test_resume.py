@@ -77,7 +77,9 @@ PHASES = {
         lambda _, step: _trajectory(step),
     ),
     "whole imagination": (
-        lambda tiny: WholeImaginationTraining(tiny.agent(), ImaginationLossConfig(value_warmup=0.3), FinetuningConfig()),
+        lambda tiny: WholeImaginationTraining(
+            tiny.agent(), ImaginationLossConfig(value_warmup=0.3, slow_value=0.9), FinetuningConfig(teacher="ema")
+        ),
         lambda tiny, step: Rehearsal(replace(_trajectory(step), frames=tiny.clip(3, 7, seed=step)), tiny.clip(4, 5, seed=step)),
     ),
 }
@@ -132,7 +134,7 @@ def test_a_run_by_muon_cut_and_resumed_is_the_uninterrupted_run(tiny, tmp_path):
     assert _fit(tiny, "dynamics", tmp_path / "adamw")[1].checksums != whole.checksums
 
 
-@pytest.mark.parametrize("name", ["dynamics taught by its average", "imagination with a slow value"])
+@pytest.mark.parametrize("name", ["dynamics taught by its average", "imagination with a slow value", "whole imagination"])
 def test_what_follows_the_weights_is_not_what_it_was_in_the_beginning(tiny, tmp_path, name):
     make, _ = PHASES[name]
     phase, done = _fit(tiny, name, tmp_path)
@@ -142,7 +144,8 @@ def test_what_follows_the_weights_is_not_what_it_was_in_the_beginning(tiny, tmp_
         assert all(torch.equal(value, kept[key]) for key, value in phase.average.items())
         assert not torch.equal(kept["dynamics.predict.weight"], phase.dynamics.predict.weight)
     else:
-        first, last, slow = (value.net.output.weight.detach() for value in (make(tiny).value, phase.value, phase.slow))
+        heads = [getattr(found, "agent", found).value for found in (make(tiny), phase)]
+        first, last, slow = (head.net.output.weight.detach() for head in (*heads, phase.slow))
         assert torch.equal(done.read("weights")["slow.net.output.weight"], slow)
         assert 0 < float((slow - first).norm()) < float((last - first).norm())
 
