@@ -226,6 +226,36 @@ class Recipe(Config):
         return self
 
     @model_validator(mode="after")
+    def _teachers_have_an_average(self) -> "Recipe":
+        forced: list[tuple[str, ForcingConfig, str, FitConfig]] = [
+            ("dynamics.forcing", self.dynamics.forcing, "dynamics", self.dynamics.fit)
+        ]
+        if self.agent is not None:
+            forced.append(("agent.finetuning", self.agent.finetuning, "agent", self.agent.fit))
+            if self.imagination is not None and self.imagination.finetune == "all":
+                forced.append(("agent.finetuning", self.agent.finetuning, "imagination", self.imagination.fit))
+        for key, forcing, stage, fit in forced:
+            if forcing.teacher == "ema" and not fit.ema:
+                raise ValueError(f"{key}.teacher = ema, and {stage}.fit.ema = 0 keeps no average: raise it, or take teacher = self")
+            if forcing.teacher == "ema" and self.cluster.tuning.sharded:
+                raise ValueError(f"{key}.teacher = ema with cluster.tuning.sharded = true is not supported: set one of them back")
+        return self
+
+    @model_validator(mode="after")
+    def _muon_has_whole_matrices(self) -> "Recipe":
+        fits = {name: section.fit for name, section in self.supervised.items()}
+        if self.imagination is not None:
+            fits["imagination"] = self.imagination.fit
+        for name in (name for name, fit in fits.items() if fit.optimizer.kind == "muon"):
+            if self.cluster.tuning.sharded:
+                raise ValueError(
+                    f"{name}.fit.optimizer.kind = muon with cluster.tuning.sharded = true is not supported: set one of them back"
+                )
+            if name == "imagination" and self.imagination is not None and self.imagination.finetune == "heads":
+                raise ValueError("imagination.fit.optimizer.kind = muon moves transformers, but imagination.finetune = heads: use adamw")
+        return self
+
+    @model_validator(mode="after")
     def _dreams_can_be_shared(self) -> "Recipe":
         if self.imagination is None or self.agent is None:
             return self

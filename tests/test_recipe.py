@@ -70,11 +70,18 @@ def test_every_value_of_the_papers_recipe_says_whether_it_is_the_papers():
         ("cluster.weight_transport=nccl", ("cluster", "weight_transport = nccl", "gpus_per_learner = 0", "gpus_per_replica = 0")),
         ("agent.batches.relevant_fraction=0.05", ("agent", "relevant_fraction = 0.05", "batch_size = 16", "task-relevant")),
         ("imagination.dreams_per_call=5", ("dreams_per_call = 5", "batch_size = 32")),
+        ("dynamics.forcing.teacher=ema and dynamics.fit.ema=0", ("dynamics.forcing.teacher = ema", "dynamics.fit.ema = 0")),
+        ("agent.finetuning.teacher=ema and agent.fit.ema=0", ("agent.finetuning.teacher = ema", "agent.fit.ema = 0")),
+        ("agent.finetuning.teacher=ema and imagination.finetune=all", ("agent.finetuning.teacher = ema", "imagination.fit.ema = 0")),
+        ("dynamics.forcing.teacher=ema and cluster.tuning.sharded=true", ("dynamics.forcing.teacher = ema", "sharded = true")),
+        ("tokenizer.fit.optimizer.kind=muon and cluster.tuning.sharded=true", ("tokenizer.fit.optimizer.kind = muon", "sharded = true")),
+        ("imagination.fit.optimizer.kind=muon", ("imagination.fit.optimizer.kind = muon", "finetune = heads")),
+        ("imagination.loss.slow_value=1.0", ("imagination.loss.slow_value",)),
     ],
 )
 def test_sections_that_do_not_fit_each_other_are_refused(override, words):
     with pytest.raises(UserError) as refusal:
-        load_config(Recipe, TOY, [override])
+        load_config(Recipe, TOY, override.split(" and "))
     assert all(word in str(refusal.value) for word in words), refusal.value
 
 

@@ -35,6 +35,7 @@ def training_rates(recipe: Recipe, *, seconds: float, device: str) -> Iterator[R
 
 def _training_rate(name: str, phase: Phase, batch: Clip | LatentClip, config: OptimizerConfig, tuning: Tuning, seconds: float) -> Rate:
     optimizer, generator = make_optimizer(phase, config), torch.Generator().manual_seed(0)
+    phase.average = {name: p.detach() for name, p in phase.named_parameters()}
 
     def forward() -> Tensor:
         with tuning.autocast(batch.notes.labelled.device):

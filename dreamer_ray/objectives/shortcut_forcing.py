@@ -1,9 +1,10 @@
-"""Shortcut forcing (Dreamer 4, Eqs. 4 and 6-8): per-frame noise and step sizes, x-space flow and bootstrap targets, ramp weight.
+"""Shortcut forcing (Dreamer 4, Eqs. 4 and 6-8): per-frame noise and step sizes, x-space flow and bootstrap targets, weights.
 
 tau = 0 is noise and tau = 1 is data. Signal levels are integers in units of 1 / k_max, step sizes exponents with d = 2^-exponent.
 """
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -11,6 +12,11 @@ from torch import Tensor
 
 Predictor = Callable[[Tensor, Tensor, Tensor], Tensor]
 """``f(z~ [b t l c], signal [b t], exponent [b t]) -> z1^ [b t l c]`` with everything else fixed."""
+
+Weighting = Literal["ramp", "velocity"]
+
+NEAREST = 0.05
+"""Least ``1 - tau`` that a weight is divided by, as in JiT's code (Li and He 2025, arXiv 2511.13720)."""
 
 
 def draw_noising(
@@ -64,8 +70,14 @@ def ramp_weight(tau: Float[Tensor, "b t"]) -> Float[Tensor, "b t"]:
     return 0.9 * tau + 0.1
 
 
+def velocity_weight(tau: Float[Tensor, "b t"]) -> Float[Tensor, "b t"]:
+    """``1 / max(1 - tau, 0.05)^2``: the error of ``(z1^ - z~) / (1 - tau)`` for that of ``z1^`` (Open Dreamer, in place of the ramp)."""
+    return (1 - tau).clamp(min=NEAREST).square().reciprocal()
+
+
 def shortcut_forcing(
-    prediction: Float[Tensor, "b t l c"], target: Float[Tensor, "b t l c"], tau: Float[Tensor, "b t"]
+    prediction: Float[Tensor, "b t l c"], target: Float[Tensor, "b t l c"], tau: Float[Tensor, "b t"], weighting: Weighting = "ramp"
 ) -> Float[Tensor, "b t"]:
     """``w(tau) || z1^ - target ||^2``, averaged over the numbers of a frame (Eqs. 7 and 8)."""
-    return ramp_weight(tau) * (prediction.float() - target).square().mean((-1, -2))
+    weight = {"ramp": ramp_weight, "velocity": velocity_weight}[weighting](tau)
+    return weight * (prediction.float() - target).square().mean((-1, -2))

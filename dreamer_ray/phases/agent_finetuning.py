@@ -18,4 +18,5 @@ class AgentFinetuning(Phase):
 
     def forward(self, batch: LatentClip, *, generator: torch.Generator, progress: float) -> Loss:
         agent = self.agent
-        return self.weigh(cloning_terms(agent, agent.policy, batch, self.config, generator=generator, progress=progress))
+        terms = cloning_terms(agent, agent.policy, batch, self.config, average=self.average, generator=generator, progress=progress)
+        return self.weigh(terms)

@@ -1,5 +1,6 @@
 """What agent finetuning and imagination training of all weights share: the terms of Eq. 9 on recorded clips."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal
 
@@ -15,7 +16,7 @@ from dreamer_ray.models.heads import PolicyHead
 from dreamer_ray.numerics import masked_mean
 from dreamer_ray.objectives.behavior import does_nothing, future, in_clip
 from dreamer_ray.objectives.shortcut_forcing import shortcut_forcing
-from dreamer_ray.phases.forcing import Forced, ForcingConfig, force, with_signal
+from dreamer_ray.phases.forcing import Forced, ForcingConfig, force, teacher_weights, with_signal
 from dreamer_ray.types import Annotations, LatentClip
 
 
@@ -52,21 +53,28 @@ class FinetuningConfig(ForcingConfig):
 
 
 def cloning_terms(
-    agent: Agent, policy: PolicyHead, batch: LatentClip, config: FinetuningConfig, *, generator: torch.Generator, progress: float
+    agent: Agent,
+    policy: PolicyHead,
+    batch: LatentClip,
+    config: FinetuningConfig,
+    *,
+    average: Mapping[str, Tensor],
+    generator: torch.Generator,
+    progress: float,
 ) -> dict[str, Tensor]:
     """The four terms of ``FinetuningConfig.weights`` for ``agent`` and a ``policy`` that clones on its states.
 
     The policy learns from task-relevant rows only, the dynamics from uniform rows only (else it would become optimistic),
-    reward and continue from both.
+    reward and continue from both. ``average`` has moving averages of weights by name, those of ``agent`` beginning with ``agent.``.
     """
     dynamics, notes = agent.dynamics, batch.notes
     acting = _acting_rows(notes, config, generator)
     forced = _force(agent, batch, acting, config, generator=generator, progress=progress)
-    target = forced.target(dynamics)
+    target = forced.target(dynamics, teacher_weights(config, average, "agent.dynamics."))
     prompt = agent.prompt(batch.notes.task, batch.latents.shape[1])
     prediction = dynamics(forced.noisy, forced.noising, replace(forced.conditioning, agent=prompt))
     assert prediction.states is not None
-    video = shortcut_forcing(prediction.latents, target, forced.noising.tau(dynamics.config.k_max))
+    video = shortcut_forcing(prediction.latents, target, forced.noising.tau(dynamics.config.k_max), config.weighting)
     weights = natural_weights(notes, acting, config) if config.reward_rows == "natural" else None
     return {"shortcut": masked_mean(video, ~(notes.relevant | acting).unsqueeze(1))} | head_terms(
         agent, policy, batch, prediction.states, config, weights=weights

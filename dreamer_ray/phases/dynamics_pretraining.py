@@ -5,7 +5,7 @@ import torch
 from dreamer_ray.models.dynamics import Dynamics
 from dreamer_ray.numerics import masked_mean
 from dreamer_ray.objectives.shortcut_forcing import shortcut_forcing
-from dreamer_ray.phases.forcing import ForcingConfig, force
+from dreamer_ray.phases.forcing import ForcingConfig, force, teacher_weights
 from dreamer_ray.phases.phase import Phase
 from dreamer_ray.types import LatentClip, Loss
 
@@ -19,10 +19,10 @@ class DynamicsPretraining(Phase):
 
     def forward(self, batch: LatentClip, *, generator: torch.Generator, progress: float) -> Loss:
         forced = force(self.dynamics, batch, self.config, generator=generator, progress=progress)
-        target = forced.target(self.dynamics)
+        target = forced.target(self.dynamics, teacher_weights(self.config, self.average, "dynamics."))
         prediction = self.dynamics(forced.noisy, forced.noising, forced.conditioning).latents
         tau = forced.noising.tau(self.dynamics.config.k_max)
         return self.weigh(
-            {"shortcut": masked_mean(shortcut_forcing(prediction, target, tau))},
+            {"shortcut": masked_mean(shortcut_forcing(prediction, target, tau, self.config.weighting))},
             clean_mse=(prediction.detach() - forced.clean).square().mean(),
         )

@@ -1,22 +1,27 @@
 """What dynamics pretraining and agent finetuning share: noisy sequences and their targets for shortcut forcing."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor
+from torch.func import functional_call
 
 from dreamer_ray.config import Config
+from dreamer_ray.errors import UserError
 from dreamer_ray.models.actions import previous_actions
 from dreamer_ray.models.dynamics import Conditioning, Dynamics, Noising
 from dreamer_ray.numerics import world_size
-from dreamer_ray.objectives.shortcut_forcing import bootstrap_target, corrupt, draw_noising
+from dreamer_ray.objectives.optimal_transport import optimal_pairing
+from dreamer_ray.objectives.shortcut_forcing import Weighting, bootstrap_target, corrupt, draw_noising
 from dreamer_ray.types import LatentClip
 
 
 class ForcingConfig(Config):
-    """How batches are noised."""
+    """How batches are noised, by whom coarse steps are taught, and what errors weigh."""
 
     bootstrap_fraction: float = Field(default=0.25, ge=0, le=1)
     """Share of rows whose frames draw coarse steps; the others are at d_min."""
@@ -24,6 +29,24 @@ class ForcingConfig(Config):
     """Share of the steps that is flow only."""
     image_fraction: float = Field(default=0.3, ge=0, le=1)
     """Share of rows treated as separate pictures."""
+    weighting: Weighting = "ramp"
+    """Of a frame's error by its signal: ``0.9 tau + 0.1`` (paper), or as if velocities were compared, ``1 / (1 - tau)^2``."""
+    pairing: Literal["independent", "optimal_transport"] = "independent"
+    """Which noise goes to which row: any (paper), or all as near to their latents as can be."""
+    teacher: Literal["self", "ema"] = "self"
+    """Whose two half steps are the target of a coarse one: those of the weights (paper), or of their moving average (``fit.ema``)."""
+
+
+def teacher_weights(config: ForcingConfig, average: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor] | None:
+    """The weights of the teacher: None for those of the dynamics itself, else those in ``average`` whose names begin with ``prefix``.
+
+    Raises ``UserError`` where an average is wanted and none is kept.
+    """
+    if config.teacher == "self":
+        return None
+    if not average:
+        raise UserError("forcing.teacher = ema: no moving average is at hand; set fit.ema above 0 and cluster.tuning.sharded = false")
+    return {name.removeprefix(prefix): value for name, value in average.items() if name.startswith(prefix)}
 
 
 @dataclass(frozen=True)
@@ -38,10 +61,11 @@ class Forced:
     led: bool = True
     """Whether there are bootstrap rows at this step, perhaps on other ranks only."""
 
-    def target(self, dynamics: Dynamics) -> Float[Tensor, "b t l c"]:
+    def target(self, dynamics: Dynamics, teacher: dict[str, Tensor] | None = None) -> Float[Tensor, "b t l c"]:
         """Clean latents for frames at d_min; for coarser frames of bootstrap rows where two half steps of ``dynamics`` lead.
 
-        A rank without such rows passes as often as the others, who may wait for its share of the weights.
+        These are made with the weights ``teacher`` in the place of those of the same name. A rank without such rows passes as often
+        as the others, who may wait for its share of the weights.
         """
         rows = self.bootstrap.nonzero().squeeze(1)
         if len(rows) == 0 and self.led and world_size() > 1:
@@ -51,7 +75,8 @@ class Forced:
         noising, conditioning = self.noising.rows(rows), self.conditioning.rows(rows)
 
         def predict(noisy: Tensor, signal: Tensor, exponent: Tensor) -> Tensor:
-            return dynamics(noisy, Noising(signal, exponent), conditioning).latents
+            given = noisy, Noising(signal, exponent), conditioning
+            return (dynamics(*given) if teacher is None else functional_call(dynamics, teacher, given)).latents
 
         led = bootstrap_target(predict, self.noisy[rows], noising.signal, noising.exponent, dynamics.config.k_max)
         stays = (noising.exponent == dynamics.config.finest) | ~self.bootstrap[rows].unsqueeze(1)
@@ -68,6 +93,8 @@ def force(dynamics: Dynamics, batch: LatentClip, config: ForcingConfig, *, gener
     signal, exponent = draw_noising(rows, frames, dynamics.config.k_max, bootstrap=bootstrap, generator=generator)
     noising = Noising(signal.to(device), exponent.to(device))
     noise = torch.randn(clean.shape, generator=generator).to(device)
+    if config.pairing == "optimal_transport":
+        noise = optimal_pairing(noise, clean)
     noisy = corrupt(clean, noise, noising.tau(dynamics.config.k_max))
     images = images.to(device)
     actions, labelled = previous_actions(batch.notes.actions, batch.notes.labelled)

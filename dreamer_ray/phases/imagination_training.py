@@ -31,6 +31,18 @@ class ImaginationLossConfig(Config):
     beta: float = Field(default=0.3, ge=0)
     value_warmup: float = Field(default=0.0, ge=0, lt=1)
     """Share of the updates in which only the value head learns from dreams."""
+    slow_value: float | None = Field(default=None, ge=0, lt=1)
+    """Decay of a moving average of the value head, from which returns and advantages then take their values (DreamerV3: 0.98)."""
+
+
+@dataclass(frozen=True)
+class Heads:
+    """The heads of imagination training; ``slow`` is the average of ``value`` that gives the values of the returns, if there is one."""
+
+    policy: PolicyHead
+    value: ValueHead
+    prior: PolicyHead
+    slow: ValueHead | None = None
 
 
 @dataclass(frozen=True)
@@ -50,10 +62,16 @@ class ImaginationTraining(Phase):
         self.prior = copy.deepcopy(agent.policy).requires_grad_(False)
         self.policy.requires_grad_(True)
         self.value.requires_grad_(True)
+        self.slow = slow_value(self.value, config)
 
     def forward(self, batch: Trajectory, *, generator: torch.Generator, progress: float) -> Loss:
-        terms, figures = imagination_terms(self.policy, self.value, self.prior, batch.states, batch, self.config, progress=progress)
+        heads = Heads(self.policy, self.value, self.prior, self.slow)
+        terms, figures = imagination_terms(heads, batch.states, batch, self.config, progress=progress)
         return self.weigh(terms, **figures)
+
+    def updated(self) -> None:
+        """The slow value follows."""
+        follow(self.slow, self.value, self.config)
 
     def published(self) -> dict[str, Tensor]:
         """What replicas need of the newest weights, by the names that it has in an ``Agent``."""
@@ -70,16 +88,21 @@ class WholeImaginationTraining(Phase):
     def __init__(self, agent: Agent, config: ImaginationLossConfig, finetuning: FinetuningConfig):
         super().__init__(WEIGHTS | finetuning.weights, normalized=finetuning.weights)
         self.agent, self.config, self.finetuning = agent.requires_grad_(True), config, finetuning
-        self.prior = copy.deepcopy(agent.policy)
+        self.prior, self.slow = copy.deepcopy(agent.policy), slow_value(agent.value, config)
 
     def forward(self, batch: Rehearsal, *, generator: torch.Generator, progress: float) -> Loss:
         agent, dreamed = self.agent, batch.dreamed
-        cloned = cloning_terms(agent, self.prior, batch.recorded, self.finetuning, generator=generator, progress=1.0)
+        cloned = cloning_terms(agent, self.prior, batch.recorded, self.finetuning, average=self.average, generator=generator, progress=1.0)
         assert dreamed.frames is not None
         noise = torch.randn(dreamed.frames.latents.shape, generator=generator).to(dreamed.states.device)
         states = self.states(dreamed, noise)
-        terms, figures = imagination_terms(agent.policy, agent.value, self.prior, states, dreamed, self.config, progress=progress)
+        heads = Heads(agent.policy, agent.value, self.prior, self.slow)
+        terms, figures = imagination_terms(heads, states, dreamed, self.config, progress=progress)
         return self.weigh(cloned | terms, **figures)
+
+    def updated(self) -> None:
+        """The slow value follows."""
+        follow(self.slow, self.agent.value, self.config)
 
     def states(self, dreamed: Trajectory, noise: Float[Tensor, "b f l c"]) -> Float[Tensor, "b t d"]:
         """``h_0 .. h_T`` by the weights as they are now, in one pass over the context and the dream at the context signal."""
@@ -94,10 +117,22 @@ class WholeImaginationTraining(Phase):
         return self.agent.state_dict()
 
 
+def slow_value(value: ValueHead, config: ImaginationLossConfig) -> ValueHead | None:
+    """What is to follow ``value``, now equal to it; None where the recipe has none."""
+    return None if config.slow_value is None else copy.deepcopy(value).requires_grad_(False)
+
+
+@torch.no_grad()
+def follow(slow: ValueHead | None, value: ValueHead, config: ImaginationLossConfig) -> None:
+    """``slow <- decay slow + (1 - decay) value``, where there is a ``slow`` (DreamerV3, its slow value with ``slowtar``)."""
+    if slow is None or config.slow_value is None:
+        return
+    for average, newest in zip(slow.parameters(), value.parameters(), strict=True):
+        average.lerp_(newest, 1 - config.slow_value)
+
+
 def imagination_terms(
-    policy: PolicyHead,
-    value: ValueHead,
-    prior: PolicyHead,
+    heads: Heads,
     states: Float[Tensor, "b t d"],
     batch: Trajectory,
     config: ImaginationLossConfig,
@@ -108,8 +143,9 @@ def imagination_terms(
 
     Each step counts by the probability that the dream still went on then, the product of the continues before it (as in Dreamer 3).
     """
+    policy, value, prior = heads.policy, heads.value, heads.prior
     with torch.no_grad():
-        values = value(states).mean
+        values = (heads.slow or value)(states).mean
         returns = lambda_returns(batch.rewards, batch.continues, values, gamma=config.gamma, lam=config.lam)
         advantage = returns - values[:, :-1]
         alive = torch.cat([torch.ones_like(batch.continues[:, :1]), batch.continues[:, :-1].cumprod(1)], 1)

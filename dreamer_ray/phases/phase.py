@@ -21,10 +21,15 @@ class Phase(nn.Module):
         self.weights = dict(weights)
         names = list(self.weights if normalized is None else normalized)
         self.rms = RunningRMS(names) if names else None
+        self.average: Mapping[str, Tensor] = {}
+        """The moving averages of the trained weights by name, where whoever trains the phase keeps any."""
 
     def forward(self, batch: Any, *, generator: torch.Generator, progress: float) -> Loss:
         """The loss of one batch. ``generator`` (on the CPU) gives all draws, ``progress`` in [0, 1) is the share of steps done."""
         raise TypeError(f"{type(self).__name__} is a phase without a loss")
+
+    def updated(self) -> None:
+        """Called on every rank after every update of the weights: what follows them by itself moves here."""
 
     def weigh(self, terms: Mapping[str, Tensor], **figures: Tensor) -> Loss:
         """The weighted sum of scalar ``terms``, whose names must be those of the weights; ``figures`` only go to the log."""

@@ -77,6 +77,7 @@ def fit(
     call = data_parallel(phase, place.device, sharded=place.tuning.sharded)
     optimizer = make_optimizer(phase, config.optimizer)
     average = {n: p.detach().clone() for n, p in phase.named_parameters() if p.requires_grad} if config.ema else {}
+    phase.average = {} if isinstance(phase, FSDPModule) else average  # rows alone are no weights to compute with
     checkpoint = _newest(place)
     start = 0 if checkpoint is None else _restore(checkpoint, phase, optimizer, average, made_by)
     clock = _Clock(place.sink, config.log_every)
@@ -89,6 +90,7 @@ def fit(
         for group in optimizer.param_groups:
             group["lr"] = group["factor"] * learning_rate(step, config.steps, config.optimizer)
         optimizer.step()
+        phase.updated()
         _average(average, phase, config.ema, step)
         done = step + 1
         clock.record(done, loss.metrics | {"loss": loss.total, "gradient_norm": norm}, last=done == config.steps)

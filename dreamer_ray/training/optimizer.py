@@ -1,6 +1,7 @@
-"""AdamW with its parameter groups and a warm-up / constant / linear-decay schedule."""
+"""AdamW, or Muon beside it, with their parameter groups and a warm-up / constant / linear-decay schedule."""
 
-from typing import Annotated
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -8,11 +9,14 @@ from torch import nn
 
 from dreamer_ray.config import Config
 from dreamer_ray.errors import UserError
+from dreamer_ray.nn.transformer import Block
 
 
 class OptimizerConfig(Config):
     """Step sizes of one phase."""
 
+    kind: Literal["adamw", "muon"] = "adamw"
+    """``muon`` moves the matrices of transformer blocks by Muon, whose steps are scaled to the size of AdamW's; AdamW moves the rest."""
     learning_rate: float = Field(gt=0)
     warmup: int = Field(default=0, ge=0)
     """Steps of linear warm-up."""
@@ -30,31 +34,54 @@ class OptimizerConfig(Config):
     """
 
 
-def make_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
+def make_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
     """AdamW, fused where it can be, over the parameters that require gradients, ``factor`` in each group.
 
-    Raises ``UserError`` where ``config.rates`` has a name with which no parameter begins.
+    Raises ``UserError`` where ``config.rates`` has a name with which no parameter begins, or where Muon has no matrix to move.
     """
     trained = [(name.removeprefix("agent."), p) for name, p in module.named_parameters() if p.requires_grad]
     for prefix in config.rates:
         if not any(name.startswith(prefix) for name, _ in trained):
             parts = ", ".join(sorted({name.partition(".")[0] for name, _ in trained}))
             raise UserError(f"optimizer.rates: no trained parameter's name begins with {prefix!r}; there are {parts}")
-    groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
+    hidden = _hidden_matrices(module) if config.kind == "muon" else set()
+    groups: dict[tuple[bool, bool, float], list[nn.Parameter]] = {}
     for name, p in trained:
         factor = next((factor for prefix, factor in config.rates.items() if name.startswith(prefix)), 1.0)
-        groups.setdefault((p.ndim >= 2 and "positions" not in name, factor), []).append(p)
-    options = [
-        {
-            "params": groups[key],
-            "weight_decay": config.weight_decay if key[0] else 0.0,
-            "factor": key[1],
-            "lr": key[1] * config.learning_rate,
-        }
-        for key in sorted(groups, reverse=True)
-    ]
+        groups.setdefault((p in hidden, p.ndim >= 2 and "positions" not in name, factor), []).append(p)
+    options: dict[bool, list[dict[str, Any]]] = {True: [], False: []}
+    for by_muon, decayed, factor in sorted(groups, reverse=True):
+        weight_decay, parameters = config.weight_decay if decayed else 0.0, groups[by_muon, decayed, factor]
+        options[by_muon].append({"params": parameters, "weight_decay": weight_decay, "factor": factor, "lr": factor * config.learning_rate})
     fused = all(p.is_contiguous() for _, p in trained)  # the fused update of a CPU takes numbers as they lie in memory
-    return torch.optim.AdamW(options, lr=config.learning_rate, betas=config.betas, eps=1e-8, fused=fused, foreach=not fused)
+    adamw = torch.optim.AdamW(options[False], lr=config.learning_rate, betas=config.betas, eps=1e-8, fused=fused, foreach=not fused)
+    return _Together([torch.optim.Muon(options[True], adjust_lr_fn="match_rms_adamw"), adamw]) if hidden else adamw
+
+
+def _hidden_matrices(module: nn.Module) -> set[nn.Parameter]:
+    """What Muon moves: it was made for matrices between hidden layers, not for tables and what goes in and out (Jordan et al. 2024)."""
+    parameters = (p for block in module.modules() if isinstance(block, Block) for p in block.parameters())
+    if found := {p for p in parameters if p.requires_grad and p.ndim == 2}:
+        return found
+    raise UserError("optimizer.kind = muon: no matrix of a transformer block is trained in this phase; use adamw")
+
+
+class _Together(torch.optim.Optimizer):
+    """Optimizers of different parameters as one; groups and state are theirs.
+
+    Muon's steps have the size of AdamW's, ``0.2 sqrt(max(rows, columns))`` times an orthogonal matrix (Liu et al. 2025, arXiv 2502.16982).
+    """
+
+    def __init__(self, parts: Sequence[torch.optim.Optimizer]):
+        super().__init__([group for part in parts for group in part.param_groups], {})
+        self.parts = parts
+        for part in parts:
+            part.state = self.state
+
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """One update by each."""
+        for part in self.parts:
+            part.step()
 
 
 def learning_rate(step: int, steps: int, config: OptimizerConfig) -> float:

@@ -5,7 +5,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dreamer_ray.objectives.shortcut_forcing import bootstrap_target, corrupt, draw_noising, ramp_weight, shortcut_forcing, velocity
+from dreamer_ray.objectives.shortcut_forcing import (
+    bootstrap_target,
+    corrupt,
+    draw_noising,
+    ramp_weight,
+    shortcut_forcing,
+    velocity,
+    velocity_weight,
+)
 
 K_MAX = 64
 FINEST = 6
@@ -69,6 +77,17 @@ def test_flow_term_is_zero_for_the_true_predictor_and_ramped_otherwise():
     clean, tau = torch.randn(2, 3, 4, 5), torch.tensor([[0.0, 0.25, 0.5], [0.75, 0.9, 0.1]])
     assert torch.equal(shortcut_forcing(clean, clean, tau), torch.zeros(2, 3))
     assert torch.allclose(shortcut_forcing(clean + 2, clean, tau), 4 * (0.9 * tau + 0.1), atol=1e-5)
+
+
+def test_errors_weighted_as_velocities_are_those_of_velocities_up_to_the_clamp():
+    prediction, clean, noise = torch.randn(3, 2, 3, 4, 5, dtype=torch.float64).unbind()
+    tau = torch.tensor([[0.0, 0.25, 0.5], [0.75, 0.9, 15 / 16]])
+    noisy = corrupt(clean, noise, tau)
+    expected = (velocity(prediction, noisy, tau) - (clean - noise)).square().mean((2, 3))
+    found = shortcut_forcing(prediction, clean, tau, "velocity")
+    assert torch.allclose(found.double(), expected, rtol=1e-4)
+    assert not torch.allclose(found, shortcut_forcing(prediction, clean, tau))
+    assert velocity_weight(torch.tensor([[0.95, 63 / 64, 255 / 256]])).tolist()[0] == pytest.approx([400, 400, 400], rel=1e-4)
 
 
 def _straight(clean):

@@ -6,11 +6,15 @@ import pytest
 import torch
 from torch import nn
 
+from dreamer_ray.errors import UserError
 from dreamer_ray.imagination.sampler import context_noising
 from dreamer_ray.models.dynamics import Prediction
+from dreamer_ray.objectives.optimal_transport import optimal_pairing
 from dreamer_ray.objectives.shortcut_forcing import corrupt
+from dreamer_ray.phases.agent_finetuning import AgentFinetuning
+from dreamer_ray.phases.cloning import FinetuningConfig
 from dreamer_ray.phases.dynamics_pretraining import DynamicsPretraining
-from dreamer_ray.phases.forcing import ForcingConfig, force, with_signal
+from dreamer_ray.phases.forcing import Forced, ForcingConfig, force, with_signal
 
 ROWS, FRAMES = 20, 9
 
@@ -130,6 +134,87 @@ def test_pretraining_loss_is_the_ramped_distance_to_the_targets(tiny):
         tau = forced.noising.tau(8)
         expected = ((0.9 * tau + 0.1) * (prediction - forced.target(dynamics)).square().mean((2, 3))).mean()
     assert float(loss.metrics["shortcut"]) == pytest.approx(float(expected), rel=1e-5)
+
+
+def _velocity_weighted(prediction, target, tau):
+    return ((prediction - target).square().mean((2, 3)) / (1 - tau).square()).mean()
+
+
+def test_pretraining_may_weigh_errors_as_velocities(tiny):
+    dynamics, batch = tiny.dynamics(), tiny.clip(ROWS, FRAMES)
+    config = ForcingConfig(bootstrap_fraction=0.5, weighting="velocity")
+    loss = DynamicsPretraining(dynamics, config)(batch, generator=tiny.generator(2), progress=1.0)
+    forced = force(dynamics, batch, config, generator=tiny.generator(2), progress=1.0)
+    with torch.no_grad():
+        prediction = dynamics(forced.noisy, forced.noising, forced.conditioning).latents
+        expected = _velocity_weighted(prediction, forced.target(dynamics), forced.noising.tau(8))
+    assert float(loss.metrics["shortcut"]) == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_finetuning_may_weigh_errors_as_velocities(tiny):
+    agent, batch = tiny.agent(), tiny.clip(ROWS, FRAMES)
+    config = FinetuningConfig(bootstrap_fraction=0.0, weighting="velocity")
+    loss = AgentFinetuning(agent, config)(batch, generator=tiny.generator(2), progress=1.0)
+    uniform = ~batch.notes.relevant
+    forced = force(agent.dynamics, batch, config, generator=tiny.generator(2), progress=1.0)
+    with torch.no_grad():
+        told = replace(forced.conditioning, agent=agent.prompt(batch.notes.task, FRAMES))
+        prediction = agent.dynamics(forced.noisy, forced.noising, told).latents
+    expected = _velocity_weighted(prediction[uniform], forced.clean[uniform], forced.noising.tau(8)[uniform])
+    assert float(loss.metrics["shortcut"]) == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_noise_may_be_paired_by_optimal_transport_after_the_same_draws(tiny):
+    loose, paired = (_force(tiny, image_fraction=0.0, pairing=pairing) for pairing in ("independent", "optimal_transport"))
+    tau = loose.noising.tau(8)
+    assert torch.equal(paired.noising.signal, loose.noising.signal)
+    noise = _noise_of(tiny, loose)
+    assert torch.equal(loose.noisy, corrupt(loose.clean, noise, tau))
+    assert torch.equal(paired.noisy, corrupt(paired.clean, optimal_pairing(noise, paired.clean), tau))
+    assert not torch.equal(paired.noisy, loose.noisy)
+
+
+def _others(dynamics):
+    return {name: p.detach() + 0.1 * torch.randn_like(p) for name, p in dynamics.named_parameters()}
+
+
+@pytest.mark.parametrize("name", ["dynamics", "agent"])
+def test_coarse_steps_may_be_taught_by_the_moving_average(tiny, name, monkeypatch):
+    def phase(teacher):
+        settings = {"bootstrap_fraction": 1.0, "teacher": teacher}
+        if name == "agent":
+            return AgentFinetuning(tiny.agent(), FinetuningConfig(**settings))
+        return DynamicsPretraining(tiny.dynamics(), ForcingConfig(**settings))
+
+    def found(phase):
+        batch = tiny.clip(ROWS, FRAMES)
+        return phase(batch, generator=tiny.generator(), progress=1.0).metrics["shortcut"]
+
+    own, taught = phase("self"), phase("ema")
+    prefix, dynamics = ("agent.dynamics.", own.agent.dynamics) if name == "agent" else ("dynamics.", own.dynamics)
+    average = {prefix + key: value for key, value in _others(dynamics).items()}
+    mine, target = found(own), Forced.target
+    own.average, taught.average = average, average
+    assert torch.equal(found(own), mine), "who teaches itself asks for no average"
+    before = {key: p.clone() for key, p in taught.named_parameters()}
+
+    def target_of_others(forced, dynamics, teacher=None):
+        others = tiny.dynamics()
+        others.load_state_dict(dynamics.state_dict() | {key.removeprefix(prefix): value for key, value in average.items()})
+        return target(forced, others)
+
+    by_average = found(taught)
+    with monkeypatch.context() as patch:
+        patch.setattr(Forced, "target", target_of_others)
+        assert torch.allclose(by_average, found(own), rtol=1e-5)
+    assert float((by_average - mine).abs()) > 1e-4
+    assert all(torch.equal(p, before[key]) for key, p in taught.named_parameters())
+
+
+def test_a_teacher_without_an_average_is_refused(tiny):
+    phase = DynamicsPretraining(tiny.dynamics(), ForcingConfig(teacher="ema"))
+    with pytest.raises(UserError, match=r"teacher = ema.*fit\.ema"):
+        phase(tiny.clip(ROWS, FRAMES), generator=tiny.generator(), progress=1.0)
 
 
 def test_pretraining_teaches_all_parts_of_the_dynamics(tiny):

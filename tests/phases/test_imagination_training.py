@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from dreamer_ray.objectives.returns import lambda_returns
 from dreamer_ray.phases.imagination_training import ImaginationLossConfig, ImaginationTraining
 from dreamer_ray.types import Categorical, Trajectory
 
@@ -143,6 +144,33 @@ def test_what_is_dreamed_behind_an_end_teaches_nothing(tiny):
     assert {name: float(one[name]) for name in ("value", "positive", "negative", "prior")} == pytest.approx(
         {name: float(two[name]) for name in ("value", "positive", "negative", "prior")}
     )
+
+
+def test_a_slow_value_stands_in_the_returns_and_follows_the_value(tiny):
+    agent = tiny.agent(space=SPACE)
+    plain, slow = (
+        ImaginationTraining(copy.deepcopy(agent), ImaginationLossConfig(gamma=0.9, lam=0.5, slow_value=decay)) for decay in (None, 0.75)
+    )
+    batch, first = _batch(agent), copy.deepcopy(agent.value)
+
+    def found(phase):
+        return phase(batch, generator=tiny.generator(), progress=0.5).metrics
+
+    assert plain.slow is None
+    assert {name: float(value) for name, value in found(slow).items()} == {name: float(value) for name, value in found(plain).items()}
+    with torch.no_grad():
+        slow.value.net.output.weight.add_(torch.randn_like(slow.value.net.output.weight))
+        values = first(batch.states).mean
+        expected = lambda_returns(batch.rewards, batch.continues, values, gamma=0.9, lam=0.5)
+        surprise = _mean(slow.value(batch.states[:, :-1]).cross_entropy(expected), _alive(batch))
+    assert float(found(slow)["value"]) == pytest.approx(float(surprise), rel=1e-4)
+    assert float(found(slow)["positive_share"]) == pytest.approx(float((expected >= values[:, :-1]).float().mean()))
+    slow.updated()
+    for name, value in slow.slow.named_parameters():
+        assert torch.allclose(value, 0.75 * first.get_parameter(name) + 0.25 * slow.value.get_parameter(name), atol=1e-6), name
+        assert not value.requires_grad
+    assert float((found(slow)["value"] - surprise).abs()) > 1e-4
+    assert set(slow.published()) == set(plain.published()), "who dreams needs none of it"
 
 
 def test_only_policy_and_value_are_trained(tiny):

@@ -24,7 +24,7 @@ from dreamer_ray.numerics import masked_mean, reduce_sum
 from dreamer_ray.phases.cloning import FinetuningConfig, head_terms
 from dreamer_ray.phases.dynamics_pretraining import DynamicsPretraining
 from dreamer_ray.phases.forcing import ForcingConfig
-from dreamer_ray.phases.imagination_training import WEIGHTS, ImaginationLossConfig, ImaginationTraining, Rehearsal, imagination_terms
+from dreamer_ray.phases.imagination_training import WEIGHTS, Heads, ImaginationLossConfig, ImaginationTraining, Rehearsal, imagination_terms
 from dreamer_ray.phases.phase import Phase
 from dreamer_ray.training import loop
 from dreamer_ray.training.loop import FitConfig, Place, fit
@@ -113,7 +113,8 @@ class Whole(Phase):
             agent, agent.policy, batch.recorded, torch.tanh(batch.recorded.latents.flatten(2).repeat(1, 1, 2)), FinetuningConfig()
         )
         states = agent.dynamics.transformer.norm(dreamed.states)
-        terms, _ = imagination_terms(agent.policy, agent.value, agent.policy, states, dreamed, ImaginationLossConfig(), progress=progress)
+        heads = Heads(agent.policy, agent.value, agent.policy)
+        terms, _ = imagination_terms(heads, states, dreamed, ImaginationLossConfig(), progress=progress)
         return self.weigh(cloned | terms | {"shortcut": masked_mean(states)})
 
 

@@ -54,6 +54,38 @@ def test_parts_may_have_a_rate_of_their_own_and_a_wrong_name_is_refused(tiny, in
         make_optimizer(agent, OptimizerConfig(learning_rate=0.1, rates={"valeu": 4.0}))
 
 
+def test_muon_moves_the_matrices_of_blocks_and_adamw_the_rest(tiny):
+    dynamics = tiny.dynamics()
+    config = OptimizerConfig(learning_rate=0.1, weight_decay=0.3, rates={"transformer": 0.5}, kind="muon")
+    optimizer = make_optimizer(dynamics, config)
+    muon, adamw = optimizer.parts
+    by_muon = {id(p) for group in muon.param_groups for p in group["params"]}
+    assert by_muon == {id(p) for name, p in dynamics.named_parameters() if name.startswith("transformer.") and p.ndim == 2}
+    assert by_muon.isdisjoint(id(p) for group in adamw.param_groups for p in group["params"])
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(dynamics.parameters()))
+    assert {group["lr"] for group in muon.param_groups} == {0.05}
+    for p in dynamics.parameters():
+        p.grad = torch.randn_like(p)
+    before = {name: p.detach().clone() for name, p in dynamics.named_parameters()}
+    for group in optimizer.param_groups:
+        group["lr"] = group["factor"] * 0.02
+    optimizer.step()
+    name, weight = next((name, p) for name, p in dynamics.named_parameters() if id(p) in by_muon)
+    moved = weight.detach() - before[name] * (1 - 0.01 * 0.3)
+    sizes = torch.linalg.svdvals(moved) / (0.01 * 0.2 * max(weight.shape) ** 0.5)
+    assert bool(((sizes > 0.3) & (sizes < 1.4)).all()), "orthogonal up to Newton and Schulz, of the size of AdamW's step"
+    bias = (dynamics.predict.bias - before["predict.bias"]).abs()
+    assert torch.allclose(bias, torch.full_like(bias, 0.02), rtol=1e-3)
+    assert set(optimizer.state) == set(dynamics.parameters())
+    optimizer.zero_grad()
+    assert all(p.grad is None for p in dynamics.parameters())
+
+
+def test_muon_without_a_block_is_refused():
+    with pytest.raises(UserError, match=r"kind = muon.*adamw"):
+        make_optimizer(torch.nn.Linear(2, 2), OptimizerConfig(learning_rate=0.1, kind="muon"))
+
+
 def test_a_step_follows_the_configuration():
     module = torch.nn.Linear(2, 2)
     optimizer = make_optimizer(module, OptimizerConfig(learning_rate=0.1, betas=(0.8, 0.95)))

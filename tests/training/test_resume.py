@@ -60,13 +60,26 @@ PHASES = {
         lambda tiny: DynamicsPretraining(tiny.dynamics(), ForcingConfig(bootstrap_fraction=0.5)),
         lambda tiny, step: tiny.clip(4, 5, seed=step),
     ),
+    "dynamics taught by its average": (
+        lambda tiny: DynamicsPretraining(
+            tiny.dynamics(),
+            ForcingConfig(bootstrap_fraction=0.5, bootstrap_after=0.0, teacher="ema", weighting="velocity", pairing="optimal_transport"),
+        ),
+        lambda tiny, step: tiny.clip(4, 5, seed=step),
+    ),
     "agent": (lambda tiny: AgentFinetuning(tiny.agent(), FinetuningConfig()), lambda tiny, step: tiny.clip(4, 5, seed=step)),
     "imagination": (
         lambda tiny: ImaginationTraining(tiny.agent(), ImaginationLossConfig(value_warmup=0.3)),
         lambda _, step: _trajectory(step),
     ),
+    "imagination with a slow value": (
+        lambda tiny: ImaginationTraining(tiny.agent(), ImaginationLossConfig(slow_value=0.9)),
+        lambda _, step: _trajectory(step),
+    ),
     "whole imagination": (
-        lambda tiny: WholeImaginationTraining(tiny.agent(), ImaginationLossConfig(value_warmup=0.3), FinetuningConfig()),
+        lambda tiny: WholeImaginationTraining(
+            tiny.agent(), ImaginationLossConfig(value_warmup=0.3, slow_value=0.9), FinetuningConfig(teacher="ema")
+        ),
         lambda tiny, step: Rehearsal(replace(_trajectory(step), frames=tiny.clip(3, 7, seed=step)), tiny.clip(4, 5, seed=step)),
     ),
 }
@@ -109,6 +122,32 @@ def test_a_run_cut_at_any_step_and_resumed_is_the_uninterrupted_run(tiny, tmp_pa
         assert resumed.checksums == whole.checksums
         assert set(whole.checksums) == {"weights.safetensors", "optimizer.safetensors", "ema.safetensors"}
         assert all(torch.equal(value, whole.read("weights")[key]) for key, value in phase.state_dict().items())
+
+
+def test_a_run_by_muon_cut_and_resumed_is_the_uninterrupted_run(tiny, tmp_path):
+    muon = OptimizerConfig(learning_rate=0.01, warmup=2, decay=0.5, kind="muon")
+    _, whole = _fit(tiny, "dynamics", tmp_path / "whole", optimizer=muon)
+    with pytest.raises(Crash):
+        _fit(tiny, "dynamics", tmp_path / "cut", optimizer=muon, after_step=_cut_after(5))
+    assert _fit(tiny, "dynamics", tmp_path / "cut", optimizer=muon)[1].checksums == whole.checksums
+    assert {key.rsplit("|")[1] for key in whole.read("optimizer")} == {"momentum_buffer", "step", "exp_avg", "exp_avg_sq"}
+    assert _fit(tiny, "dynamics", tmp_path / "adamw")[1].checksums != whole.checksums
+
+
+@pytest.mark.parametrize("name", ["dynamics taught by its average", "imagination with a slow value", "whole imagination"])
+def test_what_follows_the_weights_is_not_what_it_was_in_the_beginning(tiny, tmp_path, name):
+    make, _ = PHASES[name]
+    phase, done = _fit(tiny, name, tmp_path)
+    if name.startswith("dynamics"):
+        kept = done.read("ema")
+        assert phase.average.keys() == kept.keys()
+        assert all(torch.equal(value, kept[key]) for key, value in phase.average.items())
+        assert not torch.equal(kept["dynamics.predict.weight"], phase.dynamics.predict.weight)
+    else:
+        heads = [getattr(found, "agent", found).value for found in (make(tiny), phase)]
+        first, last, slow = (head.net.output.weight.detach() for head in (*heads, phase.slow))
+        assert torch.equal(done.read("weights")["slow.net.output.weight"], slow)
+        assert 0 < float((slow - first).norm()) < float((last - first).norm())
 
 
 def test_a_run_cut_many_times_is_the_uninterrupted_run(tiny, tmp_path):
