@@ -1,5 +1,7 @@
 """What the check-ups measure, on windows and models whose answers are known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -48,6 +50,23 @@ def test_whole_episodes_are_covered_to_their_ends(tmp_path):
     assert float(found.pictures(refs).notes.continues.min()) == 0.0
     assert found.longest == 11
     assert len(found.whole(1, 4)) == 2
+
+
+def test_whole_episodes_have_the_prompt_that_a_player_would_have_there(tmp_path):
+    schema = ShardSchema(codec="png", frame_shape=(8, 8), action_space=SPACE, tasks=("stone", "wood", "table"), fps=5.0)
+    events = np.zeros((12, 3), np.uint8)
+    events[[4, 9], [1, 2]] = 1
+    made = write_shard(tmp_path, "a.parquet", [replace(episode("a", [0] * 12), events=events)], schema)
+    commit_manifest(tmp_path, schema, [made], made_by={}, parents={})
+    refs = Recordings(open_shards(tmp_path), ("wood", "table"), 0).whole(100, 2)
+    assert [(ref.start, schema.tasks[ref.task]) for ref in sorted(refs, key=lambda ref: ref.start)] == [
+        (0, "wood"),
+        (2, "wood"),
+        (4, "wood"),
+        (6, "table"),
+        (8, "table"),
+        (10, "table"),
+    ]
 
 
 def test_windows_about_events_are_drawn_only_where_there_are_any(tmp_path):
