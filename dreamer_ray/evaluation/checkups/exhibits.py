@@ -25,6 +25,7 @@ def of_blur(found: PictureFigures, tokenizer: Tokenizer, clip: Clip) -> list[Exh
     """Pictures above their reconstructions, and where on the picture the errors are."""
     shown = clip.rows(slice(0, SHOWN))
     rows = [shown.frames[:, -1].numpy(), _bytes(reconstruct(tokenizer, shown)[:, -1])]
+    tiles = {"pairs that differ": found.tile_changes.numpy(), "change kept": found.tile_kept.clamp(0, 1).numpy()}
     maps = {"tokenizer": found.tile_errors.numpy(), "mosaic of as many numbers": found.tile_block_errors.numpy()}
     return [
         Exhibit(
@@ -32,6 +33,9 @@ def of_blur(found: PictureFigures, tokenizer: Tokenizer, clip: Clip) -> list[Exh
             picture(figures.mosaic(rows), "pictures and reconstructions"),
         ),
         Exhibit("Mean squared error tile by tile, on one scale.", Markup(figures.heat_maps(maps))),
+        Exhibit(
+            "How often a tile is another in the next picture, and how much of its change is there again.", Markup(figures.heat_maps(tiles))
+        ),
     ]
 
 

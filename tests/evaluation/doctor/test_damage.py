@@ -53,6 +53,16 @@ def test_a_decoder_that_gives_the_mean_of_each_patch_blurs(patient, extent):
     assert examined(patient, extent) == {"blur"}
 
 
+def test_a_decoder_that_gives_the_mean_of_one_corner_blurs_there(patient, extent):
+    """The rest is as it was, and hides it in every figure of whole pictures."""
+
+    def spoil(_module, _inputs, patches: torch.Tensor) -> None:
+        patches[..., 2, :].unflatten(-1, (8, 8, 3))[..., 4:, 4:, :] = 0
+
+    patient.tokenizer.pixels.register_forward_hook(spoil)
+    assert examined(patient, extent) == {"blur"}
+
+
 def test_numbers_of_the_latents_that_are_always_zero_are_a_collapse(patient, extent):
     with torch.no_grad():
         patient.tokenizer.bottleneck.weight[::2] = 0

@@ -28,6 +28,8 @@ PICTURES = PictureFigures(
     deviations=torch.full((4, 8), 0.5),
     tile_errors=torch.ones(3, 3),
     tile_block_errors=torch.ones(3, 3),
+    tile_changes=torch.full((3, 3), 0.5),
+    tile_kept=torch.full((3, 3), 0.8),
 )
 LONG = LongFigures(
     frames=160,
@@ -64,6 +66,16 @@ def test_remedies_name_keys_that_recipes_have(check):
 )
 def test_a_tokenizer_blurs_without_fine_detail_or_where_a_mosaic_is_as_good(changes, status):
     assert judge_blur(replace(PICTURES, **changes)).status == status
+
+
+def test_a_tokenizer_blurs_where_it_loses_one_tile_that_often_changes():
+    kept, changes = torch.full((3, 3), 0.8), torch.full((3, 3), 0.5)
+    kept[2, 1] = 0.3
+    finding = judge_blur(replace(PICTURES, tile_kept=kept))
+    assert finding.status == "sick" and "row 3 and column 2, keeps 30%" in finding.says
+    changes[2, 1] = 0.05
+    assert judge_blur(replace(PICTURES, tile_kept=kept, tile_changes=changes)).status == "healthy"
+    assert judge_blur(replace(PICTURES, tile_changes=torch.zeros(3, 3))).status == "healthy"
 
 
 def test_a_tokenizer_collapsed_where_a_tenth_of_its_numbers_is_dead_or_all_pictures_are_one():

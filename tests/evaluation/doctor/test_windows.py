@@ -110,6 +110,19 @@ def test_a_perfect_tokenizer_keeps_all_detail_and_a_constant_one_none(tiny, monk
     assert found.detail == found.spread == 0.0
 
 
+def test_of_the_change_of_each_tile_is_told_what_is_there_again(tiny, monkeypatch):
+    tokenizer, frames = tiny.tokenizer(), torch.zeros(6, 1, 8, 8, 3, dtype=torch.uint8)
+    frames[::2, :, :4] = 200
+    frames[0, :, 4:, 4:] = 200
+    clip = Clip(frames, tiny.clip(6, 1).notes)
+    rebuilt = frames / 255
+    rebuilt[..., :4, 4:, :] = 0.25 * rebuilt[..., :4, 4:, :] + 0.5
+    monkeypatch.setattr(tokenizer, "decode", lambda latents: rebuilt)
+    found = measure_pictures(tokenizer, clip, tile=4)
+    assert torch.allclose(found.tile_changes, torch.tensor([[1.0, 1.0], [0.0, 0.2]]))
+    assert torch.allclose(found.tile_kept, torch.tensor([[1.0, 0.25], [0.0, 1.0]]))
+
+
 def test_a_number_that_never_changes_is_dead(tiny):
     tokenizer = tiny.tokenizer()
     with torch.no_grad():
