@@ -88,6 +88,7 @@ def admit(recipe: Recipe, run: Path, *, stage: str | None, seed: int) -> tuple[P
         agent=agent,
         cloned=acting_agent(run, "agent") if reached == "imagination" else None,
         worlds=domain.worlds,
+        choices=domain.countable,
         seed=recipe.evaluation.seed,
         missing=later | _no_worlds(domain),
     )

@@ -1,15 +1,27 @@
 """The doctor: every check-up that a model's parts allow, in the order in which the parts rest on each other.
 
-tokenizer (blur, collapse) --> dynamics (actions, freeze, drift, memory) --> heads (reward, continue) --> policy, exploitation, value
+tokenizer (blur, collapse) --> dynamics (actions, freeze, drift, memory) --> heads (reward, continue, attempts)
+    --> policy, exploitation, value
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
-from dreamer_ray.evaluation.checkups import calibration, exhibits, exploitation, long_dreams, pictures, policy, returns, revisits, steering
+from dreamer_ray.evaluation.checkups import (
+    calibration,
+    earnings,
+    exhibits,
+    exploitation,
+    long_dreams,
+    pictures,
+    policy,
+    returns,
+    revisits,
+    steering,
+)
 from dreamer_ray.evaluation.checkups.windows import Recordings
 from dreamer_ray.evaluation.diagnosis import Check, Finding, settled
 from dreamer_ray.evaluation.episodes import Worlds
@@ -21,8 +33,9 @@ from dreamer_ray.types import LatentClip
 TOKENIZER = (pictures.BLUR, pictures.COLLAPSE)
 DYNAMICS = (steering.ACTIONS, long_dreams.FREEZE, long_dreams.DRIFT, revisits.MEMORY)
 HEADS = (calibration.REWARD, calibration.CONTINUE)
+PLAY = (earnings.ATTEMPTS, exploitation.EXPLOIT)
 BEHAVIOUR = (policy.POLICY, exploitation.EXPLOIT, returns.VALUE)
-CHECKS: tuple[Check, ...] = (*TOKENIZER, *DYNAMICS, *HEADS, *BEHAVIOUR)
+CHECKS: tuple[Check, ...] = (*TOKENIZER, *DYNAMICS, *HEADS, earnings.ATTEMPTS, *BEHAVIOUR)
 LONG_EPISODES = 4
 
 
@@ -82,6 +95,8 @@ class Patient:
     cloned: Agent | None = None
     """Before imagination; None where there was no imagination."""
     worlds: Worlds | None = None
+    choices: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Names of the choices and keys of components that have few of them."""
     seed: int = 0
     """Of the first world that is played; those that follow have the next ones."""
     missing: Mapping[str, str] | None = None
@@ -182,12 +197,13 @@ def _heads(patient: Patient, extent: Extent, generator: torch.Generator) -> list
     whole = patient.recordings.latents(patient.tokenizer, patient.recordings.whole(2 * extent.clips, length))
     states = [policy.agent_states(agent, clip, torch.randn(clip.latents.shape, generator=generator)) for clip in (relevant, whole)]
     with torch.no_grad():
-        foretold = agent.reward.now(states[0]).mean, 1 - agent.continues.probability(states[1])
-    came = relevant.notes.rewards, 1 - whole.notes.continues
-    found = [calibration.calibrate(p.flatten(), y.flatten(), generator) for p, y in zip(foretold, came, strict=True)]
+        foretold = [agent.reward.now(each).mean for each in states] + [1 - agent.continues.probability(states[1])]
+    came = relevant.notes.rewards, whole.notes.rewards, 1 - whole.notes.continues
+    around, natural, ends = (calibration.calibrate(p.flatten(), y.flatten(), generator) for p, y in zip(foretold, came, strict=True))
+    reward = exhibits.of_calibration(natural, " in whole episodes"), exhibits.of_calibration(around, " about events")
     return [
-        calibration.judge_calibration(check, each, event).showing(*exhibits.of_calibration(each))
-        for check, each, event in zip(HEADS, found, ("rewards", "ends"), strict=True)
+        calibration.judge_reward(natural, around).showing(*reward),
+        calibration.judge_calibration(calibration.CONTINUE, ends, "ends").showing(exhibits.of_calibration(ends)),
     ]
 
 
@@ -201,18 +217,21 @@ def _policy(patient: Patient, extent: Extent, generator: torch.Generator) -> lis
     return [policy.judge_policy(found).showing(*exhibits.of_policy(found))]
 
 
-def _exploitation(patient: Patient, extent: Extent, _: torch.Generator) -> list[Finding]:
-    check, sizes = exploitation.EXPLOIT, patient.sizes
+def _play(patient: Patient, extent: Extent, _: torch.Generator) -> list[Finding]:
+    sizes = patient.sizes
     if patient.agent is None or patient.worlds is None:
-        return [check.unknown(patient.lacks("agent" if patient.agent is None else "worlds"))]
+        return [check.unknown(patient.lacks("agent" if patient.agent is None else "worlds")) for check in PLAY]
     fork = exploitation.Fork(min(extent.warm_up, sizes.episode - sizes.horizon), sizes.start, sizes.horizon)
     if fork.warm_up + 1 < fork.context:
-        return [
-            check.unknown(f"Episodes of {sizes.episode} steps are too short for {sizes.start} frames of context and {sizes.horizon} steps.")
-        ]
+        short = f"Episodes of {sizes.episode} steps are too short for {sizes.start} frames of context and {sizes.horizon} steps."
+        return [check.unknown(short) for check in PLAY]
     seeds = range(patient.seed, patient.seed + extent.worlds)
     found = exploitation.measure_earned(patient.tokenizer, patient.agent, patient.worlds, fork, seeds=seeds, steps=sizes.steps)
-    return [exploitation.judge_exploitation(found, fork.horizon).showing(*([] if found is None else exhibits.of_exploitation(found)))]
+    attempts = earnings.judge_attempts(found, fork.horizon, patient.choices)
+    exploited = exploitation.judge_exploitation(found, fork.horizon)
+    if found is None:
+        return [attempts, exploited]
+    return [attempts.showing(*exhibits.of_attempts(found, patient.choices)), exploited.showing(*exhibits.of_exploitation(found))]
 
 
 def _value(patient: Patient, extent: Extent, generator: torch.Generator) -> list[Finding]:
@@ -231,7 +250,7 @@ def _value(patient: Patient, extent: Extent, generator: torch.Generator) -> list
     return [returns.judge_value(dreamed, recorded).showing(*exhibits.of_value(dreamed))]
 
 
-VISITS: tuple[Visit, ...] = (_tokenizer, _steering, _long, _memory, _heads, _policy, _exploitation, _value)
+VISITS: tuple[Visit, ...] = (_tokenizer, _steering, _long, _memory, _heads, _policy, _play, _value)
 
 
 def _latents(patient: Patient, rows: int, length: int, *, relevant: float = 0.0, lookahead: int = 0) -> LatentClip:

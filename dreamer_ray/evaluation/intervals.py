@@ -61,6 +61,23 @@ def paired_bootstrap(
     return Interval(float(differences.mean()), float(low), float(high), n)
 
 
+def ratio_bootstrap(
+    above: Values, below: Values, generator: np.random.Generator, *, draws: int = 10_000, confidence: float = 0.95
+) -> Interval:
+    """Percentile bootstrap interval of ``sum(above) / sum(below)``, both measured in the same worlds, which are redrawn as wholes.
+
+    Infinite where nothing is below; NaN where nothing is above either.
+    """
+    _differences(above, below)
+    sums = np.stack([above, below], 1).astype(np.float64)
+    counts = generator.multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=draws)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = np.divide(*(counts @ sums).T)
+        value = float(np.divide(*sums.sum(0)))
+    low, high = np.quantile(ratios, [(1 - confidence) / 2, (1 + confidence) / 2], method="inverted_cdf")
+    return Interval(value, float(low), float(high), len(sums))
+
+
 def _differences(after: Values, before: Values) -> np.ndarray:
     after, before = np.asarray(after, dtype=np.float64), np.asarray(before, dtype=np.float64)
     if after.shape != before.shape or after.ndim != 1 or not len(after):

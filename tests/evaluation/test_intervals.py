@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dreamer_ray.evaluation.intervals import mean, paired_bootstrap, paired_difference, success_rate
+from dreamer_ray.evaluation.intervals import mean, paired_bootstrap, paired_difference, ratio_bootstrap, success_rate
 
 
 @pytest.mark.parametrize(
@@ -71,3 +71,16 @@ def test_mistakes_are_refused():
     for call in (lambda: success_rate(3, 2), lambda: success_rate(0, 0), lambda: mean([]), lambda: paired_difference([1, 2], [1])):
         with pytest.raises(ValueError, match="expected"):
             call()
+
+
+def test_a_ratio_of_sums_is_covered_as_often_as_it_says_and_is_infinite_over_nothing():
+    rng = np.random.default_rng(0)
+    covered = []
+    for _ in range(300):
+        below = rng.poisson(2.0, 60)
+        interval = ratio_bootstrap(3 * below + rng.normal(0, 1, 60), below, rng, draws=400)
+        covered.append(interval.low <= 3 <= interval.high)
+    assert np.mean(covered) == pytest.approx(0.95, abs=0.04)
+    nothing = ratio_bootstrap([1.0, 2.0], [0.0, 0.0], rng)
+    assert nothing.value == nothing.low == nothing.high == math.inf
+    assert math.isnan(ratio_bootstrap([0.0], [0.0], rng).value)

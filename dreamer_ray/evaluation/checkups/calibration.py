@@ -1,6 +1,6 @@
 """Are the reward and the continue head calibrated? What they foretell of held-out frames beside how often it came."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -22,7 +22,8 @@ REWARD = Check(
     part="agent",
     question="Is the reward head calibrated?",
     disease="the reward head is not calibrated",
-    threshold=_THRESHOLD,
+    threshold=f"{_THRESHOLD} Judged on windows that cover whole episodes, each under the prompt that a player would have there (the next "
+    "task of the ladder), so that events are as rare as they are for an agent that acts; windows about events stand beside it.",
     remedy=(
         "Weigh the reward more (agent.finetuning.reward_weight), train longer (agent.fit.steps), or show it more clips without an event "
         "(agent.batches.relevant_fraction)."
@@ -87,6 +88,14 @@ def calibrate(probability: Float[Tensor, "n"], outcome: Float[Tensor, "n"], gene
         came=tuple((came[used] / counts[used]).tolist()),
         counts=tuple(counts[used].tolist()),
     )
+
+
+def judge_reward(natural: Calibration, around: Calibration) -> Finding:
+    """Whether rewards come as often as foretold where they are as frequent as recorded; ``around`` is of windows about events."""
+    finding = judge_calibration(REWARD, natural, "rewards")
+    beside = f" In windows drawn about events as training draws them the error is {around.error:.3f} at a base rate of {around.base:.3f}."
+    figures = {"error_about_events": around.error, "base_about_events": around.base}
+    return replace(finding, says=finding.says + beside, figures={**finding.figures, **figures})
 
 
 def judge_calibration(check: Check, found: Calibration, event: str) -> Finding:

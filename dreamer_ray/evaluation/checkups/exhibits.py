@@ -1,5 +1,7 @@
 """The charts and pictures that stand beside the doctor's findings."""
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -7,7 +9,7 @@ from markupsafe import Markup
 from torch import Tensor
 
 from dreamer_ray.evaluation import figures
-from dreamer_ray.evaluation.checkups import calibration, exploitation, long_dreams, policy, returns, revisits, steering
+from dreamer_ray.evaluation.checkups import calibration, earnings, exploitation, long_dreams, policy, returns, revisits, steering
 from dreamer_ray.evaluation.checkups.pictures import PictureFigures
 from dreamer_ray.evaluation.diagnosis import Exhibit
 from dreamer_ray.evaluation.findings_page import picture
@@ -16,13 +18,14 @@ from dreamer_ray.models.dynamics import Dynamics
 from dreamer_ray.models.tokenizer import Tokenizer
 from dreamer_ray.types import Clip, LatentClip
 
-SHOWN, FRAMES_OF_A_STRIP, DECILES = 8, 11, 10
+SHOWN, FRAMES_OF_A_STRIP, DECILES, ACTIONS_SHOWN = 8, 11, 10, 17
 
 
 def of_blur(found: PictureFigures, tokenizer: Tokenizer, clip: Clip) -> list[Exhibit]:
     """Pictures above their reconstructions, and where on the picture the errors are."""
     shown = clip.rows(slice(0, SHOWN))
     rows = [shown.frames[:, -1].numpy(), _bytes(reconstruct(tokenizer, shown)[:, -1])]
+    tiles = {"pairs that differ": found.tile_changes.numpy(), "change kept": found.tile_kept.clamp(0, 1).numpy()}
     maps = {"tokenizer": found.tile_errors.numpy(), "mosaic of as many numbers": found.tile_block_errors.numpy()}
     return [
         Exhibit(
@@ -30,6 +33,9 @@ def of_blur(found: PictureFigures, tokenizer: Tokenizer, clip: Clip) -> list[Exh
             picture(figures.mosaic(rows), "pictures and reconstructions"),
         ),
         Exhibit("Mean squared error tile by tile, on one scale.", Markup(figures.heat_maps(maps))),
+        Exhibit(
+            "How often a tile is another in the next picture, and how much of its change is there again.", Markup(figures.heat_maps(tiles))
+        ),
     ]
 
 
@@ -86,15 +92,11 @@ def of_memory(found: revisits.MemoryFigures, again: LatentClip, tokenizer: Token
     return [Exhibit(caption, picture(figures.mosaic(columns), "returns and their dreams"))]
 
 
-def of_calibration(found: calibration.Calibration) -> list[Exhibit]:
-    """The reliability picture."""
+def of_calibration(found: calibration.Calibration, where: str = "") -> Exhibit:
+    """The reliability picture; ``where`` says of which frames."""
     chart = figures.reliability_chart(found.foretold, found.came, found.counts)
-    return [
-        Exhibit(
-            "What was foretold and how much of it came; on the dashed line the head is right. Large dots stand for many frames.",
-            Markup(chart),
-        )
-    ]
+    caption = f"What was foretold{where} and how much of it came; on the dashed line the head is right. Large dots stand for many frames."
+    return Exhibit(caption, Markup(chart))
 
 
 def of_policy(found: policy.PolicyFigures) -> list[Exhibit]:
@@ -121,6 +123,20 @@ def of_exploitation(found: exploitation.Earned) -> list[Exhibit]:
         {name: _numbered(values.mean(0).cumsum(0).tolist()) for name, values in sums.items()}, across="step", up="rewards so far"
     )
     return [Exhibit("Rewards of the same policy from the same frames on, mean over worlds.", Markup(chart))]
+
+
+def of_attempts(found: exploitation.Earned, choices: Mapping[str, Sequence[str]]) -> list[Exhibit]:
+    """What was foretold and what came, by action."""
+    shown = earnings.deeds(found, choices)[:ACTIONS_SHOWN]
+    if not shown:
+        return []
+    names = [f"{deed.name} ({deed.share:.0%})" for deed in shown]
+    chart = figures.bar_chart(names, {"foretold": [deed.foretold for deed in shown], "came": [deed.came for deed in shown]})
+    return [
+        Exhibit(
+            "Reward of a step in the world by the action that led to it (its share of the steps), the most overpaid first.", Markup(chart)
+        )
+    ]
 
 
 def _strip(dreams: long_dreams.LongDreams, tokenizer: Tokenizer, dynamics: Dynamics) -> Exhibit:

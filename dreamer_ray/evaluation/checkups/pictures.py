@@ -15,6 +15,7 @@ from dreamer_ray.models.tokenizer import Tokenizer
 from dreamer_ray.types import Clip
 
 LEAST_DETAIL, LEAST_GAIN = 0.33, 2.0
+VISIBLE, OFTEN = 0.05, 0.1
 DEAD, MOST_DEAD, LEAST_SPREAD = 0.02, 0.1, 0.1
 
 BLUR = Check(
@@ -25,13 +26,22 @@ BLUR = Check(
     threshold=(
         f"Bad below {LEAST_DETAIL:.0%} of the fine detail (each pixel against the mean of the nine around it), or less than "
         f"{LEAST_GAIN:g} dB better than a mosaic of as many numbers as the latents have: then the transformers add nothing that averaging "
-        "would not keep, and no later stage can see small things."
+        "would not keep, and no later stage can see small things. Bad also where one tile that often changes (in at least "
+        f"{OFTEN:.0%} of the pairs of pictures, by at least {VISIBLE:.0%} of the range) keeps less than {LEAST_DETAIL:.0%} of its change: "
+        "it mostly shows its mean, and whoever has to read it, such as a level of health, reads next to nothing. A small tile hardly "
+        "counts in the error of a whole picture."
     ),
     remedy=(
-        "Train longer (tokenizer.fit.steps), give it more numbers (tokenizer.model.latents, tokenizer.model.channels) or mask less "
-        "(tokenizer.model.mask_max)."
+        "Train longer (tokenizer.fit.steps), give it more numbers (tokenizer.model.latents, tokenizer.model.channels), smaller patches "
+        "(tokenizer.model.patch) or mask less (tokenizer.model.mask_max)."
     ),
-    keys=("tokenizer.fit.steps", "tokenizer.model.latents", "tokenizer.model.channels", "tokenizer.model.mask_max"),
+    keys=(
+        "tokenizer.fit.steps",
+        "tokenizer.model.latents",
+        "tokenizer.model.channels",
+        "tokenizer.model.patch",
+        "tokenizer.model.mask_max",
+    ),
     rests_on=("collapse",),
 )
 COLLAPSE = Check(
@@ -76,6 +86,10 @@ class PictureFigures:
     tile_errors: Float[Tensor, "y x"]
     """Mean squared error of each tile."""
     tile_block_errors: Float[Tensor, "y x"]
+    tile_changes: Float[Tensor, "y x"]
+    """Share of the pairs of pictures in which the tile is visibly another."""
+    tile_kept: Float[Tensor, "y x"]
+    """Share of its change that is there again: of its distance from its mean, by projection; 1 is all."""
 
     @property
     def dead(self) -> float:
@@ -90,6 +104,8 @@ def measure_pictures(tokenizer: Tokenizer, clip: Clip, *, tile: int) -> PictureF
     blocks = block_averages(truth, tokenizer.config.latents * tokenizer.config.channels)
     mean = truth.mean(0)
     fine, fine_rebuilt = _detail(truth), _detail(rebuilt)
+    change, change_rebuilt = truth - mean, rebuilt - rebuilt.mean(0)
+    steps = _tiles((truth[1:] - truth[:-1]).square(), tile)
     return PictureFigures(
         psnr=psnr(rebuilt, truth),
         mean_psnr=psnr(mean.expand_as(truth), truth),
@@ -99,18 +115,30 @@ def measure_pictures(tokenizer: Tokenizer, clip: Clip, *, tile: int) -> PictureF
         deviations=tokenizer.encode(clip.frames).flatten(0, 1).std(0),
         tile_errors=_by_tile((rebuilt - truth).square(), tile),
         tile_block_errors=_by_tile((blocks - truth).square(), tile),
+        tile_changes=(steps >= VISIBLE**2).float().mean(0),
+        tile_kept=_by_tile(change * change_rebuilt, tile) / _by_tile(change.square(), tile).clamp(min=1e-12),
     )
 
 
 def judge_blur(found: PictureFigures) -> Finding:
-    """Whether fine detail is gone."""
+    """Whether fine detail is gone, or the change of a tile."""
     gain = found.psnr - found.block_psnr
+    often = found.tile_changes >= OFTEN
+    lost = int((often & (found.tile_kept < LEAST_DETAIL)).sum())
     figures = {"detail": found.detail, "psnr": found.psnr, "block_average_psnr": found.block_psnr, "mean_frame_psnr": found.mean_psnr}
     says = (
         f"Reconstructions keep {found.detail:.0%} of the fine detail and reach {found.psnr:.1f} dB, {gain:+.1f} dB against a mosaic of as "
         f"many numbers and {found.psnr - found.mean_psnr:+.1f} dB against the mean picture."
     )
-    return (BLUR.sick if found.detail < LEAST_DETAIL or gain < LEAST_GAIN else BLUR.healthy)(says, figures)
+    if often.any():
+        kept = found.tile_kept.where(often, torch.inf)
+        row, column = divmod(int(kept.argmin()), kept.shape[1])
+        figures |= {"least_kept_of_a_tile": float(kept.min()), "lost_tiles": float(lost), "tiles_that_change": float(often.sum())}
+        says += (
+            f" Of {int(often.sum())} tiles that often change {lost} keep less than {LEAST_DETAIL:.0%} of their change; the worst, in row "
+            f"{row + 1} and column {column + 1}, keeps {max(0.0, float(kept.min())):.0%}."
+        )
+    return (BLUR.sick if found.detail < LEAST_DETAIL or gain < LEAST_GAIN or lost else BLUR.healthy)(says, figures)
 
 
 def judge_collapse(found: PictureFigures) -> Finding:
@@ -131,4 +159,8 @@ def _detail(pictures: Float[Tensor, "n y x 3"]) -> Tensor:
 
 
 def _by_tile(errors: Float[Tensor, "n y x 3"], tile: int) -> Tensor:
-    return avg_pool2d(errors.mean((0, 3))[None, None], tile, ceil_mode=True)[0, 0]
+    return _tiles(errors.mean(0, keepdim=True), tile)[0]
+
+
+def _tiles(errors: Float[Tensor, "n y x 3"], tile: int) -> Tensor:
+    return avg_pool2d(errors.mean(3)[:, None], tile, ceil_mode=True)[:, 0]

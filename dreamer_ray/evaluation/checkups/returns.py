@@ -15,26 +15,37 @@ from dreamer_ray.models.agent import Agent
 from dreamer_ray.objectives.returns import lambda_returns
 from dreamer_ray.types import LatentClip
 
-LEAST_EXPLAINED, LEAST_DEVIATION = 0.05, 1e-3
+LEAST_EXPLAINED, LEAST_DEVIATION, MOST_BIAS = 0.05, 1e-3, 0.5
 
 VALUE = Check(
     name="value",
     part="imagination",
     question="Does the value explain the return?",
-    disease="the value explains nothing",
+    disease="the value is wrong about the return",
     threshold=(
         f"Bad where the value explains less than {LEAST_EXPLAINED:.0%} of the variance of the dreamed return (squared correlation with "
         "the discounted rewards of the next horizon, 0 where it is negative): the advantage of an action is then its return and the "
-        "noise of a baseline that knows nothing. Judged in dreams, since it is the improved policy's value; recordings are of other "
-        "players."
+        f"noise of a baseline that knows nothing. Bad also where it leaves more than {1 - LEAST_EXPLAINED:.0%} of the variance of the "
+        "lambda-returns that it is trained on as it stands: it hardly varies between states, or varies otherwise than they; or where it "
+        f"lies above or below these by more than {MOST_BIAS:g} of their deviation, which is beyond chance from some 30 dreams on: PMPO "
+        "goes by the sign of the advantage, and under a value that lies to one side nearly all actions count as bad, or as good. Judged in "
+        "dreams, since it is the improved policy's value; recordings are of other players."
     ),
     remedy=(
         "Let the value learn first (imagination.loss.value_warmup) and faster (imagination.fit.optimizer.rates, such as "
-        "{value: 5}), make more "
-        "updates (imagination.fit.steps) or look farther along the dream (imagination.loss.lam)."
+        "{value: 5}), make more updates (imagination.fit.steps), or have it learn of rewards more than of itself: dream longer "
+        "(imagination.horizon), look farther along the dream (imagination.loss.lam), count less of what is behind its end "
+        "(imagination.loss.gamma)."
     ),
-    keys=("imagination.loss.value_warmup", "imagination.fit.optimizer.rates", "imagination.fit.steps", "imagination.loss.lam"),
-    rests_on=("collapse", "actions", "freeze", "reward", "continue", "policy", "exploit"),
+    keys=(
+        "imagination.loss.value_warmup",
+        "imagination.fit.optimizer.rates",
+        "imagination.fit.steps",
+        "imagination.horizon",
+        "imagination.loss.lam",
+        "imagination.loss.gamma",
+    ),
+    rests_on=("collapse", "actions", "freeze", "reward", "continue", "attempts", "policy", "exploit"),
 )
 
 
@@ -96,18 +107,31 @@ def explained(values: Float[Tensor, "n"], returns: Float[Tensor, "n"]) -> float:
 
 
 def judge_value(dreamed: Expectations, recorded: Expectations | None) -> Finding:
-    """Whether the value knows better than a constant what comes."""
+    """Whether the value knows better than a constant what comes, varies as much as it knows, and lies where returns lie."""
     share, spread = explained(dreamed.values, dreamed.returns), float(dreamed.returns.std())
-    target = 1 - float((dreamed.targets - dreamed.values).var() / dreamed.targets.var().clamp(min=1e-12))
-    figures = {"explained": share, "explained_variance_of_targets": target, "return": float(dreamed.returns.mean())}
-    figures |= {"value": float(dreamed.values.mean()), "return_deviation": spread}
+    values, targets = dreamed.values, dreamed.targets
+    left, varies = targets - values, targets.std().clamp(min=1e-6)
+    target, bias = 1 - float(left.var() / varies**2), -float(left.mean() / varies)
+    figures = {"explained": share, "explained_variance_of_targets": target, "bias": bias, "return": float(dreamed.returns.mean())}
+    figures |= {"value": float(values.mean()), "target": float(targets.mean()), "return_deviation": spread}
+    figures |= {"value_deviation": float(values.std()), "target_deviation": float(varies)}
     says = (
-        f"The value explains {share:.0%} of the variance of the dreamed return ({len(dreamed.values):,} states; return "
-        f"{figures['return']:.3f}, value {figures['value']:.3f}), and {target:.0%} of that of the lambda-returns that it is trained on."
+        f"The value explains {share:.0%} of the variance of the dreamed return ({len(values):,} states; return "
+        f"{figures['return']:.3f}), and {target:.0%} of that of the lambda-returns that it is trained on: it is {values.mean():.3f}, "
+        f"deviation {values.std():.3f}, these are {targets.mean():.3f}, deviation {varies:.3f}."
     )
     if recorded is not None and float(recorded.returns.std()) >= LEAST_DEVIATION:
         figures["explained_in_recordings"] = explained(recorded.values, recorded.returns)
         says += f" Of what recorded players went on to get it explains {figures['explained_in_recordings']:.0%}."
     if spread < LEAST_DEVIATION:
         return VALUE.unknown(f"All dreams bring the same return ({figures['return']:.4f}); there is nothing to explain.", figures)
-    return (VALUE.sick if share < LEAST_EXPLAINED else VALUE.healthy)(says, figures)
+    wrong = [
+        text
+        for text, true in (
+            ("It knows nothing of the return.", share < LEAST_EXPLAINED),
+            ("As it stands a constant would do as well.", target < LEAST_EXPLAINED),
+            (f"It lies {'above' if bias > 0 else 'below'} them by {abs(bias):.1f} of their deviation.", abs(bias) > MOST_BIAS),
+        )
+        if true
+    ]
+    return VALUE.sick(" ".join([says, *wrong]), figures) if wrong else VALUE.healthy(says, figures)

@@ -46,13 +46,16 @@ class Recordings:
         return BatchPlan(self.shards, config, steps=1, tasks=self.ladder).refs(0)
 
     def whole(self, rows: int, length: int) -> list[ClipRef]:
-        """At most about ``rows`` windows that cover episodes up to their ends, so that all is as frequent in them as in the recordings."""
+        """At most about ``rows`` windows that cover episodes up to their ends, so that all is as frequent in them as in the recordings.
+
+        Each under the prompt that a player would have as it begins: the next task of the ladder that was not achieved before.
+        """
         draw = np.random.default_rng(self.seed)
-        tasks = [self.shards.schema.tasks.index(task) for task in self.ladder] or [0]
         found: list[ClipRef] = []
         for episode in draw.permutation(len(self.shards.lengths)).tolist():
+            events = self.shards.rows(episode).events
             starts = range(int(self.shards.lengths[episode]) - length, -1, -length)
-            found += [ClipRef(episode, start, length, int(draw.choice(tasks)), relevant=False, label=True) for start in starts]
+            found += [ClipRef(episode, start, length, self._prompt(events[:start]), relevant=False, label=True) for start in starts]
             if len(found) >= rows:
                 break
         return found
@@ -68,6 +71,11 @@ class Recordings:
         parts = [encoded(tokenizer, self.pictures(refs[i : i + ROWS_AT_ONCE])) for i in range(0, len(refs), ROWS_AT_ONCE)]
         joined = iter([torch.cat(same) for same in zip(*(part.tensors() for part in parts), strict=True)])
         return parts[0].map(lambda _: next(joined))
+
+    def _prompt(self, before: np.ndarray) -> int:
+        """The next task of the ladder after the events ``before``, uint8 ``[t m]``; the last one where all were achieved."""
+        places = [self.shards.schema.tasks.index(task) for task in self.ladder] or [0]
+        return next((place for place in places if not before[:, place : place + 1].any()), places[-1])
 
     def _any_event(self, length: int) -> bool:
         episode, frame, task = self.shards.event_frames()

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from dreamer_ray.config_file import _keys
-from dreamer_ray.evaluation.checkups.calibration import CONTINUE, REWARD, calibrate, judge_calibration
+from dreamer_ray.evaluation.checkups.calibration import CONTINUE, REWARD, calibrate, judge_calibration, judge_reward
+from dreamer_ray.evaluation.checkups.earnings import deeds, judge_attempts
 from dreamer_ray.evaluation.checkups.exploitation import Earned, judge_exploitation
 from dreamer_ray.evaluation.checkups.long_dreams import LongFigures, judge_drift, judge_freeze
 from dreamer_ray.evaluation.checkups.pictures import PictureFigures, judge_blur, judge_collapse
@@ -15,7 +16,7 @@ from dreamer_ray.evaluation.checkups.returns import Expectations, judge_value
 from dreamer_ray.evaluation.checkups.revisits import MemoryFigures, judge_memory
 from dreamer_ray.evaluation.checkups.steering import SteeringFigures, judge_actions
 from dreamer_ray.evaluation.diagnosis import settled
-from dreamer_ray.evaluation.doctor import CHECKS
+from dreamer_ray.evaluation.doctor import CHECKS, named
 from dreamer_ray.recipe import Recipe
 
 PICTURES = PictureFigures(
@@ -27,6 +28,8 @@ PICTURES = PictureFigures(
     deviations=torch.full((4, 8), 0.5),
     tile_errors=torch.ones(3, 3),
     tile_block_errors=torch.ones(3, 3),
+    tile_changes=torch.full((3, 3), 0.5),
+    tile_kept=torch.full((3, 3), 0.8),
 )
 LONG = LongFigures(
     frames=160,
@@ -63,6 +66,16 @@ def test_remedies_name_keys_that_recipes_have(check):
 )
 def test_a_tokenizer_blurs_without_fine_detail_or_where_a_mosaic_is_as_good(changes, status):
     assert judge_blur(replace(PICTURES, **changes)).status == status
+
+
+def test_a_tokenizer_blurs_where_it_loses_one_tile_that_often_changes():
+    kept, changes = torch.full((3, 3), 0.8), torch.full((3, 3), 0.5)
+    kept[2, 1] = 0.3
+    finding = judge_blur(replace(PICTURES, tile_kept=kept))
+    assert finding.status == "sick" and "row 3 and column 2, keeps 30%" in finding.says
+    changes[2, 1] = 0.05
+    assert judge_blur(replace(PICTURES, tile_kept=kept, tile_changes=changes)).status == "healthy"
+    assert judge_blur(replace(PICTURES, tile_changes=torch.zeros(3, 3))).status == "healthy"
 
 
 def test_a_tokenizer_collapsed_where_a_tenth_of_its_numbers_is_dead_or_all_pictures_are_one():
@@ -138,6 +151,13 @@ def test_a_head_is_not_calibrated_where_it_is_off_by_more_than_matters(shift, st
     assert judge_calibration(REWARD, calibration(shift, 0.1), "rewards").status == status
 
 
+def test_the_reward_is_judged_where_it_is_as_frequent_as_recorded():
+    good, bad = calibration(0.0, 0.1), calibration(0.1, 0.1)
+    assert (judge_reward(good, bad).status, judge_reward(bad, good).status) == ("healthy", "sick")
+    assert judge_reward(good, bad).figures["error_about_events"] == bad.error
+    assert f"{bad.error:.3f} at a base rate" in judge_reward(good, bad).says
+
+
 def test_a_head_that_only_knows_the_base_rate_is_not_healthy():
     draw = torch.Generator().manual_seed(0)
     came = (torch.rand(4000, generator=draw) < 0.1).float()
@@ -158,7 +178,8 @@ def test_a_policy_left_the_prior_beyond_half_a_nat(kl, status):
 def earned(imagined: float, real: float, foretold: float) -> Earned:
     draw = torch.Generator().manual_seed(0)
     came = (torch.rand(200, 1, generator=draw) < real).float()
-    return Earned(torch.full((200, 1), imagined), came, torch.full((200, 1), foretold))
+    steps = torch.ones(200, 1)
+    return Earned(steps * imagined, came, steps * foretold, steps.bool(), {"move": steps.long()})
 
 
 @pytest.mark.parametrize(
@@ -176,10 +197,50 @@ def test_a_reward_head_that_pays_real_frames_as_much_may_be_to_blame_and_one_tha
     assert "It pays these frames too" not in judge_exploitation(earned(0.95, 0.3, 0.3), 8).says
 
 
+MOVES = {"move": ("left", "right")}
+
+
+@pytest.mark.parametrize(
+    ("real", "foretold", "status"),
+    [(0.4, 0.4, "healthy"), (0.4, 0.7, "healthy"), (0.2, 0.9, "sick"), (0.0, 0.04, "healthy"), (0.0, 0.1, "sick")],
+)
+def test_a_reward_head_pays_what_fails_where_it_says_twice_what_came(real, foretold, status):
+    assert judge_attempts(earned(0.5, real, foretold), 1, MOVES).status == status
+
+
+def test_attempts_are_not_told_from_few_worlds_nor_from_worlds_that_disagree():
+    few = {name: getattr(earned(0.5, 0.0, 0.9), name)[:7] for name in ("imagined", "real", "foretold", "played")}
+    assert judge_attempts(None, 1, MOVES).status == judge_attempts(Earned(**few, actions={}), 1, MOVES).status == "unknown"
+    found = earned(0.5, 0.0, 0.0)
+    found.foretold[:4] = 15.0
+    assert judge_attempts(replace(found, real=torch.full((200, 1), 0.1)), 1, MOVES).status == "unknown"
+
+
+def test_what_is_overpaid_is_told_apart_by_action_over_the_steps_that_were_played():
+    actions = {"move": torch.tensor([[0, 1, 1], [0, 1, 0]]), "keys": torch.tensor([[[1.0], [0.0], [0.0]], [[0.0], [0.0], [1.0]]])}
+    real = torch.tensor([[1.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
+    foretold = torch.tensor([[0.9, 0.8, 0.6], [0.9, 0.4, 9.0]])
+    played = torch.tensor([[True, True, True], [True, True, False]])
+    found = deeds(Earned(real, real, foretold, played, actions), MOVES | {"keys": ("jump",)})
+    assert [deed.name for deed in found] == ["right", "jump", "left"]
+    assert (found[0].share, found[0].foretold, found[0].came) == pytest.approx((0.6, 0.6, 0.0))
+    assert (found[1].share, found[1].foretold, found[1].came) == pytest.approx((0.2, 0.9, 1.0))
+
+
+def test_a_head_that_overpays_and_a_model_that_is_exploited_are_told_apart():
+    def names(found):
+        return named(settled([judge_attempts(found, 1, MOVES), judge_exploitation(found, 1)]))
+
+    assert names(earned(0.95, 0.3, 0.9)) == {"attempts"}
+    assert names(earned(0.95, 0.3, 0.3)) == {"exploit"}
+    assert names(earned(2.0, 0.1, 0.4)) == {"attempts", "exploit"}
+    assert names(earned(0.3, 0.3, 0.3)) == set()
+
+
 def expected(share: float, count: int = 400) -> Expectations:
     draw = torch.Generator().manual_seed(0)
     values, noise = torch.randn(2, count, generator=draw)
-    return Expectations(values, 3 * (share**0.5 * values + (1 - share) ** 0.5 * noise) + 10, values)
+    return Expectations(values, 3 * (share**0.5 * values + (1 - share) ** 0.5 * noise) + 10, values + 0.5 * noise)
 
 
 @pytest.mark.parametrize(("share", "status"), [(0.0, "sick"), (0.3, "healthy"), (1.0, "healthy")])
@@ -193,6 +254,23 @@ def test_a_value_that_falls_where_the_return_rises_explains_nothing():
     found = expected(0.8)
     assert judge_value(replace(found, values=-found.values), None).status == "sick"
     assert judge_value(replace(found, values=torch.zeros(400)), None).figures["explained"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("values", "word"),
+    [
+        (lambda v: 0.01 * v, "a constant would do"),
+        (lambda v: 5 * v, "a constant would do"),
+        (lambda v: v + 0.7, "above"),
+        (lambda v: v - 0.7, "below"),
+    ],
+)
+def test_a_value_that_goes_with_the_return_may_yet_hardly_vary_or_lie_to_one_side(values, word):
+    found = expected(0.3)
+    finding = judge_value(replace(found, values=values(found.values)), None)
+    assert finding.status == "sick" and word in finding.says
+    assert finding.figures["explained"] > 0.2
+    assert judge_value(replace(found, values=found.values + 0.3), None).status == "healthy"
 
 
 def test_a_value_of_dreams_without_reward_is_not_told():

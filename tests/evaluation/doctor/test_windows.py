@@ -1,5 +1,7 @@
 """What the check-ups measure, on windows and models whose answers are known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -50,6 +52,23 @@ def test_whole_episodes_are_covered_to_their_ends(tmp_path):
     assert len(found.whole(1, 4)) == 2
 
 
+def test_whole_episodes_have_the_prompt_that_a_player_would_have_there(tmp_path):
+    schema = ShardSchema(codec="png", frame_shape=(8, 8), action_space=SPACE, tasks=("stone", "wood", "table"), fps=5.0)
+    events = np.zeros((12, 3), np.uint8)
+    events[[4, 9], [1, 2]] = 1
+    made = write_shard(tmp_path, "a.parquet", [replace(episode("a", [0] * 12), events=events)], schema)
+    commit_manifest(tmp_path, schema, [made], made_by={}, parents={})
+    refs = Recordings(open_shards(tmp_path), ("wood", "table"), 0).whole(100, 2)
+    assert [(ref.start, schema.tasks[ref.task]) for ref in sorted(refs, key=lambda ref: ref.start)] == [
+        (0, "wood"),
+        (2, "wood"),
+        (4, "wood"),
+        (6, "table"),
+        (8, "table"),
+        (10, "table"),
+    ]
+
+
 def test_windows_about_events_are_drawn_only_where_there_are_any(tmp_path):
     empty = Recordings(shards(tmp_path / "a", [episode("a", [0] * 20)]), ("gold",), 0)
     assert not any(ref.relevant for ref in empty.drawn(6, 4, relevant=0.5))
@@ -89,6 +108,19 @@ def test_a_perfect_tokenizer_keeps_all_detail_and_a_constant_one_none(tiny, monk
     monkeypatch.setattr(tokenizer, "decode", lambda latents: torch.full((6, 2, 8, 8, 3), 0.5))
     found = measure_pictures(tokenizer, clip, tile=3)
     assert found.detail == found.spread == 0.0
+
+
+def test_of_the_change_of_each_tile_is_told_what_is_there_again(tiny, monkeypatch):
+    tokenizer, frames = tiny.tokenizer(), torch.zeros(6, 1, 8, 8, 3, dtype=torch.uint8)
+    frames[::2, :, :4] = 200
+    frames[0, :, 4:, 4:] = 200
+    clip = Clip(frames, tiny.clip(6, 1).notes)
+    rebuilt = frames / 255
+    rebuilt[..., :4, 4:, :] = 0.25 * rebuilt[..., :4, 4:, :] + 0.5
+    monkeypatch.setattr(tokenizer, "decode", lambda latents: rebuilt)
+    found = measure_pictures(tokenizer, clip, tile=4)
+    assert torch.allclose(found.tile_changes, torch.tensor([[1.0, 1.0], [0.0, 0.2]]))
+    assert torch.allclose(found.tile_kept, torch.tensor([[1.0, 0.25], [0.0, 1.0]]))
 
 
 def test_a_number_that_never_changes_is_dead(tiny):
