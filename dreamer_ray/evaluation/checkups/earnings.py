@@ -25,10 +25,10 @@ ATTEMPTS = Check(
         "what they try, so that a head can be right of recordings and wrong here."
     ),
     remedy=(
-        "Record play in which things fail (data.crafter.noise; other sources: what the policy tries), and let the head learn from clips as "
-        "frequent as they are (agent.batches.relevant_fraction)."
+        "Record play in which things fail (data.crafter.attempts, data.crafter.noise; other sources: what the policy tries), and let the "
+        "head learn from rows by how often they come (agent.finetuning.reward_rows)."
     ),
-    keys=("data.crafter.noise", "agent.batches.relevant_fraction"),
+    keys=("data.crafter.attempts", "data.crafter.noise", "agent.finetuning.reward_rows"),
     rests_on=("collapse", "actions", "reward"),
 )
 
