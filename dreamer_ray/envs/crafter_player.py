@@ -13,8 +13,8 @@ from dreamer_ray.envs.crafter_paths import DIRECTIONS, Route
 from dreamer_ray.envs.crafter_scene import GROUND, MOVES, Scene, Step, approach, around, go, put
 
 Goal = Callable[[Scene], str | None]
-TRIED = tuple(action for action in ACTIONS if action.startswith(("place_", "make_")))
-"""What a player tries besides "do": each does nothing where what it needs is not there."""
+VAIN = ("outside", "grass", "sand", "path", "table", "furnace", "lava")
+"""What gives the hand nothing, or (grass) nearly so."""
 HARD = ("outside", "water", "stone", "tree", "coal", "iron", "diamond", "table", "furnace", "plant")
 """What keeps creatures out."""
 FAR = 30
@@ -215,9 +215,9 @@ GOALS: tuple[Goal, ...] = (
 class ScriptedPlayer:
     """Plays by ``GOALS``, of which it overlooks a share of ``1 - skill`` anew at every step; or, with probability ``noise``, at random.
 
-    With probability ``attempts`` it tries its hand at what lies ahead, or half of the time one of ``TRIED``: mostly in vain, so that
-    who learns from the recordings sees what fails too. ``curiosity`` is the chance to search the grass ahead for a sapling, which the
-    game grants one time in ten.
+    With probability ``attempts`` it uses its hand where it reaches nothing, as who misjudges what lies ahead does: a player that never
+    fails teaches nobody what failure looks like. ``curiosity`` is the chance to search the grass ahead for a sapling, which the game
+    grants one time in ten.
     """
 
     def __init__(self, rng: np.random.Generator, noise: float, *, skill: float = 1.0, attempts: float = 0.0, curiosity: float = 0.05):
@@ -228,9 +228,9 @@ class ScriptedPlayer:
         chance, draw = self.rng.random(2)
         if chance < self.noise:
             return int(self.rng.integers(len(ACTIONS)))
-        if chance < self.noise + self.attempts and not env.state().sleeping:
-            return ACTIONS.index("do" if draw < 0.5 else TRIED[int(self.rng.integers(len(TRIED)))])
         scene = Scene(env.state())
+        if chance < self.noise + self.attempts and scene.ahead in VAIN and not scene.sleeping:
+            return ACTIONS.index("do")
         if scene.ahead == "grass" and not scene.sleeping and draw < self.curiosity:
             return ACTIONS.index("do")
         seen = GOALS if self.skill == 1 else [goal for goal in GOALS if goal is settle or self.rng.random() < self.skill]

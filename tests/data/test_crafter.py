@@ -88,7 +88,7 @@ def test_a_player_that_tries_much_fails_much():
         return float((episode.events[used + 1].sum(1) > 0).mean())
 
     without, tried = succeeding(0.0), succeeding(0.5)
-    assert without > 1.3 * tried
+    assert without > 0.9 > 0.5 > tried
 
 
 def test_shares_are_taken_in_turn():
