@@ -8,8 +8,9 @@ from typing import Any
 import yaml
 
 from dreamer_ray.domain import Domain
-from dreamer_ray.evaluation.effects import Effect, effect, figure, rate, steps_to_success
+from dreamer_ray.evaluation.effects import LEAST_SEEDS, Effect, effect, figure, rate, steps_to_success
 from dreamer_ray.evaluation.episodes import EpisodeResult
+from dreamer_ray.evaluation.intervals import Interval
 from dreamer_ray.evaluation.quality import quality_rows
 from dreamer_ray.evaluation.report import Comparison, Quality, Report, Score, render, summary, text_table
 from dreamer_ray.recipe import Recipe
@@ -22,8 +23,6 @@ NAMES = {"random": "random play", "agent_scratch": "BC, no world model", "agent"
 PAIRS = (("imagination", "agent"), ("agent", "agent_scratch"))
 PRIMARY = "ladder tasks an episode"
 """The figure by which the claim is judged, chosen before anything was played: how many tasks of the ladder an episode achieves."""
-LEAST_SEEDS = 8
-"""Fewer phase-2 seeds show a direction, no more: redrawing phase 2 moves the effect by more than imagination training does."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,8 @@ def verdict(found: Effect) -> str:
 
 def write_results(folder: Path, recipe: Recipe, domain: Domain, outcomes: Outcomes) -> list[str]:
     """Writes ``reproduce.json`` and ``reproduce.html`` into ``folder``, and gives the lines for the console."""
-    found, page = effects(outcomes, domain), build_page(recipe, domain, outcomes)
+    found = effects(outcomes, domain)
+    page = build_page(recipe, domain, outcomes, found)
     episodes = {
         variant: {str(seed): [asdict(each) for each in played] for seed, played in by_seed.items()}
         for variant, by_seed in outcomes.episodes.items()
@@ -117,17 +117,17 @@ def write_results(folder: Path, recipe: Recipe, domain: Domain, outcomes: Outcom
 
 
 def _effect(found: Effect) -> dict[str, Any]:
-    within = {str(seed): _bounds(each) for seed, each in found.within.items()}
+    """Within each seed the t interval, and beside it that of the bootstrap."""
+    within = {str(seed): _bounds(each) | {"bootstrap": _bounds(found.redrawn[seed])} for seed, each in found.within.items()}
     return {"name": found.name, "shown": found.shown, "across_seeds": _bounds(found.across), "within_seeds": within}
 
 
-def _bounds(interval: Any) -> dict[str, float | None]:
+def _bounds(interval: Interval) -> dict[str, Any]:
     return {name: None if value != value else value for name, value in asdict(interval).items()}
 
 
-def build_page(recipe: Recipe, domain: Domain, outcomes: Outcomes) -> Report:
+def build_page(recipe: Recipe, domain: Domain, outcomes: Outcomes, found: Sequence[Effect]) -> Report:
     """The page: success and steps by task, the effects, and on what they stand."""
-    found = effects(outcomes, domain)
     wider = "the wider of two: over phase-2 seeds by Student's t, over worlds by {}"
     return Report(
         title=f"Does imagination training help? {recipe.name}",
@@ -187,7 +187,7 @@ def _notes(outcomes: Outcomes) -> list[str]:
             f"for all; actions are sampled; an episode ends after {outcomes.limit} steps; the prompt moves up the ladder."
         ),
         f"Phase 1 was trained once; cloning and imagination training once for each of {len(seeds)} phase-2 seeds ({_listed(seeds)}).",
-        f"The claim is judged by {PRIMARY}; the other figures are shown for what they say about why.",
+        f"The claim is judged by {PRIMARY}; the other figures stand beside it for what they say about why.",
     ]
     if len(seeds) < LEAST_SEEDS:
         notes.insert(0, f"{len(seeds)} phase-2 seed{'s' * (len(seeds) > 1)}: this shows a direction, no more. {LEAST_SEEDS} are the least.")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -116,6 +117,39 @@ def test_the_effect_is_judged_by_tasks_of_the_ladder_and_few_seeds_only_show_a_d
     assert verdict(few).endswith("fewer than 8 show a direction, no more")
     single = next(each for each in effects(outcomes(1, 1), domain) if PRIMARY in each.name)
     assert verdict(single).endswith("one phase-2 seed shows a direction, no more")
+
+
+def claims(text: str) -> list[str]:
+    """Words by which a result is claimed, in what a reader sees."""
+    visible = re.sub(r"<(style|svg|script)\b.*?</\1>|<[^>]*>", " ", text, flags=re.DOTALL)
+    return re.findall(r"\b(?:higher|lower|shown|above zero|below zero)\b", visible, flags=re.IGNORECASE)
+
+
+def test_below_the_least_seeds_nothing_is_claimed_on_the_page_in_the_lines_or_in_the_file(tmp_path):
+    values, domain = recipe("cpu"), domain_of(recipe("cpu"))
+    for seeds in (1, LEAST_SEEDS - 1, LEAST_SEEDS):
+        lines = write_results(tmp_path, values, domain, outcomes(seeds, 1))
+        found = json.loads((tmp_path / "reproduce.json").read_text())["effects"]
+        said = {each["shown"] for each in found}
+        written = claims((tmp_path / "reproduce.html").read_text()) + claims("\n".join(lines))
+        if seeds < LEAST_SEEDS:
+            assert said == {"direction only"} and not written, (seeds, said, written)
+        else:
+            assert "above zero" in said and "above zero" in written
+
+
+def test_beside_each_t_interval_within_a_seed_stands_the_bootstrap(tmp_path):
+    values, domain = recipe("cpu"), domain_of(recipe("cpu"))
+    write_results(tmp_path, values, domain, outcomes(3, 1))
+    effects_found = json.loads((tmp_path / "reproduce.json").read_text())["effects"]
+    page = (tmp_path / "reproduce.html").read_text()
+    assert "95% interval (t)" in page and "95% interval (bootstrap)" in page
+    within_seeds = [within for effect in effects_found for within in effect["within_seeds"].values()]
+    assert all((each["n"], each["value"]) == (12, each["bootstrap"]["value"]) for each in within_seeds)
+    wide = [each for each in within_seeds if each["low"] < each["high"]]
+    assert wide
+    for within in wide:
+        assert within["low"] < within["bootstrap"]["low"] <= within["value"] <= within["bootstrap"]["high"] < within["high"]
 
 
 def test_results_hold_every_world_so_that_intervals_can_be_computed_again(tmp_path):
