@@ -26,6 +26,15 @@ PRIMARY = "ladder tasks an episode"
 
 
 @dataclass(frozen=True)
+class Compared:
+    """What was played by a variant of the recipe, after imagination."""
+
+    changes: str
+    episodes: Mapping[int, Sequence[EpisodeResult]]
+    """By phase-2 seed, in the order of the worlds, which are those of ``Outcomes``."""
+
+
+@dataclass(frozen=True)
 class Outcomes:
     """All that was played."""
 
@@ -39,10 +48,16 @@ class Outcomes:
     """Of dreamed videos, as ``measure.video_distances`` names them, or ``missing``: why there are none."""
     training: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
     """By seed, the last logged figures of imagination training."""
+    compared: Mapping[str, Compared] = field(default_factory=dict)
+    """By its name, what a variant of the recipe did."""
 
     def values(self, variant: str, of: Callable[[EpisodeResult], float]) -> dict[int, list[float]]:
-        """A figure of every episode of a variant."""
-        return {seed: [float(of(episode)) for episode in played] for seed, played in self.episodes[variant].items()}
+        """A figure of every episode of a player."""
+        return _values(self.episodes[variant], of)
+
+
+def _values(episodes: Mapping[int, Sequence[EpisodeResult]], of: Callable[[EpisodeResult], float]) -> dict[int, list[float]]:
+    return {seed: [float(of(episode)) for episode in played] for seed, played in episodes.items()}
 
 
 def figures(domain: Domain, limit: int) -> dict[str, Callable[[EpisodeResult], float]]:
@@ -63,13 +78,19 @@ def _steps(played: EpisodeResult, place: int, limit: int) -> int:
 
 
 def effects(outcomes: Outcomes, domain: Domain) -> list[Effect]:
-    """Of imagination training, and of the world model, on every figure in which any episode differs from another."""
+    """Of imagination training, of the world model and of variants, on every figure in which any episode differs from another."""
+    played, improved = outcomes.episodes, outcomes.episodes["imagination"]
+    pairs = [(f"{NAMES[after]} - {NAMES[before]}", played[after], played[before]) for after, before in PAIRS]
+    for name, variant in outcomes.compared.items():
+        if variant.episodes:
+            base = {seed: improved[seed] for seed in variant.episodes}
+            pairs.append((f"variant {name} - as it is, both after imagination", variant.episodes, base))
     found = []
-    for after, before in PAIRS:
+    for words, after, before in pairs:
         for name, of in figures(domain, outcomes.limit).items():
-            values = outcomes.values(after, of), outcomes.values(before, of)
-            if len({value for variant in values for seed in variant.values() for value in seed}) > 1 or name == PRIMARY:
-                found.append(effect(f"{NAMES[after]} - {NAMES[before]}: {name}", *values))
+            values = _values(after, of), _values(before, of)
+            if len({value for player in values for seed in player.values() for value in seed}) > 1 or name == PRIMARY:
+                found.append(effect(f"{words}: {name}", *values))
     return found
 
 
@@ -88,10 +109,8 @@ def write_results(folder: Path, recipe: Recipe, domain: Domain, outcomes: Outcom
     """Writes ``reproduce.json`` and ``reproduce.html`` into ``folder``, and gives the lines for the console."""
     found = effects(outcomes, domain)
     page = build_page(recipe, domain, outcomes, found)
-    episodes = {
-        variant: {str(seed): [asdict(each) for each in played] for seed, played in by_seed.items()}
-        for variant, by_seed in outcomes.episodes.items()
-    }
+    episodes = {variant: _plain(by_seed) for variant, by_seed in outcomes.episodes.items()}
+    variants = {name: {"changes": each.changes, "episodes": _plain(each.episodes)} for name, each in outcomes.compared.items()}
     shown = summary(page)
     values = {
         "format": FORMAT,
@@ -108,12 +127,17 @@ def write_results(folder: Path, recipe: Recipe, domain: Domain, outcomes: Outcom
         "video_distances": dict(outcomes.distances),
         "imagination": {str(seed): dict(last) for seed, last in outcomes.training.items()},
         "episodes": episodes,
+        "variants": variants,
     }
     write_json(folder / "reproduce.json", values)
     partial = folder / ".reproduce.html.partial"
     partial.write_text(render(page), encoding="utf-8")
     partial.replace(folder / "reproduce.html")
     return [*text_table(page).splitlines(), *(verdict(each) for each in found if PRIMARY in each.name)]
+
+
+def _plain(by_seed: Mapping[int, Sequence[EpisodeResult]]) -> dict[str, list[dict[str, Any]]]:
+    return {str(seed): [asdict(each) for each in played] for seed, played in by_seed.items()}
 
 
 def _effect(found: Effect) -> dict[str, Any]:
@@ -191,6 +215,13 @@ def _notes(outcomes: Outcomes) -> list[str]:
     ]
     if len(seeds) < LEAST_SEEDS:
         notes.insert(0, f"{len(seeds)} phase-2 seed{'s' * (len(seeds) > 1)}: this shows a direction, no more. {LEAST_SEEDS} are the least.")
+    notes += [
+        f"Variant {name}: {each.changes}; phase-2 seeds {_listed(sorted(each.episodes))}." for name, each in outcomes.compared.items()
+    ]
+    if outcomes.compared:
+        notes.append(
+            "A variant that is chosen by these worlds has had its choice in them: they say less of it than of the recipe as it is."
+        )
     if "missing" in outcomes.distances:
         notes.append(f"No Frechet video distance: {outcomes.distances['missing']}.")
     return [*notes, *(_moved(outcomes.training) if outcomes.training else [])]
