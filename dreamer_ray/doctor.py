@@ -15,7 +15,7 @@ from dreamer_ray.evaluation.doctor import CHECKS, Extent, Patient, Sizes, examin
 from dreamer_ray.evaluation.findings_page import MARKS, page
 from dreamer_ray.phases.imagination_training import ImaginationLossConfig
 from dreamer_ray.progress import Progress
-from dreamer_ray.recipe import Recipe
+from dreamer_ray.recipe import FIRST_DOCTOR_WORLD, Recipe
 from dreamer_ray.run_folder import read_record
 from dreamer_ray.stages import acting_agent, trained
 from dreamer_ray.training.checkpoint import latest_checkpoint
@@ -89,7 +89,7 @@ def admit(recipe: Recipe, run: Path, *, stage: str | None, seed: int) -> tuple[P
         cloned=acting_agent(run, "agent") if reached == "imagination" else None,
         worlds=domain.worlds,
         choices=domain.countable,
-        seed=recipe.evaluation.seed,
+        seed=FIRST_DOCTOR_WORLD,
         missing=later | _no_worlds(domain),
     )
     return patient, reached

@@ -14,7 +14,7 @@ import torch
 from dreamer_ray.data.crafter_files import commit_recording, record_jobs, recorded_so_far, write_episodes
 from dreamer_ray.data.shards import ShardFile, open_shards
 from dreamer_ray.encoding import commit_encoding, encode_file, open_encoder
-from dreamer_ray.errors import DreamerError, RunError, UserError
+from dreamer_ray.errors import OutOfTimeError, RunError, UserError
 from dreamer_ray.measure import refuse_poor_data
 from dreamer_ray.phases.imagination_training import Rehearsal
 from dreamer_ray.progress import Progress
@@ -33,12 +33,8 @@ Spread = Callable[[Callable[[Job], Result], Sequence[Job]], Iterator[tuple[Job, 
 """Does jobs side by side and yields each with its result, as they come; raises ``OutOfTimeError`` where some were left."""
 
 
-class OutOfTimeError(DreamerError):
-    """The time is over; all that was done up to now is kept, and the same command goes on."""
-
-
 class Deadline:
-    """When to stop: ``seconds`` from now, or never."""
+    """When to stop: ``seconds`` from now, or never. One that goes to other machines needs a clock that they share (``time.time``)."""
 
     def __init__(self, seconds: float | None = None, clock: Callable[[], float] = time.monotonic):
         self.seconds, self.clock, self.begun = seconds, clock, clock()
@@ -166,7 +162,7 @@ def _train(deadline: Deadline, context: StageContext) -> dict[str, Any]:
                 yield batch
 
     place = Place(context.folder / "checkpoints", _sink(context, section.fit.steps, "steps"), device, tuning=recipe.cluster.tuning)
-    checkpoint = fit(job.phase, _until(deadline, batches, section.fit), section.fit, place=place, made_by=job.made_by)
+    checkpoint = fit(job.phase, until(deadline, batches, section.fit), section.fit, place=place, made_by=job.made_by)
     return {"checkpoint": checkpoint.fingerprint, "steps": checkpoint.step}
 
 
@@ -193,11 +189,11 @@ def _imagination(deadline: Deadline, context: StageContext) -> dict[str, Any]:
 
     device, tuning = torch.device("cuda" if cluster.gpus_per_learner else "cpu"), cluster.tuning if whole else Tuning()
     place = Place(context.folder / "checkpoints", _sink(context, config.fit.steps, "updates"), device, tuning=tuning)
-    checkpoint = fit(phase, _until(deadline, updates, config.fit), config.fit, place=place, made_by=made_by)
+    checkpoint = fit(phase, until(deadline, updates, config.fit), config.fit, place=place, made_by=made_by)
     return {"checkpoint": checkpoint.fingerprint, "steps": checkpoint.step}
 
 
-def _until(deadline: Deadline, batches: Batches, config: FitConfig) -> Batches:
+def until(deadline: Deadline, batches: Batches, config: FitConfig) -> Batches:
     """``batches``, which end with ``OutOfTimeError`` once a checkpoint is written after the deadline."""
 
     def some(start: int) -> Iterator[Any]:

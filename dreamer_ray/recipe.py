@@ -23,6 +23,8 @@ FIRST_ROUND_WORLD = SEEDS_A_SET - MOST_WORLDS
 """Worlds that are played during training have their seeds from here on: neither data sets nor the evaluation reach them."""
 FIRST_REPRODUCTION_WORLD = FIRST_ROUND_WORLD - MOST_WORLDS
 """Worlds of reproductions of the paper's results have theirs from here on: by none of them was a recipe chosen."""
+FIRST_DOCTOR_WORLD = FIRST_REPRODUCTION_WORLD - MOST_WORLDS
+"""Worlds that the doctor plays have theirs from here on: what was mended by its findings is measured in others."""
 
 
 class DataSection(Config):
@@ -135,8 +137,8 @@ class EvaluationSection(Config):
     pictures: int = Field(default=256, gt=0)
     """Held-out pictures on which reconstruction is measured."""
     sampling_steps: int = Field(default=4, gt=0)
-    seed: int = Field(default=FIRST_FRESH_WORLD, ge=FIRST_FRESH_WORLD, le=FIRST_REPRODUCTION_WORLD - MOST_WORLDS)
-    """Worlds take the seeds from here on; no recorded episode, no round and no reproduction has one of them."""
+    seed: int = Field(default=FIRST_FRESH_WORLD, ge=FIRST_FRESH_WORLD, le=FIRST_DOCTOR_WORLD - MOST_WORLDS)
+    """Worlds take the seeds from here on; no recorded episode, no round, no reproduction and no doctor's visit has one of them."""
     round_worlds: int = Field(default=40, ge=2, le=MOST_WORLDS)
     """Worlds of each round that ``cluster.evaluators`` play during training: the same ones in every round, never those of the end."""
 

@@ -2,11 +2,12 @@
 
 FOLDER/phase-1: record, tokenizer, encode, dynamics, held-out figures, random play
 FOLDER/seed-N:  links to phase 1; agent, agent_scratch, imagination, play       each of them a run folder, done as ``run.execute`` does it
+FOLDER/seed-N-VARIANT: links to phase 1, and to the seed's agent where it is the same; what differs, play
 """
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from dreamer_ray.in_process import Deadline, Spread, executors, processes, refus
 from dreamer_ray.measure import measure, video_distances
 from dreamer_ray.progress import Progress
 from dreamer_ray.recipe import Recipe
-from dreamer_ray.reproduce_report import Outcomes, write_results
+from dreamer_ray.reproduce_report import Compared, Outcomes, write_results
 from dreamer_ray.run import Executor, Stage, StageContext, execute, plan, recipe_stages
 from dreamer_ray.run_folder import read_record
 from dreamer_ray.stages import check_inputs
@@ -31,10 +32,20 @@ log = logging.getLogger("dreamer_ray")
 
 PHASE_1 = ("record", "tokenizer", "encode", "dynamics")
 TRAINED = ("agent_scratch", "agent", "imagination")
+VARIED = ("agent", "imagination")
 SEED_STEP = 1000
 """Distance of the seeds of training of two repetitions, so that none meets another seed of the recipe."""
 PLAYED = ("evaluation.worlds", "evaluation.length", "evaluation.worlds_per_call")
 HELD_OUT = ("evaluation.windows", "evaluation.dream_frames", "evaluation.pictures", "evaluation.sampling_steps")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A recipe that differs from that of a reproduction in phase 2 only, to be compared with it."""
+
+    recipe: Recipe
+    changes: str
+    """The values that differ, as they were given."""
 
 
 @dataclass(frozen=True)
@@ -45,19 +56,36 @@ class Reproduction:
     folder: Path
     seeds: int
     """Phase-2 seeds: 0 .. seeds - 1."""
+    variants: Mapping[str, Variant] = field(default_factory=dict)
+
+    @property
+    def jobs(self) -> list[tuple[str, int]]:
+        """Every variant with every phase-2 seed, seed by seed."""
+        return [(name, number) for number in range(self.seeds) for name in self.variants]
 
     @property
     def phase_1(self) -> Path:
         """The run folder of what is done once."""
         return self.folder / "phase-1"
 
-    def seed(self, number: int) -> Path:
-        """The run folder of one phase-2 seed."""
-        return self.folder / f"seed-{number}"
+    def seed(self, number: int, variant: str | None = None) -> Path:
+        """The run folder of one phase-2 seed, of the recipe itself or of a variant."""
+        return self.folder / (f"seed-{number}" if variant is None else f"seed-{number}-{variant}")
+
+    def check(self) -> None:
+        """Raises ``UserError`` where a recipe cannot be reproduced, or where that of a variant differs in more than phase 2."""
+        check(self.recipe)
+        for name, variant in self.variants.items():
+            check(variant.recipe)
+            other = [part for part in Recipe.model_fields if getattr(variant.recipe, part) != getattr(self.recipe, part)]
+            if wrong := sorted({*other} - {"agent", "imagination"}):
+                raise UserError(f"variant {name}: {', '.join(wrong)} differ; only keys of agent and imagination may, phase 1 is done once")
+            if not other:
+                raise UserError(f"variant {name}: {variant.changes} changes nothing")
 
 
 def check(recipe: Recipe) -> None:
-    """Raises ``UserError`` where a variant is missing from the recipe."""
+    """Raises ``UserError`` where what is compared is missing from the recipe."""
     if recipe.agent is None or not recipe.agent.scratch or recipe.imagination is None or domain_of(recipe).worlds is None:
         raise UserError(f"{recipe.name}: reproducing needs the sections agent and imagination, agent.scratch = true, and worlds to play in")
 
@@ -84,6 +112,12 @@ def seed_stages(recipe: Recipe) -> list[Stage]:
     return [*stages, Stage("played", ("tokenizer", *TRAINED), PLAYED)]
 
 
+def variant_stages(recipe: Recipe) -> list[Stage]:
+    """What is done for each phase-2 seed of a variant, after what it has from phase 1 and, where it is the same, from the seed."""
+    stages = [stage for stage in recipe_stages(recipe) if stage.name in (*PHASE_1, *VARIED)]
+    return [*stages, Stage("played_variant", ("tokenizer", *VARIED), PLAYED)]
+
+
 def prepare(reproduction: Reproduction, doing: Mapping[str, Executor]) -> None:
     """Does phase 1, plays at random, and measures the world model."""
     _do(phase_1_stages(reproduction.recipe), reproduction.recipe, reproduction.phase_1, doing)
@@ -92,11 +126,25 @@ def prepare(reproduction: Reproduction, doing: Mapping[str, Executor]) -> None:
 def finish_seed(reproduction: Reproduction, number: int, doing: Mapping[str, Executor]) -> bool:
     """Trains and plays the variants of one phase-2 seed, whose phase 1 is there; whether there was anything to do."""
     folder, recipe = reproduction.seed(number), seed_recipe(reproduction.recipe, number)
-    folder.mkdir(parents=True, exist_ok=True)
-    for stage in PHASE_1:
-        if not (folder / stage).is_symlink():
-            (folder / stage).symlink_to(Path("..") / reproduction.phase_1.name / stage)
+    _link(folder, reproduction.phase_1, PHASE_1)
     return _do(seed_stages(recipe), recipe, folder, doing)
+
+
+def finish_variant(reproduction: Reproduction, job: tuple[str, int], doing: Mapping[str, Executor]) -> bool:
+    """Trains and plays one variant with one phase-2 seed, which is finished itself; whether there was anything to do."""
+    name, number = job
+    folder, recipe = reproduction.seed(number, name), seed_recipe(reproduction.variants[name].recipe, number)
+    _link(folder, reproduction.phase_1, PHASE_1)
+    if recipe.agent == seed_recipe(reproduction.recipe, number).agent:
+        _link(folder, reproduction.seed(number), ("agent",))
+    return _do(variant_stages(recipe), recipe, folder, doing)
+
+
+def _link(folder: Path, source: Path, stages: Sequence[str]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for stage in stages:
+        if not (folder / stage).is_symlink():
+            (folder / stage).symlink_to(Path("..") / source.name / stage)
 
 
 def _do(stages: Sequence[Stage], recipe: Recipe, folder: Path, doing: Mapping[str, Executor]) -> bool:
@@ -116,6 +164,7 @@ def playing(spread: Spread) -> dict[str, Executor]:
     return {
         "random": partial(_play, spread, (RANDOM,)),
         "played": partial(_play, spread, TRAINED),
+        "played_variant": partial(_play, spread, ("imagination",)),
         "held_out": lambda context: measure(context.recipe.model_copy(update={"agent": None, "imagination": None}), context.run).figures,
         "video_distances": _video_distances,
     }
@@ -154,7 +203,15 @@ def collect(reproduction: Reproduction) -> Outcomes | None:
     for variant in TRAINED:
         episodes[variant] = {number: _episodes(recipe, reproduction.seed(number) / "played", variant) for number in finished}
     training = {number: _last(reproduction.seed(number) / "imagination") for number in finished}
-    return Outcomes(episodes, recipe.evaluation.length, held_out or {}, distances, training)
+    compared = {name: Compared(each.changes, _finished(reproduction, name, finished)) for name, each in reproduction.variants.items()}
+    return Outcomes(episodes, recipe.evaluation.length, held_out or {}, distances, training, compared)
+
+
+def _finished(reproduction: Reproduction, variant: str, seeds: Sequence[int]) -> dict[int, list[EpisodeResult]]:
+    """Of a variant, the episodes of those of ``seeds`` with which it is finished too."""
+    folders = {number: reproduction.seed(number, variant) / "played_variant" for number in seeds}
+    done = {number: folder for number, folder in folders.items() if _figures(folder) is not None}
+    return {number: _episodes(reproduction.recipe, folder, "imagination") for number, folder in done.items()}
 
 
 def _figures(folder: Path) -> dict[str, Any] | None:
@@ -181,7 +238,7 @@ def tell(reproduction: Reproduction) -> None:
 
 def reproduce(reproduction: Reproduction, deadline: Deadline) -> None:
     """All of it, here; results are written after every phase-2 seed. Raises ``OutOfTimeError`` after the deadline."""
-    check(reproduction.recipe)
+    reproduction.check()
     refuse_missing_gpu(reproduction.recipe)
     with processes(reproduction.recipe.cluster.replicas, deadline) as spread:
         doing = executors(spread, deadline) | playing(spread)
@@ -189,4 +246,6 @@ def reproduce(reproduction: Reproduction, deadline: Deadline) -> None:
         for number in range(reproduction.seeds):
             if finish_seed(reproduction, number, doing) and number < reproduction.seeds - 1:
                 tell(reproduction)
+        for job in reproduction.jobs:
+            finish_variant(reproduction, job, doing)
     tell(reproduction)

@@ -8,8 +8,9 @@ from typing import Any
 import yaml
 
 from dreamer_ray.domain import Domain
-from dreamer_ray.evaluation.effects import Effect, effect, figure, rate, steps_to_success
+from dreamer_ray.evaluation.effects import LEAST_SEEDS, Effect, effect, figure, rate, steps_to_success
 from dreamer_ray.evaluation.episodes import EpisodeResult
+from dreamer_ray.evaluation.intervals import Interval
 from dreamer_ray.evaluation.quality import quality_rows
 from dreamer_ray.evaluation.report import Comparison, Quality, Report, Score, render, summary, text_table
 from dreamer_ray.recipe import Recipe
@@ -22,8 +23,15 @@ NAMES = {"random": "random play", "agent_scratch": "BC, no world model", "agent"
 PAIRS = (("imagination", "agent"), ("agent", "agent_scratch"))
 PRIMARY = "ladder tasks an episode"
 """The figure by which the claim is judged, chosen before anything was played: how many tasks of the ladder an episode achieves."""
-LEAST_SEEDS = 8
-"""Fewer phase-2 seeds show a direction, no more: redrawing phase 2 moves the effect by more than imagination training does."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What was played by a variant of the recipe, after imagination."""
+
+    changes: str
+    episodes: Mapping[int, Sequence[EpisodeResult]]
+    """By phase-2 seed, in the order of the worlds, which are those of ``Outcomes``."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +48,16 @@ class Outcomes:
     """Of dreamed videos, as ``measure.video_distances`` names them, or ``missing``: why there are none."""
     training: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
     """By seed, the last logged figures of imagination training."""
+    compared: Mapping[str, Compared] = field(default_factory=dict)
+    """By its name, what a variant of the recipe did."""
 
     def values(self, variant: str, of: Callable[[EpisodeResult], float]) -> dict[int, list[float]]:
-        """A figure of every episode of a variant."""
-        return {seed: [float(of(episode)) for episode in played] for seed, played in self.episodes[variant].items()}
+        """A figure of every episode of a player."""
+        return _values(self.episodes[variant], of)
+
+
+def _values(episodes: Mapping[int, Sequence[EpisodeResult]], of: Callable[[EpisodeResult], float]) -> dict[int, list[float]]:
+    return {seed: [float(of(episode)) for episode in played] for seed, played in episodes.items()}
 
 
 def figures(domain: Domain, limit: int) -> dict[str, Callable[[EpisodeResult], float]]:
@@ -64,13 +78,19 @@ def _steps(played: EpisodeResult, place: int, limit: int) -> int:
 
 
 def effects(outcomes: Outcomes, domain: Domain) -> list[Effect]:
-    """Of imagination training, and of the world model, on every figure in which any episode differs from another."""
+    """Of imagination training, of the world model and of variants, on every figure in which any episode differs from another."""
+    played, improved = outcomes.episodes, outcomes.episodes["imagination"]
+    pairs = [(f"{NAMES[after]} - {NAMES[before]}", played[after], played[before]) for after, before in PAIRS]
+    for name, variant in outcomes.compared.items():
+        if variant.episodes:
+            base = {seed: improved[seed] for seed in variant.episodes}
+            pairs.append((f"variant {name} - as it is, both after imagination", variant.episodes, base))
     found = []
-    for after, before in PAIRS:
+    for words, after, before in pairs:
         for name, of in figures(domain, outcomes.limit).items():
-            values = outcomes.values(after, of), outcomes.values(before, of)
-            if len({value for variant in values for seed in variant.values() for value in seed}) > 1 or name == PRIMARY:
-                found.append(effect(f"{NAMES[after]} - {NAMES[before]}: {name}", *values))
+            values = _values(after, of), _values(before, of)
+            if len({value for player in values for seed in player.values() for value in seed}) > 1 or name == PRIMARY:
+                found.append(effect(f"{words}: {name}", *values))
     return found
 
 
@@ -87,11 +107,10 @@ def verdict(found: Effect) -> str:
 
 def write_results(folder: Path, recipe: Recipe, domain: Domain, outcomes: Outcomes) -> list[str]:
     """Writes ``reproduce.json`` and ``reproduce.html`` into ``folder``, and gives the lines for the console."""
-    found, page = effects(outcomes, domain), build_page(recipe, domain, outcomes)
-    episodes = {
-        variant: {str(seed): [asdict(each) for each in played] for seed, played in by_seed.items()}
-        for variant, by_seed in outcomes.episodes.items()
-    }
+    found = effects(outcomes, domain)
+    page = build_page(recipe, domain, outcomes, found)
+    episodes = {variant: _plain(by_seed) for variant, by_seed in outcomes.episodes.items()}
+    variants = {name: {"changes": each.changes, "episodes": _plain(each.episodes)} for name, each in outcomes.compared.items()}
     shown = summary(page)
     values = {
         "format": FORMAT,
@@ -108,6 +127,7 @@ def write_results(folder: Path, recipe: Recipe, domain: Domain, outcomes: Outcom
         "video_distances": dict(outcomes.distances),
         "imagination": {str(seed): dict(last) for seed, last in outcomes.training.items()},
         "episodes": episodes,
+        "variants": variants,
     }
     write_json(folder / "reproduce.json", values)
     partial = folder / ".reproduce.html.partial"
@@ -116,18 +136,22 @@ def write_results(folder: Path, recipe: Recipe, domain: Domain, outcomes: Outcom
     return [*text_table(page).splitlines(), *(verdict(each) for each in found if PRIMARY in each.name)]
 
 
+def _plain(by_seed: Mapping[int, Sequence[EpisodeResult]]) -> dict[str, list[dict[str, Any]]]:
+    return {str(seed): [asdict(each) for each in played] for seed, played in by_seed.items()}
+
+
 def _effect(found: Effect) -> dict[str, Any]:
-    within = {str(seed): _bounds(each) for seed, each in found.within.items()}
+    """Within each seed the t interval, and beside it that of the bootstrap."""
+    within = {str(seed): _bounds(each) | {"bootstrap": _bounds(found.redrawn[seed])} for seed, each in found.within.items()}
     return {"name": found.name, "shown": found.shown, "across_seeds": _bounds(found.across), "within_seeds": within}
 
 
-def _bounds(interval: Any) -> dict[str, float | None]:
+def _bounds(interval: Interval) -> dict[str, Any]:
     return {name: None if value != value else value for name, value in asdict(interval).items()}
 
 
-def build_page(recipe: Recipe, domain: Domain, outcomes: Outcomes) -> Report:
+def build_page(recipe: Recipe, domain: Domain, outcomes: Outcomes, found: Sequence[Effect]) -> Report:
     """The page: success and steps by task, the effects, and on what they stand."""
-    found = effects(outcomes, domain)
     wider = "the wider of two: over phase-2 seeds by Student's t, over worlds by {}"
     return Report(
         title=f"Does imagination training help? {recipe.name}",
@@ -187,10 +211,17 @@ def _notes(outcomes: Outcomes) -> list[str]:
             f"for all; actions are sampled; an episode ends after {outcomes.limit} steps; the prompt moves up the ladder."
         ),
         f"Phase 1 was trained once; cloning and imagination training once for each of {len(seeds)} phase-2 seeds ({_listed(seeds)}).",
-        f"The claim is judged by {PRIMARY}; the other figures are shown for what they say about why.",
+        f"The claim is judged by {PRIMARY}; the other figures stand beside it for what they say about why.",
     ]
     if len(seeds) < LEAST_SEEDS:
         notes.insert(0, f"{len(seeds)} phase-2 seed{'s' * (len(seeds) > 1)}: this shows a direction, no more. {LEAST_SEEDS} are the least.")
+    notes += [
+        f"Variant {name}: {each.changes}; phase-2 seeds {_listed(sorted(each.episodes))}." for name, each in outcomes.compared.items()
+    ]
+    if outcomes.compared:
+        notes.append(
+            "A variant that is chosen by these worlds has had its choice in them: they say less of it than of the recipe as it is."
+        )
     if "missing" in outcomes.distances:
         notes.append(f"No Frechet video distance: {outcomes.distances['missing']}.")
     return [*notes, *(_moved(outcomes.training) if outcomes.training else [])]

@@ -9,7 +9,7 @@ import torch
 
 from dreamer_ray.config_file import load_config
 from dreamer_ray.errors import RunError, UserError
-from dreamer_ray.in_process import Deadline, OutOfTimeError, _until, processes, refuse_missing_gpu
+from dreamer_ray.in_process import Deadline, OutOfTimeError, processes, refuse_missing_gpu, until
 from dreamer_ray.recipe import Recipe
 from dreamer_ray.training.loop import FitConfig
 from dreamer_ray.training.optimizer import OptimizerConfig
@@ -74,7 +74,7 @@ def test_training_ends_right_after_a_checkpoint():
 
     deadline = Deadline(2, Clock())
     with pytest.raises(OutOfTimeError):
-        take(_until(deadline, batches, config)(0), drawn)
+        take(until(deadline, batches, config)(0), drawn)
     assert drawn == [0, 1, 2, 3, 4], "the look at step 0 is in time, that at step 5 is not"
 
 

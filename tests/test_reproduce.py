@@ -2,13 +2,15 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from dreamer_ray.cli.reproduce import SEEDS, UNFINISHED, shipped_recipe
+from dreamer_ray.cli.reproduce import SEEDS, UNFINISHED, named, shipped_recipe
 from dreamer_ray.config_file import load_config
 from dreamer_ray.domain import domain_of
 from dreamer_ray.envs.crafter import LADDER, TASKS
@@ -16,8 +18,8 @@ from dreamer_ray.errors import UserError
 from dreamer_ray.evaluation.episodes import EpisodeResult
 from dreamer_ray.in_process import Deadline, OutOfTimeError
 from dreamer_ray.recipe import FIRST_REPRODUCTION_WORLD, Recipe
-from dreamer_ray.reproduce import Reproduction, check, reproduce, seed_recipe
-from dreamer_ray.reproduce_report import LEAST_SEEDS, PRIMARY, Outcomes, effects, verdict, write_results
+from dreamer_ray.reproduce import Reproduction, Variant, check, reproduce, seed_recipe
+from dreamer_ray.reproduce_report import LEAST_SEEDS, PRIMARY, Compared, Outcomes, effects, verdict, write_results
 
 TOY = {
     "data.crafter.episodes": 5,
@@ -118,6 +120,39 @@ def test_the_effect_is_judged_by_tasks_of_the_ladder_and_few_seeds_only_show_a_d
     assert verdict(single).endswith("one phase-2 seed shows a direction, no more")
 
 
+def claims(text: str) -> list[str]:
+    """Words by which a result is claimed, in what a reader sees."""
+    visible = re.sub(r"<(style|svg|script)\b.*?</\1>|<[^>]*>", " ", text, flags=re.DOTALL)
+    return re.findall(r"\b(?:higher|lower|shown|above zero|below zero)\b", visible, flags=re.IGNORECASE)
+
+
+def test_below_the_least_seeds_nothing_is_claimed_on_the_page_in_the_lines_or_in_the_file(tmp_path):
+    values, domain = recipe("cpu"), domain_of(recipe("cpu"))
+    for seeds in (1, LEAST_SEEDS - 1, LEAST_SEEDS):
+        lines = write_results(tmp_path, values, domain, outcomes(seeds, 1))
+        found = json.loads((tmp_path / "reproduce.json").read_text())["effects"]
+        said = {each["shown"] for each in found}
+        written = claims((tmp_path / "reproduce.html").read_text()) + claims("\n".join(lines))
+        if seeds < LEAST_SEEDS:
+            assert said == {"direction only"} and not written, (seeds, said, written)
+        else:
+            assert "above zero" in said and "above zero" in written
+
+
+def test_beside_each_t_interval_within_a_seed_stands_the_bootstrap(tmp_path):
+    values, domain = recipe("cpu"), domain_of(recipe("cpu"))
+    write_results(tmp_path, values, domain, outcomes(3, 1))
+    effects_found = json.loads((tmp_path / "reproduce.json").read_text())["effects"]
+    page = (tmp_path / "reproduce.html").read_text()
+    assert "95% interval (t)" in page and "95% interval (bootstrap)" in page
+    within_seeds = [within for effect in effects_found for within in effect["within_seeds"].values()]
+    assert all((each["n"], each["value"]) == (12, each["bootstrap"]["value"]) for each in within_seeds)
+    wide = [each for each in within_seeds if each["low"] < each["high"]]
+    assert wide
+    for within in wide:
+        assert within["low"] < within["bootstrap"]["low"] <= within["value"] <= within["bootstrap"]["high"] < within["high"]
+
+
 def test_results_hold_every_world_so_that_intervals_can_be_computed_again(tmp_path):
     values, domain = recipe("cpu"), domain_of(recipe("cpu"))
     lines = write_results(tmp_path, values, domain, outcomes(3, 1))
@@ -160,7 +195,10 @@ def test_results_hold_every_world_so_that_intervals_can_be_computed_again(tmp_pa
     [
         (["--seeds", "0"], {}, "--seeds 0: at least one"),
         (["--minutes", "-1"], {}, "--minutes -1: expected more than 0"),
-        (["--minutes", "9"], {"RAY_ADDRESS": "localhost:1"}, "--minutes: only without a cluster"),
+        (["--variant", "imagination.horizon=3"], {}, "--variant imagination.horizon=3: expected NAME:path=value"),
+        (["--variant", "a:imagination.horizon=3", "--variant", "a:imagination.horizon=4"], {}, "there is another variant a"),
+        (["--variant", "a:dynamics.fit.steps=5"], {}, "variant a: dynamics differ; only keys of agent and imagination"),
+        (["--variant", "a:imagination.horizon=15"], {}, "variant a: imagination.horizon=15 changes nothing"),
         (["imagination.horizn=3"], {}, "unknown key imagination.horizn; did you mean imagination.horizon?"),
     ],
 )
@@ -170,6 +208,33 @@ def test_mistakes_of_the_command_are_one_message(arguments, variables, words, tm
     assert done.returncode == 2, done.stderr
     assert words in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_values_of_a_variant_may_be_lists():
+    given = ["a:agent.fit.optimizer.betas=[0.9, 0.95],imagination.loss={gamma: 0.9, lam: 0.5}", "b:imagination.horizon=3"]
+    assert named(given) == {
+        "a": ["agent.fit.optimizer.betas=[0.9, 0.95]", "imagination.loss={gamma: 0.9, lam: 0.5}"],
+        "b": ["imagination.horizon=3"],
+    }
+
+
+def test_a_variant_is_compared_with_the_recipe_as_it_is_over_the_seeds_that_both_have(tmp_path):
+    values, domain, base = recipe("cpu"), domain_of(recipe("cpu")), outcomes(3, 1)
+    twice = {
+        seed: [replace(each, counts=[2 * count for count in each.counts]) for each in base.episodes["imagination"][seed]] for seed in (0, 2)
+    }
+    compared = {"keen": Compared("imagination.horizon=3", twice), "new": Compared("imagination.horizon=4", {})}
+    lines = write_results(tmp_path, values, domain, replace(base, compared=compared))
+    found = json.loads((tmp_path / "reproduce.json").read_text())
+    by_name = {each["name"]: each for each in found["effects"] if each["name"].startswith("variant")}
+    events = by_name["variant keen - as it is, both after imagination: ladder events an episode"]
+    played = [sum(each.counts) for each in base.episodes["imagination"][2]]
+    assert events["within_seeds"]["2"]["value"] == pytest.approx(sum(played) / len(played)) and events["across_seeds"]["n"] == 2
+    assert by_name[f"variant keen - as it is, both after imagination: {PRIMARY}"]["across_seeds"]["value"] == 0
+    assert not [name for name in by_name if "new" in name]
+    assert found["variants"]["keen"]["changes"] == "imagination.horizon=3" and {*found["variants"]["keen"]["episodes"]} == {"0", "2"}
+    assert any(line.startswith("variant keen - as it is") for line in lines)
+    assert "Variant keen: imagination.horizon=3; phase-2 seeds 0, 2." in (tmp_path / "reproduce.html").read_text()
 
 
 class Pieces:
@@ -221,6 +286,24 @@ def test_cut_in_pieces_it_has_the_same_result_as_in_one_go(whole, tmp_path):
     last = Path("seed-1/imagination/manifest.json")
     checkpoints = [json.loads((folder / last).read_text())["figures"]["checkpoint"] for folder in (tmp_path, whole)]
     assert checkpoints[0] == checkpoints[1], "bitwise, with all parents"
+
+
+@pytest.mark.slow
+def test_variants_share_phase_1_and_the_agent_where_it_is_the_same(whole):
+    changes = {"short": "imagination.horizon=3", "cloned": "agent.finetuning.policy_weight=1.0"}
+    variants = {name: Variant(recipe("gpu", [*OVERRIDES, change]), change) for name, change in changes.items()}
+    before = {path: path.stat().st_mtime_ns for path in whole.glob("seed-?/*/manifest.json")}
+    reproduce(Reproduction(recipe("gpu"), whole, 2, variants), Deadline())
+    assert {path: path.stat().st_mtime_ns for path in whole.glob("seed-?/*/manifest.json")} == before
+    assert (whole / "seed-1-short" / "agent").resolve() == whole / "seed-1" / "agent"
+    assert not (whole / "seed-1-cloned" / "agent").is_symlink() and (whole / "seed-1-cloned" / "dynamics").is_symlink()
+    found = json.loads((whole / "reproduce.json").read_text())
+    for name in changes:
+        assert {seed: [each["seed"] for each in played] for seed, played in found["variants"][name]["episodes"].items()} == {
+            seed: [FIRST_REPRODUCTION_WORLD + i for i in range(4)] for seed in "01"
+        }
+        effect = next(each for each in found["effects"] if each["name"] == f"variant {name} - as it is, both after imagination: {PRIMARY}")
+        assert {*effect["within_seeds"]} == {"0", "1"}
 
 
 @pytest.mark.slow

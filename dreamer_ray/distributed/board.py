@@ -18,7 +18,7 @@ from ray.exceptions import GetTimeoutError, RayActorError
 from dreamer_ray.distributed import Actor
 from dreamer_ray.distributed.cluster import here
 from dreamer_ray.distributed.failures import in_a_line, plain
-from dreamer_ray.errors import RunError, UserError
+from dreamer_ray.errors import OutOfTimeError, RunError, UserError
 from dreamer_ray.progress import Progress
 from dreamer_ray.training.checkpoint import latest_checkpoint
 
@@ -145,7 +145,7 @@ def raise_failure(board: Actor) -> None:
     failure = answer(board.failed.remote)
     if failure is not None:
         message, exit_code = failure
-        raise UserError(message) if exit_code == UserError.exit_code else RunError(message)
+        raise {kind.exit_code: kind for kind in (UserError, OutOfTimeError)}.get(exit_code, RunError)(message)
 
 
 def note_failure(board: Actor, error: BaseException) -> None:

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from dreamer_ray.distributed.ingest import ingest, record
 from dreamer_ray.distributed.learner import SHOWN
 from dreamer_ray.distributed.train import train
 from dreamer_ray.domain import domain_of
+from dreamer_ray.in_process import Deadline
 from dreamer_ray.measure import Measurements, measure, refuse_poor_data
 from dreamer_ray.progress import Progress
 from dreamer_ray.recipe import Recipe
@@ -34,17 +36,22 @@ log = logging.getLogger("dreamer_ray")
 Executor = Callable[[StageContext], dict[str, Any]]
 
 
-def ray_executors() -> dict[str, Executor]:
-    """One executor a stage; each returns figures for the stage's manifest."""
-    trained = dict.fromkeys(("tokenizer", "dynamics", "agent", "agent_scratch"), _train)
+def ray_executors(deadline: Deadline | None = None) -> dict[str, Executor]:
+    """One executor a stage; each returns figures for the stage's manifest.
+
+    After the ``deadline`` none begins and supervised phases stop at their next checkpoint, with ``OutOfTimeError``.
+    """
+    deadline = deadline or Deadline()
+    trained = dict.fromkeys(("tokenizer", "dynamics", "agent", "agent_scratch"), partial(_train, deadline))
     every = trained | {"record": _record, "encode": _encode, "imagination": _imagination, "evaluate": _evaluate, "report": report}
-    return {stage: _for_a_cluster(executor) for stage, executor in every.items()}
+    return {stage: _for_a_cluster(executor, deadline) for stage, executor in every.items()}
 
 
-def _for_a_cluster(executor: Executor) -> Executor:
+def _for_a_cluster(executor: Executor, deadline: Deadline) -> Executor:
     """``executor`` with paths that hold everywhere, and with errors as they were before they passed through Ray."""
 
     def run(context: StageContext) -> dict[str, Any]:
+        deadline.check()
         try:
             return executor(replace(context, recipe=context.recipe.absolute()))  # workers of a cluster run elsewhere
         except (RayError, OSError) as error:
@@ -66,9 +73,9 @@ def _record(context: StageContext) -> dict[str, Any]:
     return figures
 
 
-def _train(context: StageContext) -> dict[str, Any]:
+def _train(deadline: Deadline, context: StageContext) -> dict[str, Any]:
     section = section_of(context.stage, context.recipe)
-    return train(context.stage, context.recipe, context.run, Progress(context.stage, section.fit.steps, "steps"))
+    return train(context.stage, context.recipe, context.run, Progress(context.stage, section.fit.steps, "steps"), deadline)
 
 
 def _encode(context: StageContext) -> dict[str, Any]:

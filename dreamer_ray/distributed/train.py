@@ -34,6 +34,7 @@ from dreamer_ray.distributed.restarts import Restarts, newest_step
 from dreamer_ray.distributed.telemetry import GroupRestarts, export_peak, exporter
 from dreamer_ray.errors import DreamerError, RunError
 from dreamer_ray.estimate import operations_per_frame
+from dreamer_ray.in_process import Deadline, until
 from dreamer_ray.progress import Progress
 from dreamer_ray.recipe import Recipe
 from dreamer_ray.stages import feed, section_of, supervised, trained
@@ -55,13 +56,16 @@ SECONDS_WITHOUT_ROOM = 900.0
 """How long one trainer looks for room in all, or twice as long as the cluster may take to grow."""
 
 
-def train(stage: str, recipe: Recipe, run: Path, progress: Progress) -> dict[str, Any]:
-    """Fits the phase of ``stage``; returns figures for the stage's manifest."""
+def train(stage: str, recipe: Recipe, run: Path, progress: Progress, deadline: Deadline | None = None) -> dict[str, Any]:
+    """Fits the phase of ``stage``; returns figures for the stage's manifest.
+
+    Raises ``OutOfTimeError`` at the first checkpoint after the ``deadline``, where there is one.
+    """
     require(recipe, stage, "CPU")
     feed(stage, recipe, run)  # what is wrong with the data is said here, before any worker starts
     with watched(progress, run / stage / "checkpoints") as board:
         with _told_to_wait(stage, board):
-            _fit(stage, recipe, run, board)
+            _fit(stage, recipe, run, board, deadline or Deadline())
         raise_failure(board)
     return figures(stage, trained(run, stage), section_of(stage, recipe).fit.steps)
 
@@ -101,14 +105,14 @@ def _told_to_wait(stage: str, board: Actor) -> Iterator[None]:
         ended.set()
 
 
-def _fit(stage: str, recipe: Recipe, run: Path, board: Actor) -> None:
+def _fit(stage: str, recipe: Recipe, run: Path, board: Actor, deadline: Deadline) -> None:
     """Trains to the end, with as many trainers and groups of workers as are lost while there are new checkpoints."""
     checkpoints = run / stage / "checkpoints"
     restarts = Restarts(newest_step(checkpoints))
     while True:
         before = restarts.step
         try:
-            _trainer(stage, recipe, run, board).fit()
+            _trainer(stage, recipe, run, board, deadline).fit()
             return
         except (TrainingFailedError, *LOST) as error:
             raise_failure(board)
@@ -135,11 +139,12 @@ def starts(recipe: Recipe) -> int:
     return math.ceil(max(SECONDS_WITHOUT_ROOM, 2 * recipe.cluster.wait_seconds) / SECONDS_OF_A_START)
 
 
-def _trainer(stage: str, recipe: Recipe, run: Path, board: Actor) -> TorchTrainer:
+def _trainer(stage: str, recipe: Recipe, run: Path, board: Actor, deadline: Deadline) -> TorchTrainer:
     cluster = recipe.cluster
     fewest = cluster.fewest_workers or cluster.workers
     operations = operations_per_frame(recipe)[stage]  # asks the sources, whose paths may be relative: workers have other folders
     told = {"stage": stage, "recipe": recipe.model_dump_json(), "run": str(run), "board": board, "operations": operations}
+    told |= {"deadline": deadline}
     return TorchTrainer(
         _worker,
         train_loop_config=told,
@@ -200,9 +205,10 @@ def _worker(config: dict[str, Any]) -> None:
                 export(done, figures)
                 board.report.remote(done, figures)
 
+            batches = until(config["deadline"], stream(stage, recipe, run, steps=job.fit.steps, rank=rank, world=world), job.fit)
             fit(
                 job.phase,
-                export.counted(stream(stage, recipe, run, steps=job.fit.steps, rank=rank, world=world), config["operations"]),
+                export.counted(batches, config["operations"]),
                 job.fit,
                 place=Place(run / stage / "checkpoints", sink, get_device(), rank, recipe.cluster.tuning),
                 made_by=job.made_by,

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dreamer_ray.evaluation.intervals import Interval, Values, mean, paired_difference, success_rate
+from dreamer_ray.evaluation.intervals import Interval, Values, mean, paired_bootstrap, paired_difference, success_rate
 
 BySeed = Mapping[int, Values]
 """A figure of every world, in one order of worlds, by the seed of the training that made the agent."""
+LEAST_SEEDS = 8
+"""Fewer seeds of training show a direction, no more: redrawing phase 2 moves the effect by more than imagination training does."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,10 +23,14 @@ class Effect:
     """Mean over the seeds of training of the mean difference, with Student's t interval over these seeds: n is their number."""
     within: Mapping[int, Interval]
     """By seed, the mean difference of its two checkpoints, with Student's t interval over the worlds."""
+    redrawn: Mapping[int, Interval]
+    """The same with the percentile bootstrap interval over the worlds, which leans on no shape."""
 
     @property
     def shown(self) -> str:
-        """What the interval over seeds says: "above zero", "below zero", or "no difference shown"."""
+        """What the interval over seeds says: "above zero", "below zero", "no difference shown"; below LEAST_SEEDS "direction only"."""
+        if len(self.within) < LEAST_SEEDS:
+            return "direction only"
         if self.across.low > 0:
             return "above zero"
         return "below zero" if self.across.high < 0 else "no difference shown"
@@ -35,7 +41,8 @@ def effect(name: str, after: BySeed, before: BySeed) -> Effect:
     if after.keys() != before.keys() or not after:
         raise ValueError(f"seeds {sorted(after)} and {sorted(before)}: expected the same ones, at least one")
     within = {seed: paired_difference(after[seed], before[seed]) for seed in sorted(after)}
-    return Effect(name, mean([found.value for found in within.values()]), within)
+    redrawn = {seed: paired_bootstrap(after[seed], before[seed], np.random.default_rng(seed)) for seed in within}
+    return Effect(name, mean([found.value for found in within.values()]), within, redrawn)
 
 
 def rate(achieved: BySeed) -> Interval:

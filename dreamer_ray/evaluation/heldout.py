@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dreamer_ray.evaluation.marginal import Marginal
-from dreamer_ray.evaluation.metrics import block_averages, changed_tiles, psnr
+from dreamer_ray.evaluation.metrics import SSIM_WINDOW, block_averages, changed_tiles, lite0_distance, psnr, ssim
 from dreamer_ray.imagination.rollout import dream
 from dreamer_ray.imagination.sampler import Sampling, prefill
 from dreamer_ray.models.agent import Agent
@@ -17,6 +17,9 @@ from dreamer_ray.models.distributions import ActionDistribution
 from dreamer_ray.models.dynamics import Dynamics
 from dreamer_ray.models.tokenizer import Tokenizer
 from dreamer_ray.types import Actions, Annotations, Binary, Categorical, Clip, LatentClip
+
+MOST_COMPARED = 64
+"""Pictures of which SSIM and the perceptual distance are taken, evenly out of what there is."""
 
 
 @dataclass(frozen=True)
@@ -41,17 +44,34 @@ def reconstruct(tokenizer: Tokenizer, clip: Clip) -> Float[Tensor, "b t y x 3"]:
 
 
 def tokenizer_figures(tokenizer: Tokenizer, clip: Clip, mean: Float[Tensor, "y x 3"]) -> dict[str, float]:
-    """PSNR (dB) of reconstructions, of the training set's mean frame, and of block averages of as many numbers as the latents have."""
+    """PSNR (dB) of reconstructions, of the training set's mean frame, and of block averages of as many numbers as the latents have.
+
+    Of ``reconstruction_n`` of the pictures, beside those block averages, ``reconstruction_ssim`` (left out below 11 pixels) and
+    ``reconstruction_lite0_distance`` (perceptual, on EfficientNet-Lite0).
+    """
     truth = clip.frames / 255
     numbers = tokenizer.config.latents * tokenizer.config.channels
     with torch.no_grad():
         saturated = (tokenizer.encode(clip.frames).abs() > 0.97).float().mean()
-    return {
-        "reconstruction_psnr": psnr(reconstruct(tokenizer, clip), truth),
+    rebuilt, blocks = reconstruct(tokenizer, clip), block_averages(truth, numbers)
+    figures = {
+        "reconstruction_psnr": psnr(rebuilt, truth),
         "mean_frame_psnr": psnr(mean.expand_as(truth), truth),
-        "block_average_psnr": psnr(block_averages(truth, numbers), truth),
+        "block_average_psnr": psnr(blocks, truth),
         "saturated": float(saturated),
     }
+    return figures | _likeness(truth.flatten(0, 1), reconstruction=rebuilt.flatten(0, 1), block_average=blocks.flatten(0, 1))
+
+
+def _likeness(truth: Float[Tensor, "b y x 3"], **shown: Float[Tensor, "b y x 3"]) -> dict[str, float]:
+    """SSIM and perceptual distance of each of ``shown``, and of how many pictures, by the name of the first."""
+    chosen = torch.linspace(0, len(truth) - 1, min(MOST_COMPARED, len(truth))).round().long()
+    figures: dict[str, float] = {f"{next(iter(shown))}_n": len(chosen)}
+    for name, pictures in shown.items():
+        if min(truth.shape[1:3]) >= SSIM_WINDOW:
+            figures[f"{name}_ssim"] = ssim(pictures[chosen], truth[chosen])
+        figures[f"{name}_lite0_distance"] = lite0_distance(pictures[chosen], truth[chosen])
+    return figures
 
 
 @torch.no_grad()
@@ -82,7 +102,9 @@ def dream_windows(tokenizer: Tokenizer, dynamics: Dynamics, clip: Clip, *, conte
 def dream_figures(dreams: Dreams, *, tile: int) -> dict[str, float]:
     """Errors of the first and of the last dreamed frame beside copying the last real frame, and how much the actions matter.
 
-    ``tile`` is the side of the squares, in pixels, of which those that changed are also looked at alone.
+    ``dream_ssim_at_T``, ``dream_lite0_distance_at_T`` (perceptual, on EfficientNet-Lite0) and the same of ``copy`` are of ``dream_n_at_T``
+    windows; SSIM is left out of pictures below 11 pixels. ``tile`` is the side of the squares, in pixels, of which those that changed are
+    also looked at alone.
     """
     figures: dict[str, float] = {}
     for t in (0, dreams.truth.shape[1] - 1):
@@ -91,6 +113,7 @@ def dream_figures(dreams: Dreams, *, tile: int) -> dict[str, float]:
         error, copied = F.mse_loss(dreamed, truth), F.mse_loss(last, truth)
         figures[f"dream_psnr_{at}"], figures[f"copy_psnr_{at}"] = psnr(dreamed, truth), psnr(last, truth)
         figures[f"error_over_copy_{at}"] = float(error / copied)
+        figures |= {f"{name}_{at}": value for name, value in _likeness(truth, dream=dreamed, copy=last).items()}
         seen, seen_last = dreams.reconstruction[:, t], dreams.last_reconstruction[:, 0]
         figures[f"error_over_copy_in_reconstruction_{at}"] = float(F.mse_loss(dreamed, seen) / F.mse_loss(seen_last, seen))
         changed = changed_tiles(last, truth, tile)

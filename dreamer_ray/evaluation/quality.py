@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from dreamer_ray.evaluation.metrics import NETWORK
 from dreamer_ray.evaluation.report import Quality
 
 Figures = Mapping[str, float]
@@ -18,10 +19,23 @@ def quality_rows(figures: Figures) -> list[Quality]:
 def _tokenizer_rows(figures: Figures) -> list[Quality]:
     psnr, mean_frame, blocks = (figures[name] for name in ("reconstruction_psnr", "mean_frame_psnr", "block_average_psnr"))
     metric, saturated = "reconstruction, PSNR in dB", figures["saturated"]
+    alike = _likeness_rows(figures, "reconstruction", ("block_average", "block averages, as many numbers"), words="reconstruction")
     return [
         Quality(metric, psnr, "mean frame", mean_frame, "6 dB above", psnr >= mean_frame + 6),
         Quality(metric, psnr, "block averages, as many numbers", blocks, "3.5 dB above", psnr >= blocks + 3.5),
+        *alike,
         Quality("share of saturated latents", saturated, "none", 0.0, "below 0.3", saturated < 0.3),
+    ]
+
+
+def _likeness_rows(figures: Figures, of: str, baseline: tuple[str, str], *, words: str, at: str = "") -> list[Quality]:
+    """Structural similarity and perceptual distance with their network and the number of pictures; none where they were not measured."""
+    (key, name), n = baseline, figures.get(f"{of}_n{at}", 0)
+    kinds = {"ssim": f"{words}, SSIM (n = {n:.0f})", "lite0_distance": f"{words}, perceptual distance ({NETWORK}, n = {n:.0f})"}
+    return [
+        Quality(metric, figures[f"{of}_{kind}{at}"], name, figures[f"{key}_{kind}{at}"])
+        for kind, metric in kinds.items()
+        if f"{of}_{kind}{at}" in figures
     ]
 
 
@@ -33,6 +47,7 @@ def _dream_rows(figures: Figures, at: int) -> list[Quality]:
     both = figures[f"error_over_copy_in_reconstruction_on_changed_tiles_at_{at}"]
     rows = [
         Quality(f"dream, {name}, PSNR in dB", figures[f"dream_psnr_at_{at}"], copy, figures[f"copy_psnr_at_{at}"]),
+        *_likeness_rows(figures, "dream", ("copy", copy), words=f"dream, {name}", at=f"_at_{at}"),
         Quality(f"dream, {name}, error over copying", error, copy, 1.0, *target),
         Quality(f"the same against reconstructions, {name}", seen, copied, 1.0),
         Quality(f"error over copying on changed tiles, {name}", tiles, copy, 1.0),

@@ -13,7 +13,7 @@ from jaxtyping import UInt8
 from markupsafe import Markup
 
 from dreamer_ray.evaluation import figures
-from dreamer_ray.evaluation.effects import Effect
+from dreamer_ray.evaluation.effects import LEAST_SEEDS, Effect
 from dreamer_ray.evaluation.intervals import Interval
 from dreamer_ray.progress import duration
 
@@ -162,9 +162,10 @@ def render(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"figure": _figure, "duration": duration, "words": lambda name: name.replace("_", " ")}
+    environment.filters |= {"figure": _figure, "duration": duration, "bounds": _bounds, "words": lambda name: name.replace("_", " ")}
     return environment.get_template("report.html.j2").render(
         report=report,
+        least_seeds=LEAST_SEEDS,
         seconds=sum(stage.seconds for stage in report.stages),
         targets=[row.met for row in report.quality if row.met is not None],
         curves={
@@ -215,6 +216,10 @@ def _figure(value: float | None) -> str:
     if value is None or not math.isfinite(value):
         return "-"
     return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
+
+
+def _bounds(found: Interval) -> str:
+    return "-" if math.isnan(found.low) else f"{found.low:+.3f} to {found.high:+.3f}"
 
 
 def _plain(value: Any) -> Any:

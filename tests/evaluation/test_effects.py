@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dreamer_ray.evaluation.effects import Effect, effect, figure, rate, steps_to_success
+from dreamer_ray.evaluation.effects import LEAST_SEEDS, Effect, effect, figure, rate, steps_to_success
 from dreamer_ray.evaluation.intervals import Interval
 
 
@@ -29,6 +29,19 @@ def test_the_effect_is_the_mean_over_seeds_of_the_paired_difference_with_student
         assert (within.value, within.low, within.high, within.n) == pytest.approx((differences[seed], paired.low, paired.high, 60))
 
 
+def test_beside_students_interval_within_a_seed_stands_that_of_the_bootstrap():
+    rare = np.zeros((2, 80))
+    rare[0, :2], rare[1, :3] = 10, 10
+    found = effect("x", by_seed(rare), by_seed(np.zeros((2, 80))))
+    for seed, redrawn in found.redrawn.items():
+        resampled = stats.bootstrap((rare[seed],), np.mean, method="percentile", n_resamples=10_000, random_state=1).confidence_interval
+        assert (redrawn.value, redrawn.n) == (found.within[seed].value, 80)
+        assert (redrawn.low, redrawn.high) == pytest.approx((resampled.low, resampled.high), abs=0.13)
+        assert redrawn.low == 0 > found.within[seed].low, "no redraw falls below zero, as Student's interval does"
+    assert found.redrawn == effect("x", by_seed(rare), by_seed(np.zeros((2, 80)))).redrawn, "the same whenever it is computed"
+    assert math.isnan(effect("x", {0: [2.0]}, {0: [1.0]}).redrawn[0].low)
+
+
 def test_worlds_are_paired_so_that_easy_and_hard_ones_drop_out():
     ease = np.random.default_rng(1).normal(0, 10, 40)
     paired = effect("x", {0: ease + 1}, {0: ease + np.tile([-0.1, 0.1], 20)}).within[0]
@@ -39,8 +52,8 @@ def test_worlds_are_paired_so_that_easy_and_hard_ones_drop_out():
 
 def test_seeds_that_disagree_show_nothing_however_many_worlds_were_played():
     rng = np.random.default_rng(2)
-    signs = np.array([0.3, -0.3, 0.2, -0.2])[:, None]
-    found = effect("x", by_seed(rng.normal(0, 0.1, (4, 2000)) + signs), by_seed(np.zeros((4, 2000))))
+    signs = np.tile([0.3, -0.3, 0.2, -0.2], 2)[:, None]
+    found = effect("x", by_seed(rng.normal(0, 0.1, (8, 2000)) + signs), by_seed(np.zeros((8, 2000))))
     assert found.shown == "no difference shown"
     assert all(within.low > 0 or within.high < 0 for within in found.within.values())
 
@@ -60,14 +73,16 @@ def test_the_interval_over_seeds_covers_what_another_draw_of_seeds_gives():
     ("low", "high", "words"), [(0.1, 0.3, "above zero"), (-0.3, -0.1, "below zero"), (-0.1, 0.1, "no difference shown")]
 )
 def test_what_is_shown_goes_by_the_interval_over_seeds(low, high, words):
-    within = {0: Interval(0.0, -1.0, 1.0, 5)}
-    assert Effect("x", Interval((low + high) / 2, low, high, 8), within).shown == words
+    within, across = dict.fromkeys(range(LEAST_SEEDS), Interval(0.0, -1.0, 1.0, 5)), Interval((low + high) / 2, low, high, LEAST_SEEDS)
+    assert Effect("x", across, within, within).shown == words
+    few = dict.fromkeys(range(LEAST_SEEDS - 1), Interval(0.0, -1.0, 1.0, 5))
+    assert Effect("x", across, few, few).shown == "direction only"
 
 
 def test_one_seed_shows_nothing_over_seeds():
     found = effect("x", {0: [2.0, 3.0]}, {0: [1.0, 1.0]})
     assert math.isnan(found.across.low)
-    assert found.shown == "no difference shown"
+    assert found.shown == "direction only"
 
 
 def test_other_seeds_cannot_be_compared():

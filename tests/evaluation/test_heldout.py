@@ -7,13 +7,24 @@ import pytest
 import torch
 
 from dreamer_ray.evaluation import heldout
-from dreamer_ray.evaluation.heldout import Dreams, agent_figures, dream_figures, dream_windows, policy_shares, reconstruct
+from dreamer_ray.evaluation.heldout import (
+    Dreams,
+    agent_figures,
+    dream_figures,
+    dream_windows,
+    policy_shares,
+    reconstruct,
+    tokenizer_figures,
+)
 from dreamer_ray.evaluation.marginal import Marginal
+from dreamer_ray.evaluation.metrics import lite0_distance, ssim
+from dreamer_ray.evaluation.quality import quality_rows
 from dreamer_ray.types import Binary, Categorical, Clip, Continuous
 
 SPACE = {"action": Categorical(size=4)}
 MIXED = {"keys": Binary(size=3), "mouse": Categorical(size=5), "arm": Continuous(size=2)}
 TOLD = torch.tensor([True])
+BASELINES = {"mean_frame_psnr": 0.0, "block_average_psnr": 0.0}
 
 
 def picture(value: float, tile: float | None = None) -> torch.Tensor:
@@ -46,7 +57,14 @@ def test_errors_are_set_beside_copying_over_all_and_over_changed_tiles():
         "error_over_copy_in_reconstruction_at_1": 0.04 / 0.03,
         "error_over_copy_in_reconstruction_on_changed_tiles_at_1": 0.04 / 0.09,
         "action_following_at_1": 4.0,
+        "dream_n_at_1": 1,
+        "dream_ssim_at_1": ssim((truth + 0.1)[:, 0], truth[:, 0]),
+        "copy_ssim_at_1": ssim(last[:, 0], truth[:, 0]),
+        "dream_lite0_distance_at_1": lite0_distance((truth + 0.1)[:, 0], truth[:, 0]),
+        "copy_lite0_distance_at_1": lite0_distance(last[:, 0], truth[:, 0]),
     }
+    assert close["dream_ssim_at_1"] != close["copy_ssim_at_1"]
+    assert close["dream_lite0_distance_at_1"] != close["copy_lite0_distance_at_1"]
     assert figures == {name: pytest.approx(value, rel=1e-4) for name, value in close.items()}
 
 
@@ -56,6 +74,36 @@ def test_the_first_and_the_last_dreamed_frame_are_measured():
     assert figures["dream_psnr_at_1"] == pytest.approx(20, rel=1e-4)
     assert figures["dream_psnr_at_3"] == pytest.approx(-10 * math.log10(0.04), rel=1e-4)
     assert not any(name.endswith("at_2") for name in figures)
+
+
+def test_reconstructions_are_compared_by_structure_and_features_on_few_pictures_whose_number_is_said(tiny, monkeypatch):
+    monkeypatch.setattr(heldout, "MOST_COMPARED", 3)
+    tokenizer = tiny.tokenizer()
+    frames = torch.randint(0, 256, (2, 4, 8, 8, 3), generator=tiny.generator(), dtype=torch.uint8)
+    clip = Clip(frames, tiny.clip(2, 4, space=SPACE).notes)
+    figures = tokenizer_figures(tokenizer, clip, torch.zeros(8, 8, 3))
+    chosen = [0, 4, 7]
+    rebuilt, truth = (pictures.flatten(0, 1)[chosen] for pictures in (reconstruct(tokenizer, clip), frames / 255))
+    assert figures["reconstruction_n"] == 3
+    assert figures["reconstruction_lite0_distance"] == pytest.approx(lite0_distance(rebuilt, truth), rel=1e-4)
+    assert figures["block_average_lite0_distance"] > 0
+    assert not [name for name in figures if "ssim" in name], "pictures smaller than the window"
+    rows = {row.metric: row for row in quality_rows(figures)}
+    found = rows["reconstruction, perceptual distance (EfficientNet-Lite0, n = 3)"]
+    assert (found.model, found.baseline) == (figures["reconstruction_lite0_distance"], "block averages, as many numbers")
+
+
+def test_rows_of_dreams_name_the_network_and_the_number_of_windows():
+    frames = torch.cat([picture(0.5), picture(0.8, tile=0.2)], dim=0)
+    figures = dream_figures(Dreams(frames, frames, frames / 2, frames, frames.flip(0), frames, TOLD.repeat(2)), tile=8)
+    rows = {row.metric: row for row in quality_rows(figures | dict.fromkeys(("reconstruction_psnr", "saturated"), 0.0) | BASELINES)}
+    for metric, name in (
+        ("dream, 1 frame ahead, SSIM (n = 2)", "ssim"),
+        ("dream, 1 frame ahead, perceptual distance (EfficientNet-Lite0, n = 2)", "lite0_distance"),
+    ):
+        found = rows[metric]
+        assert (found.model, found.baseline_value) == (figures[f"dream_{name}_at_1"], figures[f"copy_{name}_at_1"])
+        assert found.target is None
 
 
 def test_a_dream_that_is_the_truth_has_the_pictures_of_the_reconstruction(tiny, monkeypatch):

@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 
 from dreamer_ray.cli.main import main
-from dreamer_ray.doctor import visit
+from dreamer_ray.doctor import admit, recipe_of, visit
 from dreamer_ray.evaluation.doctor import CHECKS, Extent
+from dreamer_ray.recipe import FIRST_DOCTOR_WORLD, MOST_WORLDS
 
 FEW = Extent(pictures=16, windows=12, long_windows=4, clips=16, dreams=8, worlds=8, warm_up=8)
 
@@ -58,6 +59,13 @@ def test_what_the_run_has_not_reached_is_unknown_and_never_healthy(hurried):
     found = {f.check.name: f for f in visit(hurried, FEW, stage="agent", seed=0).findings}
     assert found["policy"].status == found["value"].status == "unknown"
     assert found["freeze"].figures and found["reward"].figures
+
+
+def test_its_worlds_are_not_those_of_the_evaluation(hurried):
+    recipe = recipe_of(hurried)
+    patient, _ = admit(recipe, hurried, stage=None, seed=0)
+    assert patient.seed == FIRST_DOCTOR_WORLD >= recipe.evaluation.seed + MOST_WORLDS
+    assert Extent().worlds <= MOST_WORLDS
 
 
 def test_a_stage_that_was_cut_off_or_not_begun_is_said_to_be_so(hurried, tmp_path):
