@@ -33,9 +33,10 @@ class RecordConfig(Config):
     skill: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field((1.0,), min_length=1)
     """Shares of its needs that the player notices at a step; episodes take them in turn, as they do ``noise``."""
     attempts: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field((0.0,), min_length=1)
-    """Shares of the steps with nothing to get ahead at which the player uses its hand there all the same; episodes take them in turn.
+    """Chances, at a step with nothing to get ahead, to begin to use the hand there (for four steps on average); episodes take them in turn.
 
-    A player that acts only where it succeeds shows no failure, and a reward head that learns from it pays whatever looks like a try.
+    A player that acts only where it succeeds shows no failure, and a reward head that learns from it pays whatever looks like a try, all
+    the more the longer it goes on.
     """
     ladder: tuple[str, ...] = Field(LADDER, min_length=1)
     """The tasks that prompt in training and play, in the order in which they are to be achieved."""
@@ -43,8 +44,6 @@ class RecordConfig(Config):
 
     @model_validator(mode="after")
     def _possible(self) -> "RecordConfig":
-        if max(self.noise) + max(self.attempts) > 1:
-            raise ValueError(f"noise of {max(self.noise):g} and attempts of {max(self.attempts):g} of the steps: more than all of them")
         if unknown := [task for task in self.ladder if task not in TASKS]:
             raise ValueError(f"ladder: {', '.join(unknown)} is no task of Crafter ({', '.join(TASKS)})")
         if len(set(self.ladder)) < len(self.ladder):

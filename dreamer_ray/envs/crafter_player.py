@@ -13,6 +13,8 @@ from dreamer_ray.envs.crafter_paths import DIRECTIONS, Route
 from dreamer_ray.envs.crafter_scene import GROUND, MOVES, Scene, Step, approach, around, go, put
 
 Goal = Callable[[Scene], str | None]
+PATIENCE = 0.75
+"""The chance to go on with what brings nothing."""
 VAIN = ("outside", "grass", "sand", "path", "table", "furnace", "lava")
 """What gives the hand nothing, or (grass) nearly so."""
 HARD = ("outside", "water", "stone", "tree", "coal", "iron", "diamond", "table", "furnace", "plant")
@@ -215,13 +217,14 @@ GOALS: tuple[Goal, ...] = (
 class ScriptedPlayer:
     """Plays by ``GOALS``, of which it overlooks a share of ``1 - skill`` anew at every step; or, with probability ``noise``, at random.
 
-    With probability ``attempts`` it uses its hand where it reaches nothing, as who misjudges what lies ahead does: a player that never
-    fails teaches nobody what failure looks like. ``curiosity`` is the chance to search the grass ahead for a sapling, which the game
-    grants one time in ten.
+    With probability ``attempts`` it begins to use its hand where it reaches nothing, as who misjudges what lies ahead does, and goes on
+    with that for ``1 / (1 - PATIENCE)`` steps on average. ``curiosity`` is the chance to search the grass ahead for a sapling, which the
+    game grants one time in ten.
     """
 
     def __init__(self, rng: np.random.Generator, noise: float, *, skill: float = 1.0, attempts: float = 0.0, curiosity: float = 0.05):
         self.rng, self.noise, self.skill, self.attempts, self.curiosity = rng, noise, skill, attempts, curiosity
+        self.trying = False
 
     def act(self, env: CrafterEnv) -> int:
         """Number of the action for the present state of ``env``."""
@@ -229,7 +232,9 @@ class ScriptedPlayer:
         if chance < self.noise:
             return int(self.rng.integers(len(ACTIONS)))
         scene = Scene(env.state())
-        if chance < self.noise + self.attempts and scene.ahead in VAIN and not scene.sleeping:
+        likely = PATIENCE if self.trying else self.attempts
+        self.trying = scene.ahead in VAIN and not scene.sleeping and chance < self.noise + (1 - self.noise) * likely
+        if self.trying:
             return ACTIONS.index("do")
         if scene.ahead == "grass" and not scene.sleeping and draw < self.curiosity:
             return ACTIONS.index("do")
