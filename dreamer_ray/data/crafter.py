@@ -33,7 +33,7 @@ class RecordConfig(Config):
     skill: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field((1.0,), min_length=1)
     """Shares of its needs that the player notices at a step; episodes take them in turn, as they do ``noise``."""
     attempts: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field((0.0,), min_length=1)
-    """Chances, at a step with nothing to get ahead, to begin to use the hand there (for four steps on average); episodes take them in turn.
+    """Chances of beginning, at a step, to do something that fails there (for four steps on average); episodes take them in turn.
 
     A player that acts only where it succeeds shows no failure, and a reward head that learns from it pays whatever looks like a try, all
     the more the longer it goes on.

@@ -15,8 +15,8 @@ from dreamer_ray.envs.crafter_scene import GROUND, MOVES, Scene, Step, approach,
 Goal = Callable[[Scene], str | None]
 PATIENCE = 0.75
 """The chance to go on with what brings nothing."""
-VAIN = ("outside", "grass", "sand", "path", "table", "furnace", "lava")
-"""What gives the hand nothing, or (grass) nearly so."""
+TRIED = tuple(action for action in ACTIONS if action.startswith(("place_", "make_")))
+"""What is tried in vain half of the time, instead of the hand."""
 HARD = ("outside", "water", "stone", "tree", "coal", "iron", "diamond", "table", "furnace", "plant")
 """What keeps creatures out."""
 FAR = 30
@@ -217,14 +217,14 @@ GOALS: tuple[Goal, ...] = (
 class ScriptedPlayer:
     """Plays by ``GOALS``, of which it overlooks a share of ``1 - skill`` anew at every step; or, with probability ``noise``, at random.
 
-    With probability ``attempts`` it begins to use its hand where it reaches nothing, as who misjudges what lies ahead does, and goes on
-    with that for ``1 / (1 - PATIENCE)`` steps on average. ``curiosity`` is the chance to search the grass ahead for a sapling, which the
-    game grants one time in ten.
+    With probability ``attempts`` it begins to do something that fails there, such as to use its hand where it reaches nothing, as who
+    misjudges what lies ahead does, and goes on with that for ``1 / (1 - PATIENCE)`` steps on average. ``curiosity`` is the chance to
+    search the grass ahead for a sapling, which the game grants one time in ten.
     """
 
     def __init__(self, rng: np.random.Generator, noise: float, *, skill: float = 1.0, attempts: float = 0.0, curiosity: float = 0.05):
         self.rng, self.noise, self.skill, self.attempts, self.curiosity = rng, noise, skill, attempts, curiosity
-        self.trying = False
+        self.trying: str | None = None
 
     def act(self, env: CrafterEnv) -> int:
         """Number of the action for the present state of ``env``."""
@@ -232,14 +232,20 @@ class ScriptedPlayer:
         if chance < self.noise:
             return int(self.rng.integers(len(ACTIONS)))
         scene = Scene(env.state())
-        likely = PATIENCE if self.trying else self.attempts
-        self.trying = scene.ahead in VAIN and not scene.sleeping and chance < self.noise + (1 - self.noise) * likely
-        if self.trying:
-            return ACTIONS.index("do")
+        self.trying = self._attempt(scene, (chance - self.noise) / (1 - self.noise))
+        if self.trying is not None:
+            return ACTIONS.index(self.trying)
         if scene.ahead == "grass" and not scene.sleeping and draw < self.curiosity:
             return ACTIONS.index("do")
         seen = GOALS if self.skill == 1 else [goal for goal in GOALS if goal is settle or self.rng.random() < self.skill]
         return ACTIONS.index(choose(scene, seen))
+
+    def _attempt(self, scene: Scene, chance: float) -> str | None:
+        """What it now does in vain: the next step of an attempt, or the first of another; None where it plays on."""
+        if scene.sleeping or chance >= (PATIENCE if self.trying else self.attempts):
+            return None
+        tried = self.trying or ("do" if self.rng.random() < 0.5 else TRIED[int(self.rng.integers(len(TRIED)))])
+        return tried if scene.fails(tried) else None
 
 
 def choose(scene: Scene, goals: Sequence[Goal] = GOALS) -> str:

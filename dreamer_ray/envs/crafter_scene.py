@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from dreamer_ray.envs.crafter import SEEN, TILES, CrafterState
+from dreamer_ray.envs.crafter import NAMES, SEEN, TILES, CrafterState
 from dreamer_ray.envs.crafter_paths import DIRECTIONS, Route, route
 
 Step = tuple[int, int]
@@ -51,6 +51,15 @@ class Scene:
         names += ["iron"] if self.have["stone_pickaxe"] else []
         names += ["diamond"] if self.have["iron_pickaxe"] else []
         return names
+
+    def fails(self, action: str) -> bool:
+        """Whether "do", or an action that places or makes something, brings nothing here (the grass its rare sapling at most)."""
+        kind, _, thing = action.partition("_")
+        if kind == "do":
+            return self.ahead not in (*self.mines(), "water", "cow", "zombie", "skeleton", "ripe-plant")
+        rule = NAMES[kind][thing]
+        lacks = any(self.have[material] < number for material, number in rule["uses"].items())
+        return lacks or (self.ahead not in rule["where"] if kind == "place" else not all(map(self.near, rule["nearby"])))
 
     def costs(self) -> np.ndarray:
         """int ``[x, y]``: about how many actions it takes to enter a tile; 0 where that is impossible."""

@@ -4,7 +4,7 @@ from pydantic import ValidationError
 
 from dreamer_ray.config_file import parse_config
 from dreamer_ray.data.crafter import EpisodePlan, RecordConfig, episode_plan, record_episode, shard_schema
-from dreamer_ray.envs.crafter import ACTIONS, TASKS, CrafterEnv
+from dreamer_ray.envs.crafter import TASKS, CrafterEnv
 from dreamer_ray.errors import UserError
 
 
@@ -75,20 +75,6 @@ def test_noise_is_a_share():
         parse_config(RecordConfig, {"episodes": 1, "holdout_episodes": 1, "noise": [1.5]}, "here")
     with pytest.raises(UserError, match="noise"):
         parse_config(RecordConfig, {"episodes": 1, "holdout_episodes": 1, "noise": []}, "here")
-
-
-def test_a_player_that_tries_much_fails_much():
-    """Nearly all that the hand does succeeds without attempts, and much of it fails with them."""
-
-    def succeeding(attempts):
-        info = EpisodePlan("train-000000", "train", 3, 0.0, attempts=attempts)
-        episode = record_episode(config(length=150), info)
-        assert episode.info["attempts"] == attempts
-        used = np.flatnonzero(episode.actions["action"][:-1] == ACTIONS.index("do"))
-        return float((episode.events[used + 1].sum(1) > 0).mean())
-
-    without, tried = succeeding(0.0), succeeding(0.2)
-    assert without > 0.9 > 0.5 > tried
 
 
 def test_shares_are_taken_in_turn():

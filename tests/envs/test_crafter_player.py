@@ -127,3 +127,42 @@ def test_less_skill_overlooks_needs(env):
         return total
 
     assert wood(1.0) > wood(0.3) > 0
+
+
+@pytest.mark.parametrize(
+    ("situation", "action", "fails"),
+    [
+        (scene(".@T", facing=(1, 0)), "do", False),
+        (scene("T@.", facing=(1, 0)), "do", True),
+        (scene(".@#", facing=(1, 0)), "do", True),
+        (scene(".@#", facing=(1, 0), wood_pickaxe=1), "do", False),
+        (scene(".@.", facing=(1, 0), wood=2), "place_table", False),
+        (scene(".@.", facing=(1, 0)), "place_table", True),
+        (scene(".@T", facing=(1, 0), wood=2), "place_table", True),
+        (scene(".@t", wood=1), "make_wood_pickaxe", False),
+        (scene(".@.", wood=1), "make_wood_pickaxe", True),
+        (scene(".@t"), "make_wood_pickaxe", True),
+    ],
+)
+def test_what_fails(situation, action, fails):
+    assert situation.fails(action) is fails
+
+
+def test_a_player_that_tries_much_fails_much(env):
+    """By what the world does: an action that fails leaves the inventory as it was, but for needs."""
+
+    def in_vain(attempts):
+        """The share of the hand's uses, placings and makings that fail; the longest row of them."""
+        player, failed = ScriptedPlayer(np.random.default_rng(0), 0.0, attempts=attempts, curiosity=0.0), []
+        env.reset(seed=3)
+        for _ in range(150):
+            before, now = env.state(), player.act(env)
+            env.step(now)
+            if ACTIONS[now] == "do" or ACTIONS[now].startswith(("place_", "make_")):
+                kept = {name: count for name, count in before.inventory.items() if name not in WELL}
+                failed.append(all(env.state().inventory[name] == count for name, count in kept.items()))
+        return np.mean(failed), max(len(row) for row in "".join("x" if each else " " for each in failed).split(" "))
+
+    (without, _), (often, row) = in_vain(0.0), in_vain(0.2)
+    assert without < 0.3 < 0.5 < often
+    assert row >= 4
