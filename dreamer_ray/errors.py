@@ -1,4 +1,4 @@
-"""The errors that reach a user: a mistake that the user can mend, a run that failed, and time that is over."""
+"""The two kinds of error that reach a user: a mistake that the user can mend, and a run that failed."""
 
 
 class DreamerError(Exception):
@@ -15,9 +15,3 @@ class UserError(DreamerError):
 
 class RunError(DreamerError):
     """A run that could not go on (disk full, NaN loss, lost worker); the message says what is kept. Exit code 1."""
-
-
-class OutOfTimeError(DreamerError):
-    """The time is over; all that was done up to now is kept, and the same command goes on. Exit code 75 (EX_TEMPFAIL)."""
-
-    exit_code = 75

@@ -1,7 +1,6 @@
 """Executes the stages of a recipe without Ray: training in this process; recording, encoding and playing in some processes beside it."""
 
 import multiprocessing
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -13,8 +12,9 @@ import torch
 
 from dreamer_ray.data.crafter_files import commit_recording, record_jobs, recorded_so_far, write_episodes
 from dreamer_ray.data.shards import ShardFile, open_shards
+from dreamer_ray.deadline import Deadline
 from dreamer_ray.encoding import commit_encoding, encode_file, open_encoder
-from dreamer_ray.errors import OutOfTimeError, RunError, UserError
+from dreamer_ray.errors import RunError, UserError
 from dreamer_ray.measure import refuse_poor_data
 from dreamer_ray.phases.imagination_training import Rehearsal
 from dreamer_ray.progress import Progress
@@ -31,23 +31,6 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 Spread = Callable[[Callable[[Job], Result], Sequence[Job]], Iterator[tuple[Job, Result]]]
 """Does jobs side by side and yields each with its result, as they come; raises ``OutOfTimeError`` where some were left."""
-
-
-class Deadline:
-    """When to stop: ``seconds`` from now, or never. One that goes to other machines needs a clock that they share (``time.time``)."""
-
-    def __init__(self, seconds: float | None = None, clock: Callable[[], float] = time.monotonic):
-        self.seconds, self.clock, self.begun = seconds, clock, clock()
-
-    @property
-    def over(self) -> bool:
-        """Whether it is time to stop."""
-        return self.seconds is not None and self.clock() - self.begun >= self.seconds
-
-    def check(self) -> None:
-        """Raises ``OutOfTimeError`` where it is time to stop."""
-        if self.over:
-            raise OutOfTimeError(f"stopped after {self.seconds:.0f} s, as was asked; all that is done is kept")
 
 
 @contextmanager

@@ -14,11 +14,12 @@ from typing import Any
 
 from dreamer_ray.closed_loop import RANDOM, matches, play_match, save_match, unplayed
 from dreamer_ray.config_file import parse_config
+from dreamer_ray.deadline import Deadline
 from dreamer_ray.domain import domain_of
 from dreamer_ray.errors import UserError
 from dreamer_ray.evaluation.episodes import EpisodeResult
 from dreamer_ray.evaluation.frechet import NETWORK, PACKAGE, network_installed
-from dreamer_ray.in_process import Deadline, Spread, executors, processes, refuse_missing_gpu
+from dreamer_ray.in_process import Spread, executors, processes, refuse_missing_gpu
 from dreamer_ray.measure import measure, video_distances
 from dreamer_ray.progress import Progress
 from dreamer_ray.recipe import Recipe

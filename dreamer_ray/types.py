@@ -63,8 +63,7 @@ class Batch:
                 return {key: function(tensor) for key, tensor in value.items()}
             return value.map(function) if isinstance(value, Batch) else value
 
-        changed = {field.name: apply(getattr(self, field.name)) for field in fields(self)}
-        return replace(self, **changed)
+        return replace(self, **{field.name: apply(getattr(self, field.name)) for field in fields(self)})
 
     def tensors(self) -> list[Tensor]:
         """All tensors, in a fixed order."""
@@ -99,8 +98,7 @@ class Annotations(Batch):
     relevant: Bool[Tensor, "b"]
     """Whether the clip was drawn because its task's event occurs in it (else drawn uniformly)."""
     enrichment: Float[Tensor, "b"] | None = None
-    """How many times likelier a relevant draw gives the clip under its prompt than a uniform one; 0 where none of the task's events
-    would. None where clips are not drawn by a plan."""
+    """How many times likelier a relevant draw gives the clip and its prompt than a uniform one; None where no plan drew them."""
 
 
 @dataclass(frozen=True)

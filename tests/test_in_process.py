@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from dreamer_ray.config_file import load_config
+from dreamer_ray.deadline import Deadline, OutOfTimeError
 from dreamer_ray.errors import RunError, UserError
-from dreamer_ray.in_process import Deadline, OutOfTimeError, processes, refuse_missing_gpu, until
+from dreamer_ray.in_process import processes, refuse_missing_gpu, until
 from dreamer_ray.recipe import Recipe
 from dreamer_ray.training.loop import FitConfig
 from dreamer_ray.training.optimizer import OptimizerConfig

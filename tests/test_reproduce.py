@@ -12,11 +12,11 @@ import pytest
 
 from dreamer_ray.cli.reproduce import SEEDS, UNFINISHED, named, shipped_recipe
 from dreamer_ray.config_file import load_config
+from dreamer_ray.deadline import Deadline, OutOfTimeError
 from dreamer_ray.domain import domain_of
 from dreamer_ray.envs.crafter import LADDER, TASKS
 from dreamer_ray.errors import UserError
 from dreamer_ray.evaluation.episodes import EpisodeResult
-from dreamer_ray.in_process import Deadline, OutOfTimeError
 from dreamer_ray.recipe import FIRST_REPRODUCTION_WORLD, Recipe
 from dreamer_ray.reproduce import Reproduction, Variant, check, reproduce, seed_recipe
 from dreamer_ray.reproduce_report import LEAST_SEEDS, PRIMARY, Compared, Outcomes, effects, verdict, write_results

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dreamer_ray.cli import console
-from dreamer_ray.errors import OutOfTimeError, UserError
+from dreamer_ray.deadline import Deadline, OutOfTimeError
+from dreamer_ray.errors import UserError
 
 if TYPE_CHECKING:
     from dreamer_ray.reproduce import Reproduction
@@ -80,7 +81,6 @@ def act(options: argparse.Namespace) -> int:
 
 
 def _finished(reproduction: "Reproduction", minutes: float | None) -> bool:
-    from dreamer_ray.in_process import Deadline
     from dreamer_ray.loopback import named_cluster
 
     if named_cluster():

@@ -15,10 +15,11 @@ import ray
 from ray import ObjectRef
 from ray.exceptions import GetTimeoutError, RayActorError
 
+from dreamer_ray.deadline import OutOfTimeError
 from dreamer_ray.distributed import Actor
 from dreamer_ray.distributed.cluster import here
 from dreamer_ray.distributed.failures import in_a_line, plain
-from dreamer_ray.errors import OutOfTimeError, RunError, UserError
+from dreamer_ray.errors import RunError, UserError
 from dreamer_ray.progress import Progress
 from dreamer_ray.training.checkpoint import latest_checkpoint
 

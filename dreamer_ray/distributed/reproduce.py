@@ -13,11 +13,11 @@ import ray
 import torch
 from ray.exceptions import RayError
 
+from dreamer_ray.deadline import Deadline, OutOfTimeError
 from dreamer_ray.distributed.cluster import cluster
 from dreamer_ray.distributed.failures import plain
 from dreamer_ray.distributed.run import ray_executors
-from dreamer_ray.errors import OutOfTimeError
-from dreamer_ray.in_process import Deadline, executors, processes
+from dreamer_ray.in_process import executors, processes
 from dreamer_ray.reproduce import PHASE_1, Reproduction, finish_seed, finish_variant, playing, prepare, tell
 from dreamer_ray.run import Executor
 

@@ -15,6 +15,7 @@ import ray
 from ray import ObjectRef
 from ray.exceptions import RayError
 
+from dreamer_ray.deadline import Deadline
 from dreamer_ray.distributed.encode import SILENT_SECONDS, encode
 from dreamer_ray.distributed.evaluate import play_all, variants
 from dreamer_ray.distributed.failures import plain
@@ -23,7 +24,6 @@ from dreamer_ray.distributed.ingest import ingest, record
 from dreamer_ray.distributed.learner import SHOWN
 from dreamer_ray.distributed.train import train
 from dreamer_ray.domain import domain_of
-from dreamer_ray.in_process import Deadline
 from dreamer_ray.measure import Measurements, measure, refuse_poor_data
 from dreamer_ray.progress import Progress
 from dreamer_ray.recipe import Recipe

@@ -23,6 +23,7 @@ from ray.train.backend import Backend
 from ray.train.collective import broadcast_from_rank_zero
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
+from dreamer_ray.deadline import Deadline
 from dreamer_ray.distributed import LOST, Actor
 from dreamer_ray.distributed.batches import stream
 from dreamer_ray.distributed.board import answer, note_failure, raise_failure, watched
@@ -34,7 +35,7 @@ from dreamer_ray.distributed.restarts import Restarts, newest_step
 from dreamer_ray.distributed.telemetry import GroupRestarts, export_peak, exporter
 from dreamer_ray.errors import DreamerError, RunError
 from dreamer_ray.estimate import operations_per_frame
-from dreamer_ray.in_process import Deadline, until
+from dreamer_ray.in_process import until
 from dreamer_ray.progress import Progress
 from dreamer_ray.recipe import Recipe
 from dreamer_ray.stages import feed, section_of, supervised, trained

@@ -24,8 +24,7 @@ class Agent(nn.Module):
         width, tokens = dynamics.config.transformer.width, dynamics.config.agent_tokens
         self.task = nn.Embedding(tasks, tokens * width)
         nn.init.normal_(self.task.weight, std=0.5)
-        space = dynamics.actions.space
-        self.policy = PolicyHead(config.heads, width, space)
+        self.policy = PolicyHead(config.heads, width, dynamics.actions.space)
         self.reward = RewardHead(config.heads, width)
         self.continues = ContinueHead(config.heads, width)
         self.value = ValueHead(config.heads, width)

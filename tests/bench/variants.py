@@ -228,7 +228,8 @@ def main() -> None:
     options = parser.parse_args()
 
     from dreamer_ray.cli import console
-    from dreamer_ray.in_process import Deadline, executors, processes
+    from dreamer_ray.deadline import Deadline
+    from dreamer_ray.in_process import executors, processes
     from dreamer_ray.progress import duration
     from dreamer_ray.run_folder import locked
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from dreamer_ray.cli.reproduce import UNFINISHED, shipped_recipe
+from dreamer_ray.deadline import Deadline, OutOfTimeError
 from dreamer_ray.distributed.reproduce import _tasks
-from dreamer_ray.errors import OutOfTimeError, UserError
-from dreamer_ray.in_process import Deadline
+from dreamer_ray.errors import UserError
 
 SCRIPT = """
 import sys
@@ -22,8 +22,7 @@ from dreamer_ray.loopback import bind_ray_to_loopback
 bind_ray_to_loopback()
 from dreamer_ray.config_file import load_config
 from dreamer_ray.distributed.reproduce import reproduce_on_ray
-from dreamer_ray.errors import OutOfTimeError
-from dreamer_ray.in_process import Deadline
+from dreamer_ray.deadline import Deadline, OutOfTimeError
 from dreamer_ray.recipe import Recipe
 from dreamer_ray.reproduce import Reproduction, reproduce
 

@@ -10,6 +10,7 @@ from ray.exceptions import ActorDiedError, OutOfMemoryError
 from ray.train import WorkerGroupError
 
 from dreamer_ray.config_file import load_config
+from dreamer_ray.deadline import Deadline
 from dreamer_ray.distributed import train as module
 from dreamer_ray.distributed.board import Board
 from dreamer_ray.distributed.restarts import MOST_IN_VAIN
@@ -83,7 +84,7 @@ def fit(board, monkeypatch, tmp_path):
     def run(*ends: tuple[int | None, Exception | None]) -> int:
         trainer = StandIn(tmp_path / "tokenizer" / "checkpoints", ends)
         monkeypatch.setattr(module, "_trainer", lambda *_: trainer)
-        module._fit("tokenizer", load_config(Recipe, TOY), tmp_path, board)
+        module._fit("tokenizer", load_config(Recipe, TOY), tmp_path, board, Deadline())
         return trainer.count
 
     return run
