@@ -63,7 +63,7 @@ def world_size() -> int:
 
 
 def masked_mean(terms: Float[Tensor, "*s"], mask: Tensor | None = None) -> Float[Tensor, ""]:
-    """Mean of ``terms`` where ``mask`` over the batches of *all* ranks; 0 where the mask is empty everywhere.
+    """Mean of ``terms`` where ``mask``, or by the weights in it, over the batches of *all* ranks; 0 where it is empty everywhere.
 
     Each rank's result is scaled by the number of ranks, so that the average of gradients that data parallelism takes is the gradient
     of one big batch (a mean of rank means would not be, with unequal counts).

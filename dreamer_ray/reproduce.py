@@ -144,7 +144,7 @@ def finish_variant(reproduction: Reproduction, job: tuple[str, int], doing: Mapp
 def _link(folder: Path, source: Path, stages: Sequence[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for stage in stages:
-        if not (folder / stage).is_symlink():
+        if not (folder / stage).exists():
             (folder / stage).symlink_to(Path("..") / source.name / stage)
 
 
@@ -247,6 +247,7 @@ def reproduce(reproduction: Reproduction, deadline: Deadline) -> None:
         for number in range(reproduction.seeds):
             if finish_seed(reproduction, number, doing) and number < reproduction.seeds - 1:
                 tell(reproduction)
+        tell(reproduction)
         for job in reproduction.jobs:
-            finish_variant(reproduction, job, doing)
-    tell(reproduction)
+            if finish_variant(reproduction, job, doing):
+                tell(reproduction)

@@ -81,7 +81,9 @@ class BatchPlan:
                         "lower the length of the stage's clips or record longer episodes"
                     )
         self.events = self._relevant_events(source) if config.relevant_fraction else {}
-        self.starts = {length: int(np.maximum(self.lengths - length + 1, 0).sum()) for length in self.counts}
+        self.pool_of = np.zeros(len(self.lengths), np.int64)
+        for number, pool in enumerate(self.pools):
+            self.pool_of[pool] = number
         self.totals = {length: [int(counts[pool].sum()) for pool in self.pools] for length, counts in self.counts.items()}
         self._order = lru_cache(maxsize=4)(self._epoch)
 
@@ -141,7 +143,10 @@ class BatchPlan:
         earliest, latest = self._starts(episode, events[first:last, 1], length)
         near = (earliest <= start) & (start <= latest)
         relevant = float(np.sum(near / (latest - earliest + 1))) / len(events) / len(self.events)
-        return relevant * self.starts[length] * len(self.tasks)
+        pool, count = int(self.pool_of[episode]), int(self.counts[length][episode])
+        offsets = int(self.lengths[episode]) - count * length + 1
+        cuts = sum(0 <= start - k * length < offsets for k in range(count))  # of the ways to cut the episode, those with this clip
+        return relevant / (self.shares[pool] / self.totals[length][pool] * cuts / offsets / len(self.tasks))
 
     def _ref(self, episode: int, start: int, length: int, *, task: int, relevant: bool) -> ClipRef:
         enrichment = self._enrichment(episode, start, length, task)

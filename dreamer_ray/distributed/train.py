@@ -206,7 +206,8 @@ def _worker(config: dict[str, Any]) -> None:
                 export(done, figures)
                 board.report.remote(done, figures)
 
-            batches = until(config["deadline"], stream(stage, recipe, run, steps=job.fit.steps, rank=rank, world=world), job.fit)
+            deadline = config["deadline"] if rank == 0 else Deadline()  # who writes the checkpoint ends the group behind it
+            batches = until(deadline, stream(stage, recipe, run, steps=job.fit.steps, rank=rank, world=world), job.fit)
             fit(
                 job.phase,
                 export.counted(batches, config["operations"]),

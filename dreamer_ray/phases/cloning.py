@@ -6,14 +6,14 @@ from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
 from dreamer_ray.imagination.sampler import context_noising
 from dreamer_ray.models.agent import Agent
 from dreamer_ray.models.heads import PolicyHead
-from dreamer_ray.numerics import masked_mean
+from dreamer_ray.numerics import masked_mean, reduce_sum
 from dreamer_ray.objectives.behavior import does_nothing, future, in_clip
 from dreamer_ray.objectives.shortcut_forcing import shortcut_forcing
 from dreamer_ray.phases.forcing import Forced, ForcingConfig, force, teacher_weights, with_signal
@@ -40,6 +40,15 @@ class FinetuningConfig(ForcingConfig):
     """Weight in cloning of the actions that do nothing; 0 leaves them out, as VPT does. All else learns from them as from any other."""
     null_choices: dict[str, int] = Field(default_factory=dict)
     """The choice that does nothing by component, where that is not known of the recordings; no key held and an unmoved mouse are."""
+
+    @model_validator(mode="after")
+    def _natural_where_it_acts(self) -> "FinetuningConfig":
+        if self.reward_rows == "natural" and self.relevant_signal == "context" and self.context_fraction == 0:
+            raise ValueError(
+                "reward_rows = natural: with relevant_signal = context and context_fraction = 0 no row without an event has the signal at "
+                "which the agent acts, so that no weight can undo the choice; set context_fraction, such as 0.75"
+            )
+        return self
 
     @property
     def weights(self) -> dict[str, float]:
@@ -116,12 +125,13 @@ def natural_weights(notes: Annotations, acting: Bool[Tensor, "b"], config: Finet
     """Weights that undo the choice of relevant rows (importance sampling), among the rows at the signal of acting and among the others.
 
     A row that uniform draws give with density 1 and relevant ones with its ``enrichment`` e stands for ``(u + r) / (u + r e)`` rows where
-    u and r are the shares of both: on average 1, as in batches without a choice.
+    u and r are the shares of both in the batches of all ranks: on average 1, as in batches without a choice.
     """
     assert notes.enrichment is not None
-    relevant = float(notes.relevant.float().mean())
+    chosen, rows = reduce_sum(notes.relevant.sum(), torch.ones_like(notes.relevant).sum())
+    relevant = chosen / rows
     uniform = torch.where(acting, config.context_fraction, 1 - config.context_fraction) * (1 - relevant)
-    chosen = torch.where(acting == (config.relevant_signal == "context"), relevant, 0.0)
+    chosen = relevant * (acting == (config.relevant_signal == "context"))
     return (uniform + chosen) / (uniform + chosen * notes.enrichment)
 
 

@@ -141,7 +141,8 @@ def imagination_terms(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The terms of ``WEIGHTS`` for the dreams of ``batch`` on agent ``states`` ``h_0 .. h_T``, and figures for the log.
 
-    Each step counts by the probability that the dream still went on then, the product of the continues before it (as in Dreamer 3).
+    Each step counts by the probability that the dream still went on then, the product of the continues before it (Dreamer 3 has
+    the discount in it too).
     """
     policy, value, prior = heads.policy, heads.value, heads.prior
     with torch.no_grad():

@@ -194,15 +194,16 @@ def test_tasks_are_drawn_equally_often_and_events_lie_anywhere(source):
 def test_enrichment_is_how_much_likelier_relevant_draws_give_a_clip(source, lookahead):
     """Against counts: of many rows of both kinds, by clip and prompt."""
     plan = plan_of(source, steps=20_000, length=6, lookahead=lookahead, batch_size=2, relevant_fraction=0.5)
-    starts = sum(length - 5 for length in LENGTHS)
     rng, rows = np.random.default_rng(0), 20_000
     drawn = Counter((ref.task, ref.episode, ref.start) for ref in (plan._relevant(6, rng) for _ in range(rows)))
+    usual = Counter((ref.episode, ref.start) for ref in (plan._uniform(6, position, rng) for position in range(rows)))
     for task in range(3):
         for episode, length in enumerate(LENGTHS):
             for start in range(length - 5):
                 found = plan._ref(episode, start, 6, task=task, relevant=False).enrichment
-                expected = found / (3 * starts)
-                assert abs(drawn[task, episode, start] / rows - expected) <= 5 * np.sqrt(expected / rows), (task, episode, start)
+                expected = found * usual[episode, start] / rows / 3
+                near = 5 * np.sqrt(expected / rows) + 5 * expected / np.sqrt(usual[episode, start])
+                assert abs(drawn[task, episode, start] / rows - expected) <= near, (task, episode, start)
 
 
 def test_enrichment_comes_with_the_rows(source):

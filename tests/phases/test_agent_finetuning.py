@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from dreamer_ray.imagination.sampler import context_noising
 from dreamer_ray.models.dynamics import Prediction
@@ -217,3 +218,9 @@ def test_uniform_rows_may_be_seen_as_the_agent_sees_when_it_acts(tiny, agent, mo
     before, after = (_metrics(agent, b, tiny, config) for b in (batch, _with(batch, row, FRAMES - 1, part="latents", tiny=tiny)))
     assert before["shortcut"] == after["shortcut"]
     assert before["reward"] != after["reward"]
+
+
+def test_natural_rows_need_uniform_ones_at_the_signal_of_acting():
+    with pytest.raises(ValidationError, match="set context_fraction"):
+        FinetuningConfig(reward_rows="natural", relevant_signal="context")
+    FinetuningConfig(reward_rows="natural")

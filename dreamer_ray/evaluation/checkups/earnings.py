@@ -26,9 +26,15 @@ ATTEMPTS = Check(
     ),
     remedy=(
         "Record play in which things fail (data.crafter.attempts, data.crafter.noise; other sources: what the policy tries), and let the "
-        "head learn from rows by how often they come (agent.finetuning.reward_rows)."
+        "head learn from rows by how often they come (agent.finetuning.reward_rows, with context_fraction), for longer (agent.fit.steps)."
     ),
-    keys=("data.crafter.attempts", "data.crafter.noise", "agent.finetuning.reward_rows"),
+    keys=(
+        "data.crafter.attempts",
+        "data.crafter.noise",
+        "agent.finetuning.reward_rows",
+        "agent.finetuning.context_fraction",
+        "agent.fit.steps",
+    ),
     rests_on=("collapse", "actions", "reward"),
 )
 
