@@ -26,7 +26,8 @@ ATTEMPTS = Check(
     ),
     remedy=(
         "Record play in which things fail (data.crafter.attempts, data.crafter.noise; other sources: what the policy tries), and let the "
-        "head learn from rows by how often they come (agent.finetuning.reward_rows, with context_fraction), for longer (agent.fit.steps)."
+        "head learn from rows by how often they come (agent.finetuning.reward_rows, agent.finetuning.context_fraction), for longer "
+        "(agent.fit.steps)."
     ),
     keys=(
         "data.crafter.attempts",
