@@ -144,7 +144,7 @@ def finish_variant(reproduction: Reproduction, job: tuple[str, int], doing: Mapp
 def _link(folder: Path, source: Path, stages: Sequence[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for stage in stages:
-        if not (folder / stage).exists():
+        if not (folder / stage).is_symlink() and not (folder / stage).exists():
             (folder / stage).symlink_to(Path("..") / source.name / stage)
 
 
