@@ -106,6 +106,9 @@ class ImaginationSection(Config):
     """Contexts that one replica dreams in one call; divides ``contexts.batch_size``."""
     max_lag: int = Field(default=2, ge=0)
     """Largest age, in updates, of the weights that dreamed what an update uses; 0 is synchronous and reproducible."""
+    prompts: Literal["fixed", "ladder"] = "fixed"
+    """Under which a dream goes on: the task of its context; or, as in play, the first task of the ladder that was not achieved yet, and the
+    next one when that is. Relevant contexts then end before an event that was due."""
     finetune: Literal["heads", "all"] = "heads"
     """What learns: policy and value heads on a frozen transformer (paper), or all weights, with the terms and batches of agent finetuning
     kept on; these publish the whole agent after every update."""
@@ -116,6 +119,8 @@ class ImaginationSection(Config):
     def _whole_calls(self) -> "ImaginationSection":
         if self.contexts.batch_size % self.dreams_per_call:
             raise ValueError(f"dreams_per_call = {self.dreams_per_call} does not divide contexts.batch_size = {self.contexts.batch_size}")
+        if self.prompts == "ladder" and self.finetune == "all":
+            raise ValueError("prompts = ladder with finetune = all is not supported: set prompts = fixed, or finetune = heads")
         return self
 
 

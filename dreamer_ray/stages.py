@@ -19,7 +19,7 @@ from dreamer_ray.data.shards import ShardSet, open_shards
 from dreamer_ray.domain import domain_of, with_null_choices
 from dreamer_ray.errors import RunError, UserError
 from dreamer_ray.imagination.engine import DreamEngine
-from dreamer_ray.imagination.rollout import imagine
+from dreamer_ray.imagination.rollout import following, imagine
 from dreamer_ray.imagination.sampler import Sampling
 from dreamer_ray.imagination.tuning import tune_dreams
 from dreamer_ray.models.agent import Agent
@@ -68,8 +68,8 @@ class Feed:
 def feed(stage: str, recipe: Recipe, run: Path) -> Feed:
     """The clips and the plan of a supervised stage, of the contexts of imagination or of its rehearsal: clips like those of the agent."""
     source = open_shards(run / "record" / "train") if stage == "tokenizer" else latents(run, "train")
-    clips, steps = _clips(stage, recipe)
-    return Feed(source, BatchPlan(source, clips, steps=steps, tasks=domain_of(recipe, source.schema).ladder))
+    (clips, steps), due = _clips(stage, recipe), stage == "imagination" and dreams_of(recipe).prompts == "ladder"
+    return Feed(source, BatchPlan(source, clips, steps=steps, tasks=domain_of(recipe, source.schema).ladder, due=due))
 
 
 def _clips(stage: str, recipe: Recipe) -> tuple[BatchConfig, int]:
@@ -234,6 +234,8 @@ class Dreamer:
 
     def __init__(self, recipe: Recipe, run: Path, agent: Agent, *, device: str):
         self.config, self.agent, self.contexts = dreams_of(recipe), agent, feed("imagination", recipe, run)
+        ladder, tasks = self.contexts.plan.tasks, len(self.contexts.source.schema.tasks)
+        self.following = following(ladder, tasks, device) if self.config.prompts == "ladder" else None
         tuning = recipe.cluster.dreaming.on(device)
         tune_dreams(agent.to(device), tuning)
         self.engine = DreamEngine(agent.dynamics, slots=self.config.dreams_per_call, agent=agent, graph=tuning.graph)
@@ -246,9 +248,8 @@ class Dreamer:
         assert isinstance(context, LatentClip)
         generator = torch.Generator().manual_seed(self.config.fit.seed * 1_000_003 + call)
         seeds = torch.randint(2**62, (context.latents.shape[0],), generator=generator).tolist()
-        sampling = Sampling(steps=self.config.sampling_steps)
-        context, horizon = context.to(self.engine.device), self.config.horizon
-        trajectory = imagine(self.engine, context, horizon=horizon, sampling=sampling, seeds=seeds, version=version)
+        how = {"horizon": self.config.horizon, "sampling": Sampling(steps=self.config.sampling_steps), "following": self.following}
+        trajectory = imagine(self.engine, context.to(self.engine.device), seeds=seeds, version=version, **how)
         return (trajectory if self.config.finetune == "all" else replace(trajectory, frames=None)).to("cpu")
 
 

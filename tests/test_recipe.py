@@ -71,6 +71,7 @@ def test_every_value_of_the_papers_recipe_says_whether_it_is_the_papers():
         ("cluster.weight_transport=nccl", ("cluster", "weight_transport = nccl", "gpus_per_learner = 0", "gpus_per_replica = 0")),
         ("agent.batches.relevant_fraction=0.05", ("agent", "relevant_fraction = 0.05", "batch_size = 16", "task-relevant")),
         ("imagination.dreams_per_call=5", ("dreams_per_call = 5", "batch_size = 32")),
+        ("imagination.prompts=ladder and imagination.finetune=all", ("prompts = ladder", "finetune = all", "prompts = fixed")),
         ("dynamics.forcing.teacher=ema and dynamics.fit.ema=0", ("dynamics.forcing.teacher = ema", "dynamics.fit.ema = 0")),
         ("agent.finetuning.teacher=ema and agent.fit.ema=0", ("agent.finetuning.teacher = ema", "agent.fit.ema = 0")),
         ("agent.finetuning.teacher=ema and imagination.finetune=all", ("agent.finetuning.teacher = ema", "imagination.fit.ema = 0")),

@@ -19,6 +19,8 @@ from dreamer_ray.data.shards import ShardSet
 from dreamer_ray.errors import UserError
 from dreamer_ray.types import Clip, LatentClip
 
+NEVER = np.iinfo(np.int64).max
+
 
 class BatchConfig(Config):
     """Sizes and mixture of the batches of one phase."""
@@ -53,12 +55,15 @@ class BatchConfig(Config):
 class BatchPlan:
     """The clips of every step of a phase of ``steps`` steps over ``source``; prompts are among ``tasks``.
 
+    With ``due`` a clip's prompt is the task that an agent in play would have where the clip ends: the first of ``tasks`` that was not
+    achieved yet (the last where all were). Relevant clips end before events that were due, ``lookahead`` frames at most.
+
     Raises ``UserError`` where the set, or a source with a share, has no episode as long as a clip, or no event of the tasks though relevant
     rows are asked for.
     """
 
-    def __init__(self, source: ShardSet, config: BatchConfig, *, steps: int, tasks: Sequence[str]):
-        self.config, self.lengths = config, source.lengths
+    def __init__(self, source: ShardSet, config: BatchConfig, *, steps: int, tasks: Sequence[str], due: bool = False):
+        self.config, self.lengths, self.due = config, source.lengths, due
         self.labelled_episodes = round(config.label_fraction * len(self.lengths))
         if missing := [task for task in tasks if task not in source.schema.tasks]:
             raise UserError(f"data set {source.folder}: knows no task {', '.join(missing)}; its tasks are {', '.join(source.schema.tasks)}")
@@ -80,7 +85,9 @@ class BatchPlan:
                         f"{place}: no episode has {length} frames (the longest has {self.lengths[pool].max()}); "
                         "lower the length of the stage's clips or record longer episodes"
                     )
-        self.events = self._relevant_events(source) if config.relevant_fraction else {}
+        events = source.event_frames() if config.relevant_fraction or due else np.zeros((3, 0), np.int64)
+        self.achieved = self._achieved(*events)
+        self.events = self._relevant_events(source, *events) if config.relevant_fraction else {}
         self.pool_of = np.zeros(len(self.lengths), np.int64)
         for number, pool in enumerate(self.pools):
             self.pool_of[pool] = number
@@ -109,8 +116,16 @@ class BatchPlan:
         pool, position = turn(position, self.shares)
         epoch, place = divmod(position, self.totals[length][pool])
         episodes, starts = self._order(pool, length, epoch)
+        episode, start = int(episodes[place]), int(starts[place])
         task = int(rng.choice(self.tasks)) if self.tasks else 0
-        return self._ref(int(episodes[place]), int(starts[place]), length, task=task, relevant=False)
+        if self.due and self.tasks:
+            task = int(self._task_due(episode, start + length - 1))
+        return self._ref(episode, start, length, task=task, relevant=False)
+
+    def _task_due(self, episode: np.ndarray | int, frame: np.ndarray | int) -> np.ndarray:
+        """The first task that was not achieved up to ``frame``, or the last one."""
+        rungs = (self.achieved[:, episode] <= frame).cumprod(0).sum(0)
+        return np.array(self.tasks)[np.minimum(rungs, len(self.tasks) - 1)]
 
     def _epoch(self, pool: int, length: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """All clips of an epoch of a pool, shuffled: each episode is cut into whole clips from a random offset, so none overlap."""
@@ -132,7 +147,7 @@ class BatchPlan:
     def _starts(self, episode: int, frames: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
         """The first and the last frames at which relevant clips of events in ``frames`` may begin."""
         earliest = np.maximum(0, frames - length - self.config.lookahead + 1)
-        return earliest, np.minimum(frames - 1, int(self.lengths[episode]) - length)
+        return earliest, np.minimum(frames - (length if self.due else 1), int(self.lengths[episode]) - length)
 
     def _enrichment(self, episode: int, start: int, length: int, task: int) -> float:
         """See ``Annotations.enrichment``."""
@@ -152,10 +167,18 @@ class BatchPlan:
         enrichment = self._enrichment(episode, start, length, task)
         return ClipRef(episode, start, length, task, relevant, episode < self.labelled_episodes, enrichment)
 
-    def _relevant_events(self, source: ShardSet) -> dict[int, np.ndarray]:
-        episode, frame, task = source.event_frames()
+    def _achieved(self, episode: np.ndarray, frame: np.ndarray, task: np.ndarray) -> Int[np.ndarray, "tasks episodes"]:
+        """The frame at which an episode achieved each of ``tasks``, ``NEVER`` where it did not."""
+        found = np.full((len(self.tasks), len(self.lengths)), NEVER)
+        for row, number in enumerate(self.tasks):
+            np.minimum.at(found[row], episode[task == number], frame[task == number])
+        return found
+
+    def _relevant_events(self, source: ShardSet, episode: np.ndarray, frame: np.ndarray, task: np.ndarray) -> dict[int, np.ndarray]:
         length = max(self.counts)
-        usable = (frame >= 1) & (self.lengths[episode] >= length)
+        usable = (frame >= (length if self.due else 1)) & (self.lengths[episode] >= length)
+        if self.due:
+            usable &= self._task_due(episode, frame - 1) == task
         events = {t: np.stack([episode, frame], 1)[usable & (task == t)] for t in self.tasks}
         events = {t: found for t, found in events.items() if len(found)}
         if not events:

@@ -16,7 +16,9 @@ Goal = Callable[[Scene], str | None]
 PATIENCE = 0.75
 """The chance to go on with what brings nothing."""
 TRIED = tuple(action for action in ACTIONS if action.startswith(("place_", "make_")))
-"""What is tried in vain half of the time, instead of the hand."""
+"""What may be tried in vain besides the hand."""
+STATIONS = {"wood": "table", "stone": "table", "iron": "furnace"}
+"""What a pickaxe of a material is made beside, from the first pickaxe to the last."""
 HARD = ("outside", "water", "stone", "tree", "coal", "iron", "diamond", "table", "furnace", "plant")
 """What keeps creatures out."""
 FAR = 30
@@ -217,9 +219,10 @@ GOALS: tuple[Goal, ...] = (
 class ScriptedPlayer:
     """Plays by ``GOALS``, of which it overlooks a share of ``1 - skill`` anew at every step; or, with probability ``noise``, at random.
 
-    With probability ``attempts`` it begins to do something that fails there, such as to use its hand where it reaches nothing, as who
-    misjudges what lies ahead does, and goes on with that for ``1 / (1 - PATIENCE)`` steps on average. ``curiosity`` is the chance to
-    search the grass ahead for a sapling, which the game grants one time in ten.
+    With probability ``attempts`` it begins to do something that fails there, as who misjudges what lies ahead or what it has does, and
+    goes on with that for ``1 / (1 - PATIENCE)`` steps on average: one time in three it uses its hand where that reaches nothing, one time
+    it places or makes anything, one time what it will need next (``ambition``), too soon. ``curiosity`` is the chance to search the grass
+    ahead for a sapling, which the game grants one time in ten.
     """
 
     def __init__(self, rng: np.random.Generator, noise: float, *, skill: float = 1.0, attempts: float = 0.0, curiosity: float = 0.05):
@@ -244,8 +247,16 @@ class ScriptedPlayer:
         """What it now does in vain: the next step of an attempt, or the first of another; None where it plays on."""
         if scene.sleeping or chance >= (PATIENCE if self.trying else self.attempts):
             return None
-        tried = self.trying or ("do" if self.rng.random() < 0.5 else TRIED[int(self.rng.integers(len(TRIED)))])
+        tried = self.trying or ("do", TRIED[int(self.rng.integers(len(TRIED)))], ambition(scene))[int(self.rng.integers(3))]
         return tried if scene.fails(tried) else None
+
+
+def ambition(scene: Scene) -> str:
+    """The next pickaxe, or what it is made beside where that is not in sight, whatever is at hand for it; "do" when all are made."""
+    missing = (material for material in STATIONS if not scene.have[f"{material}_pickaxe"])
+    if (material := next(missing, None)) is None:
+        return "do"
+    return f"make_{material}_pickaxe" if scene.sees(STATIONS[material]) else f"place_{STATIONS[material]}"
 
 
 def choose(scene: Scene, goals: Sequence[Goal] = GOALS) -> str:

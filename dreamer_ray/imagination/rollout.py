@@ -1,9 +1,11 @@
 """Whole dreams from a context of real frames: with the policy's own actions, or with given ones."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dreamer_ray.imagination.engine import DreamEngine
@@ -14,9 +16,19 @@ from dreamer_ray.types import Actions, LatentClip, Trajectory
 
 @torch.no_grad()
 def imagine(
-    engine: DreamEngine, context: LatentClip, *, horizon: int, sampling: Sampling, seeds: list[int], version: int = 0
+    engine: DreamEngine,
+    context: LatentClip,
+    *,
+    horizon: int,
+    sampling: Sampling,
+    seeds: list[int],
+    version: int = 0,
+    following: Int[Tensor, "tasks"] | None = None,
 ) -> Trajectory:
     """One rollout of ``horizon`` actions per context, in free slots of an ``engine`` with an agent, whose policy draws the actions.
+
+    The prompt is that of the context all along. With ``following``, the task that comes after each, a world whose task is achieved by more
+    than half in the eyes of the reward head has the next one from the next frame on.
 
     Each rollout has its own seed. Rewards and continues are the heads' expectations on the states that the actions led to; of frames only
     the latents and the actions that led to them mean something.
@@ -25,7 +37,12 @@ def imagine(
     rows = torch.tensor(slots, device=engine.device)
     start = engine.states[rows]
     try:
-        frames = [engine.dream(engine.act(sampling=sampling), sampling=sampling).rows(rows) for _ in range(horizon)]
+        frames = []
+        for _ in range(horizon):
+            frame = engine.dream(engine.act(sampling=sampling), sampling=sampling)
+            frames.append(frame.rows(rows))
+            if following is not None and frame.judgement is not None:
+                engine.task = torch.where(frame.judgement.rewards > 0.5, following[engine.task], engine.task)
     finally:
         engine.leave(slots)
     judged = [frame.judgement for frame in frames if frame.judgement is not None]
@@ -39,6 +56,14 @@ def imagine(
         version=version,
         frames=_continued(context, torch.stack([frame.latents for frame in frames], dim=1), actions),
     )
+
+
+def following(ladder: Sequence[int], tasks: int, device: torch.device | str = "cpu") -> Int[Tensor, "tasks"]:
+    """Of each of ``tasks`` tasks, the one that comes after it on the ``ladder``; itself for the last one and where it is not there."""
+    found = torch.arange(tasks, device=device)
+    for task, after in pairwise(ladder):
+        found[task] = after
+    return found
 
 
 def _continued(context: LatentClip, latents: Float[Tensor, "b t l c"], actions: Actions) -> LatentClip:

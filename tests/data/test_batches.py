@@ -340,3 +340,34 @@ def test_a_set_without_tasks_has_no_prompts(tmp_path, sets):
     assert clip.notes.labelled.any()
     with pytest.raises(UserError, match="event of any task"):
         BatchPlan(open_shards(tmp_path), BatchConfig(batch_size=4, length=3, relevant_fraction=0.5), steps=5, tasks=())
+
+
+# ---- prompts as in play
+
+
+def test_relevant_clips_of_due_tasks_end_before_their_event(source):
+    """Of the events of the first two tasks only these came when they were next: frame 12 of episode 0 and frame 19 of episode 2."""
+    config = BatchConfig(batch_size=6, length=3, lookahead=4, relevant_fraction=1.0)
+    plan = BatchPlan(source, config, steps=60, tasks=source.schema.tasks[:2], due=True)
+    found = {(ref.episode, ref.task, ref.start) for step in range(60) for ref in plan.refs(step)}
+    assert found == {(0, 1, start) for start in range(6, 10)} | {(2, 0, start) for start in range(13, 17)}
+
+
+def test_uniform_clips_have_the_prompt_that_is_due_where_they_end(source):
+    plan = BatchPlan(source, BatchConfig(batch_size=6, length=3), steps=60, tasks=source.schema.tasks[:2], due=True)
+    prompts = {}
+    for ref in (ref for step in range(60) for ref in plan.refs(step)):
+        prompts.setdefault(ref.episode, set()).add((ref.start + 2, ref.task))
+    ends = {episode: {end for end, _ in found} for episode, found in prompts.items()}
+    assert len(ends) == len(LENGTHS)
+    assert prompts[0] == {(end, 1) for end in ends[0]}  # task 0 in the first frame, all from frame 12 on: the last one then
+    assert prompts[1] == {(end, 0) for end in ends[1]}  # task 1 does not count before task 0
+    assert prompts[2] == {(end, int(end == 19)) for end in ends[2]}
+    assert 19 in ends[2]
+    assert prompts[3] == {(end, 0) for end in ends[3]}
+
+
+def test_due_tasks_that_nobody_achieved_are_told(source):
+    config = BatchConfig(batch_size=6, length=3, relevant_fraction=1.0)
+    with pytest.raises(UserError, match="event"):
+        BatchPlan(source, config, steps=1, tasks=[source.schema.tasks[2], source.schema.tasks[1]], due=True)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from dreamer_ray.envs.crafter import ACTIONS, TASKS, TILES, CrafterConfig, CrafterEnv, CrafterState
-from dreamer_ray.envs.crafter_player import ScriptedPlayer, choose
+from dreamer_ray.envs.crafter_player import ScriptedPlayer, ambition, choose
 from dreamer_ray.envs.crafter_scene import Scene
 
 TOOLS = [f"{material}_{tool}" for tool in ("pickaxe", "sword") for material in ("wood", "stone", "iron")]
@@ -146,6 +146,22 @@ def test_less_skill_overlooks_needs(env):
 )
 def test_what_fails(situation, action, fails):
     assert situation.fails(action) is fails
+
+
+@pytest.mark.parametrize(
+    ("situation", "wanted"),
+    [
+        (scene(".@."), "place_table"),
+        (scene(".@.", wood=1), "place_table"),
+        (scene("t@."), "make_wood_pickaxe"),
+        (scene(".@.", wood_pickaxe=1), "place_table"),
+        (scene("t@.", wood_pickaxe=1), "make_stone_pickaxe"),
+        (scene("t@.", wood_pickaxe=1, stone_pickaxe=1), "place_furnace"),
+        (scene("t@.", wood_pickaxe=1, stone_pickaxe=1, iron_pickaxe=1), "do"),
+    ],
+)
+def test_what_a_player_tries_too_soon(situation, wanted):
+    assert ambition(situation) == wanted
 
 
 def test_a_player_that_tries_much_fails_much(env):

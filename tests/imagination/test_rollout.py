@@ -1,10 +1,12 @@
 """Whole dreams against a slow reading of the same thing: every frame by uncached passes over the whole history."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from dreamer_ray.imagination.engine import DreamEngine
-from dreamer_ray.imagination.rollout import dream, imagine
+from dreamer_ray.imagination.rollout import dream, following, imagine
 from dreamer_ray.imagination.sampler import Sampling, prefill
 from dreamer_ray.imagination.streams import RandomStreams
 from dreamer_ray.models.distributions import draw_count
@@ -152,6 +154,27 @@ def test_the_seed_of_a_row_decides_its_dream(tiny, agent):
     assert torch.allclose(dreamed[0], dreamed[2], rtol=0, atol=1e-10)  # products may round rows in other ways
     assert not torch.allclose(dreamed[0], dreamed[1], atol=1e-3)
     assert torch.equal(dreamed, imagine(engine, context, horizon=3, sampling=SAMPLING, seeds=[1, 2, 1]).states)
+
+
+def test_a_prompt_goes_up_the_ladder_with_what_is_achieved(tiny, agent, monkeypatch):
+    """Task 2 comes first, then 0, then 1; task 3 is beside the ladder."""
+    rewards = torch.tensor([[0.9, 0.0, 0.6], [0.0, 0.4, 0.6], [1.0, 0.0, 0.6], [1.0, 0.0, 0.6]]).double()
+    engine, prompts = _engine(agent), []
+
+    def judged(*given, **options):
+        prompts.append(engine.task.tolist())
+        frame = DreamEngine.dream(engine, *given, **options)
+        return replace(frame, judgement=replace(frame.judgement, rewards=rewards[len(prompts) - 1]))
+
+    monkeypatch.setattr(engine, "dream", judged)
+    context = tiny.clip(ROWS, CONTEXT)
+    context = replace(context, notes=replace(context.notes, task=torch.tensor([2, 2, 3])))
+    order = following([2, 0, 1], 4)
+    dreamed = imagine(engine, context, horizon=4, sampling=SAMPLING, seeds=SEEDS, following=order)
+    assert order.tolist() == [1, 1, 0, 3]
+    assert prompts == [[2, 2, 3], [0, 2, 3], [0, 2, 3], [1, 2, 3]]
+    assert torch.equal(dreamed.rewards, rewards.T)
+    assert dreamed.task.tolist() == [2, 2, 3]
 
 
 def test_of_an_action_that_is_not_known_nothing_is_told(tiny, agent):
