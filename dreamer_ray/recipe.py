@@ -121,6 +121,8 @@ class ImaginationSection(Config):
             raise ValueError(f"dreams_per_call = {self.dreams_per_call} does not divide contexts.batch_size = {self.contexts.batch_size}")
         if self.prompts == "ladder" and self.finetune == "all":
             raise ValueError("prompts = ladder with finetune = all is not supported: set prompts = fixed, or finetune = heads")
+        if self.prompts == "ladder" and self.contexts.relevant_fraction and not self.contexts.lookahead:
+            raise ValueError("prompts = ladder with contexts.lookahead = 0: contexts end before their event then, so raise it")
         return self
 
 

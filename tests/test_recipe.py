@@ -72,6 +72,10 @@ def test_every_value_of_the_papers_recipe_says_whether_it_is_the_papers():
         ("agent.batches.relevant_fraction=0.05", ("agent", "relevant_fraction = 0.05", "batch_size = 16", "task-relevant")),
         ("imagination.dreams_per_call=5", ("dreams_per_call = 5", "batch_size = 32")),
         ("imagination.prompts=ladder and imagination.finetune=all", ("prompts = ladder", "finetune = all", "prompts = fixed")),
+        (
+            "imagination.prompts=ladder and imagination.contexts.lookahead=0 and imagination.contexts.relevant_fraction=0.5",
+            ("prompts = ladder", "lookahead = 0"),
+        ),
         ("dynamics.forcing.teacher=ema and dynamics.fit.ema=0", ("dynamics.forcing.teacher = ema", "dynamics.fit.ema = 0")),
         ("agent.finetuning.teacher=ema and agent.fit.ema=0", ("agent.finetuning.teacher = ema", "agent.fit.ema = 0")),
         ("agent.finetuning.teacher=ema and imagination.finetune=all", ("agent.finetuning.teacher = ema", "imagination.fit.ema = 0")),
