@@ -207,6 +207,19 @@ def test_agents_of_continuous_actions_are_trained_in_dreams_too(tmp_path):
     assert torch.isfinite(trajectory.rewards).all()
 
 
+def test_dreams_go_up_the_ladder_of_recorded_tasks(tmp_path):
+    """Contexts have the prompt that is due, and a prompt has the next task of the recipe's ladder after it."""
+    dreams = {"contexts": {"batch_size": 2, "length": 4}, "horizon": 3, "sampling_steps": 2, "dreams_per_call": 2, "prompts": "ladder"}
+    dreams["fit"] = {"steps": 1, "optimizer": {"learning_rate": 1e-3}}
+    values = recipe("arm", imagination=dreams)
+    run_all(values, tmp_path)
+    dreamer = Dreamer(values, tmp_path, acting_agent(tmp_path, "agent"), device="cpu")
+    begun, ladder = dreamer.dream(0, 0).task, dreamer.contexts.plan.tasks
+    assert dreamer.following is not None
+    assert dreamer.following[ladder].tolist() == [*ladder[1:], ladder[-1]]
+    assert set(begun.tolist()) <= set(ladder)
+
+
 def test_an_agent_may_be_added_once_the_dynamics_are_trained(tmp_path):
     alone = recipe("vpt", agent=None)
     run_all(alone, tmp_path)
