@@ -211,7 +211,7 @@ def test_dreams_go_up_the_ladder_of_recorded_tasks(tmp_path):
     """Contexts have the prompt that is due, and a prompt has the next task of the recipe's ladder after it."""
     dreams = {"contexts": {"batch_size": 2, "length": 4}, "horizon": 3, "sampling_steps": 2, "dreams_per_call": 2, "prompts": "ladder"}
     dreams["fit"] = {"steps": 1, "optimizer": {"learning_rate": 1e-3}}
-    values = recipe("arm", imagination=dreams)
+    values = recipe("vpt", imagination=dreams)
     run_all(values, tmp_path)
     dreamer = Dreamer(values, tmp_path, acting_agent(tmp_path, "agent"), device="cpu")
     begun, ladder = dreamer.dream(0, 0).task, dreamer.contexts.plan.tasks
