@@ -141,12 +141,14 @@ class BatchPlan:
     def _relevant(self, length: int, rng: np.random.Generator) -> ClipRef:
         task = int(rng.choice(list(self.events)))
         episode, frame = self.events[task][int(rng.integers(len(self.events[task])))]
-        earliest, latest = self._starts(int(episode), np.array(frame), length)
+        earliest, latest = self._starts(task, int(episode), np.array(frame), length)
         return self._ref(int(episode), int(rng.integers(earliest, latest + 1)), length, task=task, relevant=True)
 
-    def _starts(self, episode: int, frames: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
-        """The first and the last frames at which relevant clips of events in ``frames`` may begin."""
+    def _starts(self, task: int, episode: int, frames: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
+        """The first and the last frames at which relevant clips of events of ``task`` in ``frames`` may begin."""
         earliest = np.maximum(0, frames - length - self.config.lookahead + 1)
+        if self.due:  # where the clip ends, all that comes before the task has been achieved
+            earliest = np.maximum(earliest, self.achieved[: self.tasks.index(task), episode].max(initial=0) - length + 1)
         return earliest, np.minimum(frames - (length if self.due else 1), int(self.lengths[episode]) - length)
 
     def _enrichment(self, episode: int, start: int, length: int, task: int) -> float:
@@ -155,7 +157,7 @@ class BatchPlan:
         if events is None:
             return 0.0
         first, last = np.searchsorted(events[:, 0], [episode, episode + 1])
-        earliest, latest = self._starts(episode, events[first:last, 1], length)
+        earliest, latest = self._starts(task, episode, events[first:last, 1], length)
         near = (earliest <= start) & (start <= latest)
         relevant = float(np.sum(near / (latest - earliest + 1))) / len(events) / len(self.events)
         pool, count = int(self.pool_of[episode]), int(self.counts[length][episode])

@@ -353,6 +353,19 @@ def test_relevant_clips_of_due_tasks_end_before_their_event(source):
     assert found == {(0, 1, start) for start in range(6, 10)} | {(2, 0, start) for start in range(13, 17)}
 
 
+def test_relevant_clips_of_a_due_task_end_after_the_task_before_it(tmp_path, sets):
+    """The second task comes one frame after the first: no clip under its prompt ends before."""
+    events = np.zeros((20, 2), np.uint8)
+    events[[9, 10], [0, 1]] = 1
+    schema = sets.schema.model_copy(update={"tasks": ("table", "pickaxe")})
+    made = write_shard(tmp_path, "a.parquet", [replace(sets.episode("e", 20), events=events)], schema)
+    commit_manifest(tmp_path, schema, [made], made_by={}, parents={})
+    config = BatchConfig(batch_size=6, length=3, lookahead=5, relevant_fraction=1.0)
+    plan = BatchPlan(open_shards(tmp_path), config, steps=60, tasks=schema.tasks, due=True)
+    found = {(ref.task, ref.start) for step in range(60) for ref in plan.refs(step)}
+    assert found == {(0, start) for start in range(2, 7)} | {(1, 7)}
+
+
 def test_uniform_clips_have_the_prompt_that_is_due_where_they_end(source):
     plan = BatchPlan(source, BatchConfig(batch_size=6, length=3), steps=60, tasks=source.schema.tasks[:2], due=True)
     prompts = {}
