@@ -2,6 +2,8 @@
 
 import logging
 from dataclasses import dataclass
+from functools import partial
+from itertools import takewhile
 from pathlib import Path
 
 from dreamer_ray.config_file import load_config
@@ -17,7 +19,7 @@ from dreamer_ray.phases.imagination_training import ImaginationLossConfig
 from dreamer_ray.progress import Progress
 from dreamer_ray.recipe import FIRST_DOCTOR_WORLD, Recipe
 from dreamer_ray.run_folder import read_record
-from dreamer_ray.stages import acting_agent, trained
+from dreamer_ray.stages import acting_agent, latents, trained
 from dreamer_ray.training.checkpoint import latest_checkpoint
 from dreamer_ray.training.restore import restore_dynamics, restore_tokenizer
 
@@ -80,7 +82,7 @@ def admit(recipe: Recipe, run: Path, *, stage: str | None, seed: int) -> tuple[P
     agent = acting_agent(run, reached) if reached in ("agent", "imagination") else None
     dynamics = restore_dynamics(trained(run, "dynamics")) if reached == "dynamics" else None
     patient = Patient(
-        recordings=Recordings(shards, domain.ladder, seed),
+        recordings=Recordings(shards, domain.ladder, seed, latents(run, "heldout") if reached != "tokenizer" else None),
         sizes=_sizes(recipe),
         tile=domain.tile,
         tokenizer=restore_tokenizer(trained(run, "tokenizer")),
@@ -96,9 +98,9 @@ def admit(recipe: Recipe, run: Path, *, stage: str | None, seed: int) -> tuple[P
 
 
 def _reached(recipe: Recipe, run: Path, stage: str | None) -> str:
-    """The last stage, at most ``stage``, that has ended; those before it have too."""
+    """The last stage, at most ``stage``, that has ended and rests on what is there of those before it."""
     wanted = STAGES if stage is None else STAGES[: STAGES.index(stage) + 1]
-    found = [name for name in wanted if _ended(run, name)]
+    found = list(takewhile(partial(_current, run), wanted))
     if not found:
         raise RunError(f"run folder {run}: its tokenizer is not trained yet, and there is nothing to examine; run it first")
     if stage is not None and found[-1] != stage:
@@ -111,10 +113,21 @@ def _ended(run: Path, stage: str) -> bool:
     return record is not None and record.fingerprint is not None
 
 
+def _current(run: Path, stage: str) -> bool:
+    """Whether ``stage`` has ended, and with the very results of earlier stages that are there now."""
+    record = read_record(run / stage)
+    if record is None or record.fingerprint is None:
+        return False
+    parents = {name: read_record(run / name) for name in record.parents}
+    return all(_current(run, name) and found and found.fingerprint == record.parents[name] for name, found in parents.items())
+
+
 def _absence(recipe: Recipe, run: Path, stage: str, reached: str) -> str:
     section = {"agent": recipe.agent, "imagination": recipe.imagination}
     if stage in section and section[stage] is None:
         return f"The recipe has no section {stage}."
+    if _ended(run, stage) and not _current(run, stage):
+        return f"The stage {stage} ended with other results of the stages before it than are there now; run goes on with it."
     if _ended(run, stage):
         return f"Only the model after the stage {reached} was asked for (--stage)."
     begun = (
@@ -140,6 +153,9 @@ def _sizes(recipe: Recipe) -> Sizes:
         clip=recipe.agent.batches.length if recipe.agent else 0,
         start=dreams.contexts.length if dreams else max(1, dynamics.model.transformer.context // 2),
         lookahead=dreams.contexts.lookahead if dreams else 0,
+        relevant=dreams.contexts.relevant_fraction if dreams else 0.0,
+        ladder=bool(dreams and dreams.prompts == "ladder"),
+        dream_steps=dreams.sampling_steps if dreams else recipe.evaluation.sampling_steps,
         horizon=dreams.horizon if dreams else HORIZON,
         episode=recipe.evaluation.length,
         discount=Discount(loss.gamma, loss.lam),

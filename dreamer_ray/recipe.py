@@ -81,7 +81,7 @@ class AgentSection(Config):
     batches: BatchConfig
     fit: FitConfig
     scratch: bool = True
-    """Also train the same agent from random weights instead of the pretrained dynamics, for the comparison in the report."""
+    """Also train the same agent from random weights by cloning alone, without a world model, for the comparison in the report."""
 
     @model_validator(mode="after")
     def _some_clips_are_relevant(self) -> "AgentSection":

@@ -35,7 +35,7 @@ log = logging.getLogger("dreamer_ray")
 
 VARIANTS = {
     "random": "random play",
-    "agent_scratch": "cloning, no pretraining",
+    "agent_scratch": "cloning, no world model",
     "agent": "behaviour cloning",
     "imagination": "after imagination",
 }

@@ -24,7 +24,7 @@ from dreamer_ray.measure import measure, video_distances
 from dreamer_ray.progress import Progress
 from dreamer_ray.recipe import Recipe
 from dreamer_ray.reproduce_report import Compared, Outcomes, write_results
-from dreamer_ray.run import Executor, Stage, StageContext, execute, plan, recipe_stages
+from dreamer_ray.run import Executor, Plan, Stage, StageContext, execute, plan, recipe_stages
 from dreamer_ray.run_folder import read_record
 from dreamer_ray.stages import check_inputs
 from dreamer_ray.training.metrics import read_curves
@@ -83,6 +83,10 @@ class Reproduction:
                 raise UserError(f"variant {name}: {', '.join(wrong)} differ; only keys of agent and imagination may, phase 1 is done once")
             if not other:
                 raise UserError(f"variant {name}: {variant.changes} changes nothing")
+        for name, number in self.jobs:  # before any result is written: what was made with other values is none of this variant
+            if (folder := self.seed(number, name)).exists():
+                recipe = seed_recipe(self.variants[name].recipe, number)
+                _plan(variant_stages(recipe), recipe, folder)
 
 
 def check(recipe: Recipe) -> None:
@@ -148,11 +152,15 @@ def _link(folder: Path, source: Path, stages: Sequence[str]) -> None:
             (folder / stage).symlink_to(Path("..") / source.name / stage)
 
 
-def _do(stages: Sequence[Stage], recipe: Recipe, folder: Path, doing: Mapping[str, Executor]) -> bool:
+def _plan(stages: Sequence[Stage], recipe: Recipe, folder: Path) -> Plan:
     try:
-        decided = plan(stages, recipe, folder)
+        return plan(stages, recipe, folder)
     except UserError as error:
         raise UserError(f"{error}. Of a reproduction there is no --from: choose another --out, or remove that stage's folder") from error
+
+
+def _do(stages: Sequence[Stage], recipe: Recipe, folder: Path, doing: Mapping[str, Executor]) -> bool:
+    decided = _plan(stages, recipe, folder)
     if not decided.work:
         return False
     log.info("%s", folder)
@@ -222,7 +230,9 @@ def _figures(folder: Path) -> dict[str, Any] | None:
 
 def _episodes(recipe: Recipe, folder: Path, variant: str) -> list[EpisodeResult]:
     section = recipe.evaluation
-    results, _ = unplayed(matches({variant: section.reproduction_seeds()}, section.worlds_per_call), folder)
+    results, missing = unplayed(matches({variant: section.reproduction_seeds()}, section.worlds_per_call), folder)
+    if missing:
+        raise UserError(f"{folder}: {variant} was played in other worlds than those of this version; remove the folder to play again")
     return sorted(results[variant], key=lambda episode: episode.seed)
 
 

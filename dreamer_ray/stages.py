@@ -185,8 +185,9 @@ def _dynamics(recipe: Recipe, run: Path) -> Supervised:
 
 def _agent(recipe: Recipe, run: Path, *, scratch: bool) -> Supervised:
     section, source = agent_of(recipe), latents(run, "train")
-    parents = {"encode": source.fingerprint}
-    if scratch:
+    parents, finetuning = {"encode": source.fingerprint}, finetuning_of(recipe, source.schema)
+    if scratch:  # cloning without a world model: neither pretrained nor trained beside
+        finetuning = finetuning.model_copy(update={"dynamics_weight": 0.0})
         with _seeded(section.fit.seed):
             agent = Agent(section.model, _new_dynamics(recipe, source), tasks=len(source.schema.tasks))
     else:
@@ -197,7 +198,7 @@ def _agent(recipe: Recipe, run: Path, *, scratch: bool) -> Supervised:
     agent.requires_grad_(True)
     made_by = describe_agent(agent, list(source.schema.tasks))
     made_by |= {"parents": parents, "recipe": section.model_dump(mode="json", exclude={"scratch"})}
-    return Supervised(AgentFinetuning(agent, finetuning_of(recipe, source.schema)), made_by, section.fit)
+    return Supervised(AgentFinetuning(agent, finetuning), made_by, section.fit)
 
 
 def imagination(recipe: Recipe, run: Path) -> tuple[ImaginationTraining | WholeImaginationTraining, dict[str, Any]]:

@@ -304,6 +304,10 @@ def test_variants_share_phase_1_and_the_agent_where_it_is_the_same(whole):
         }
         effect = next(each for each in found["effects"] if each["name"] == f"variant {name} - as it is, both after imagination: {PRIMARY}")
         assert {*effect["within_seeds"]} == {"0", "1"}
+    change = "imagination.horizon=2"
+    with pytest.raises(UserError, match=r"imagination.horizon was 3, now 2"):
+        reproduce(Reproduction(recipe("gpu"), whole, 2, {"short": Variant(recipe("gpu", [*OVERRIDES, change]), change)}), Deadline())
+    assert json.loads((whole / "reproduce.json").read_text()) == found, "nothing is written under a name of other values"
 
 
 @pytest.mark.slow

@@ -1,8 +1,11 @@
 """What a check-up says of one part of a model: a question, an answer in plain words, its figures, and which recipe key to change."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
+
+from dreamer_ray.evaluation.intervals import Interval
 
 Status = Literal["healthy", "sick", "unknown"]
 
@@ -33,7 +36,10 @@ class Check:
     """Names of checks whose disease would spoil the figures of this one."""
 
     def healthy(self, says: str, figures: Mapping[str, float]) -> "Finding":
-        """The figures keep the threshold."""
+        """The figures keep the threshold; sick where one of them is not a number, as behind weights or states that overflowed."""
+        broken = [name for name, value in figures.items() if math.isnan(value)]
+        if broken:
+            return self.sick(f"{says} Not a number: {', '.join(broken)}.", figures)
         return Finding(self, "healthy", says, figures)
 
     def sick(self, says: str, figures: Mapping[str, float]) -> "Finding":
@@ -60,6 +66,15 @@ class Finding:
     def showing(self, *exhibits: Exhibit) -> "Finding":
         """The same with charts and pictures."""
         return replace(self, exhibits=(*self.exhibits, *exhibits))
+
+
+def judge_ratio(check: Check, ratio: Interval, least: float, says: str, figures: Mapping[str, float]) -> Finding:
+    """Sick where the whole interval of ``ratio`` is below ``least``, healthy where it is above 1 and ``ratio`` is not below."""
+    if ratio.high < least:
+        return check.sick(says, figures)
+    if ratio.value < least or not ratio.low > 1:
+        return check.unknown(f"{says} The windows differ too much from each other to be sure of it; more are needed.", figures)
+    return check.healthy(says, figures)
 
 
 def settled(findings: Sequence[Finding]) -> list[Finding]:

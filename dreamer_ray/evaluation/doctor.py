@@ -25,6 +25,7 @@ from dreamer_ray.evaluation.checkups import (
 from dreamer_ray.evaluation.checkups.windows import Recordings
 from dreamer_ray.evaluation.diagnosis import Check, Finding, settled
 from dreamer_ray.evaluation.episodes import Worlds
+from dreamer_ray.imagination.sampler import Sampling
 from dreamer_ray.models.agent import Agent
 from dreamer_ray.models.dynamics import Dynamics
 from dreamer_ray.models.tokenizer import Tokenizer
@@ -48,15 +49,21 @@ class Sizes:
     trained: int
     """Frames of the longest clips of the dynamics."""
     steps: int
-    """K, sampling steps of a frame."""
+    """K, sampling steps of a frame where the dynamics is measured."""
     dream_frames: int
     clip: int
     """Frames of the agent's clips."""
     start: int
     """Frames of the context of a dream in imagination training."""
     lookahead: int
+    relevant: float
+    """Share of such contexts about events."""
+    ladder: bool
+    """Whether such dreams begin under the prompt that is due, and go on to the next one."""
+    dream_steps: int
+    """K in them."""
     horizon: int
-    """Steps of such a dream."""
+    """Their steps."""
     episode: int
     """Step limit of an episode in the world."""
     discount: returns.Discount
@@ -111,7 +118,10 @@ Visit = Callable[[Patient, Extent, torch.Generator], list[Finding]]
 
 
 def examine(patient: Patient, extent: Extent, *, seed: int, on_findings: Callable[[list[Finding]], None] = lambda _: None) -> list[Finding]:
-    """The findings of ``CHECKS``, in their order; ``on_findings`` hears of them as they come. All draws are those of ``seed``."""
+    """The findings of ``CHECKS``, in their order; ``on_findings`` hears of them as they come.
+
+    All draws are those of ``seed``, but for the worlds that are played.
+    """
     found: list[Finding] = []
     for number, visit in enumerate(VISITS):
         news = visit(patient, extent, torch.Generator().manual_seed(seed * len(VISITS) + number))
@@ -150,11 +160,12 @@ def _long(patient: Patient, extent: Extent, generator: torch.Generator) -> list[
     if patient.dynamics is None:
         return [check.unknown(patient.lacks("dynamics")) for check in checks]
     lengths = sorted(patient.recordings.shards.lengths.tolist(), reverse=True)
-    length = min(sizes.context - 1 + long_dreams.TIMES * sizes.trained, lengths[min(LONG_EPISODES, len(lengths)) - 1])
+    several = min(lengths[min(LONG_EPISODES, len(lengths)) - 1], patient.recordings.longest)
+    length = min(sizes.context - 1 + long_dreams.TIMES * sizes.trained, several)
     if length < sizes.context + 1:
         return [_too_short(check, patient, sizes.context + 1) for check in checks]
     refs = patient.recordings.drawn(extent.long_windows, length)
-    clip = patient.recordings.latents(patient.tokenizer, refs)
+    clip = patient.recordings.latents(refs)
     dreams = long_dreams.dream_long(
         patient.dynamics,
         clip,
@@ -164,7 +175,7 @@ def _long(patient: Patient, extent: Extent, generator: torch.Generator) -> list[
         steps=sizes.steps,
         generator=generator,
     )
-    found = long_dreams.measure_long(dreams)
+    found = long_dreams.measure_long(dreams, long_dreams.quality_over_time(patient.tokenizer, patient.dynamics, dreams))
     return [
         long_dreams.judge_freeze(found).showing(*exhibits.of_freeze(found)),
         long_dreams.judge_drift(found).showing(*exhibits.of_drift(found, dreams, patient.tokenizer, patient.dynamics)),
@@ -181,7 +192,7 @@ def _memory(patient: Patient, extent: Extent, generator: torch.Generator) -> lis
     refs = revisits.find_returns(patient.recordings.shards, memory, most=extent.windows, generator=draw)
     if len(refs.again) < revisits.FEWEST:
         return [revisits.judge_memory(None, len(refs.again))]
-    again, new = (patient.recordings.latents(patient.tokenizer, each) if each else None for each in (refs.again, refs.new))
+    again, new = (patient.recordings.latents(each) if each else None for each in (refs.again, refs.new))
     assert again is not None
     found = revisits.measure_memory(patient.dynamics, again, new, memory, steps=patient.sizes.steps, generator=generator)
     return [revisits.judge_memory(found, len(refs.again)).showing(*exhibits.of_memory(found, again, patient.tokenizer, memory))]
@@ -194,7 +205,7 @@ def _heads(patient: Patient, extent: Extent, generator: torch.Generator) -> list
     if length > patient.recordings.longest:
         return [_too_short(check, patient, length) for check in HEADS]
     relevant = _latents(patient, extent.clips, length, relevant=0.5)
-    whole = patient.recordings.latents(patient.tokenizer, patient.recordings.whole(2 * extent.clips, length))
+    whole = patient.recordings.latents(patient.recordings.whole(2 * extent.clips, length))
     states = [policy.agent_states(agent, clip, torch.randn(clip.latents.shape, generator=generator)) for clip in (relevant, whole)]
     with torch.no_grad():
         foretold = [agent.reward.now(each).mean for each in states] + [1 - agent.continues.probability(states[1])]
@@ -221,17 +232,18 @@ def _play(patient: Patient, extent: Extent, _: torch.Generator) -> list[Finding]
     sizes = patient.sizes
     if patient.agent is None or patient.worlds is None:
         return [check.unknown(patient.lacks("agent" if patient.agent is None else "worlds")) for check in PLAY]
-    fork = exploitation.Fork(min(extent.warm_up, sizes.episode - sizes.horizon), sizes.start, sizes.horizon)
+    fork = exploitation.Fork(min(extent.warm_up, sizes.episode - sizes.horizon - 1), sizes.start, sizes.horizon)
     if fork.warm_up + 1 < fork.context:
         short = f"Episodes of {sizes.episode} steps are too short for {sizes.start} frames of context and {sizes.horizon} steps."
         return [check.unknown(short) for check in PLAY]
     seeds = range(patient.seed, patient.seed + extent.worlds)
-    found = exploitation.measure_earned(patient.tokenizer, patient.agent, patient.worlds, fork, seeds=seeds, steps=sizes.steps)
+    found = exploitation.measure_earned(patient.tokenizer, patient.agent, patient.worlds, fork, seeds=seeds, steps=sizes.dream_steps)
     attempts = earnings.judge_attempts(found, fork.horizon, patient.choices)
     exploited = exploitation.judge_exploitation(found, fork.horizon)
-    if found is None:
-        return [attempts, exploited]
-    return [attempts.showing(*exhibits.of_attempts(found, patient.choices)), exploited.showing(*exhibits.of_exploitation(found))]
+    if found is not None:
+        attempts = attempts.showing(*exhibits.of_attempts(found, patient.choices))
+        exploited = exploited.showing(*exhibits.of_exploitation(found))
+    return [attempts, exploited if patient.cloned else exploitation.EXPLOIT.unknown(patient.lacks("imagination"))]
 
 
 def _value(patient: Patient, extent: Extent, generator: torch.Generator) -> list[Finding]:
@@ -240,9 +252,11 @@ def _value(patient: Patient, extent: Extent, generator: torch.Generator) -> list
         return [check.unknown(patient.lacks("agent" if patient.agent is None else "imagination"))]
     if sizes.start > patient.recordings.longest:
         return [_too_short(check, patient, sizes.start)]
-    context = _latents(patient, extent.dreams, sizes.start, relevant=1.0, lookahead=sizes.lookahead)
-    seeds = torch.randint(2**62, (len(context.latents),), generator=generator).tolist()
-    dreamed = returns.in_dreams(patient.agent, context, sizes.discount, horizon=sizes.horizon, steps=sizes.steps, seeds=seeds)
+    recordings = patient.recordings
+    refs = recordings.drawn(extent.dreams, sizes.start, relevant=sizes.relevant, lookahead=sizes.lookahead, due=sizes.ladder)
+    seeds = torch.randint(2**62, (len(refs),), generator=generator).tolist()
+    how = returns.Dreams(sizes.horizon, Sampling(steps=sizes.dream_steps), recordings.following if sizes.ladder else None)
+    dreamed = returns.in_dreams(patient.agent, recordings.latents(refs), sizes.discount, how, seeds=seeds)
     recorded = None
     if 2 * sizes.horizon <= patient.recordings.longest:
         clip = _latents(patient, extent.clips // 2, 2 * sizes.horizon, relevant=0.5)
@@ -253,9 +267,8 @@ def _value(patient: Patient, extent: Extent, generator: torch.Generator) -> list
 VISITS: tuple[Visit, ...] = (_tokenizer, _steering, _long, _memory, _heads, _policy, _play, _value)
 
 
-def _latents(patient: Patient, rows: int, length: int, *, relevant: float = 0.0, lookahead: int = 0) -> LatentClip:
-    recordings = patient.recordings
-    return recordings.latents(patient.tokenizer, recordings.drawn(rows, length, relevant=relevant, lookahead=lookahead))
+def _latents(patient: Patient, rows: int, length: int, *, relevant: float = 0.0) -> LatentClip:
+    return patient.recordings.latents(patient.recordings.drawn(rows, length, relevant=relevant))
 
 
 def _too_short(check: Check, patient: Patient, length: int) -> Finding:

@@ -67,7 +67,7 @@ def _action_rows(figures: Figures) -> list[Quality]:
     for name in [key.removeprefix(OF).removesuffix("_agent") for key in figures if key.startswith(OF) and key.endswith("_agent")]:
         expected = figures[f"marginal_log_prob_of_{name}_agent"]
         rows.append(Quality(f"of them those of {name}, nats", figures[f"{OF}{name}_agent"], "marginal", expected))
-    for variant, words in (("agent_scratch", "the same without pretrained dynamics"), ("imagination", "the same after imagination")):
+    for variant, words in (("agent_scratch", "the same without world model"), ("imagination", "the same after imagination")):
         if (found := figures.get(f"action_log_prob_{variant}")) is not None:
             rows.append(Quality(words, found, "marginal", marginal))
     return rows

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Bool, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from dreamer_ray.imagination.engine import DreamEngine
@@ -25,6 +25,8 @@ class ActingSession:
         self.encoder_cache = tokenizer.new_encoder_cache(len(seeds))
         self.known = torch.zeros(len(seeds), dtype=torch.bool, device=self.engine.device)
         self.last = no_actions(agent.dynamics.actions.space, len(seeds), self.engine.device)
+        self.latents: Float[Tensor, "b l c"] | None = None
+        """Of the pictures that were seen last."""
 
     @torch.no_grad()
     def act(self, frames: UInt8[Tensor, "b y x 3"], task: Int[Tensor, "b"], *, first: Bool[Tensor, "b"]) -> Actions:
@@ -34,6 +36,7 @@ class ActingSession:
             cache.frame.masked_fill_(first, 0)
         self.engine.task = task
         latents = self.tokenizer.encode(frames.unsqueeze(1), cache=self.encoder_cache)
+        self.latents = latents[:, 0]
         self.engine.observe(latents, self.last, self.known & ~first)
         self.last, self.known = self.engine.act(), torch.ones_like(self.known)
         return {name: value.cpu() for name, value in self.last.items()}

@@ -75,7 +75,11 @@ def chosen(names: Sequence[str], recipe) -> dict[str, list[str]]:
     unknown = [name for name in names if name not in known and "=" not in name]
     if unknown:
         raise SystemExit(f"--variants {' '.join(unknown)}: there are {', '.join(known)}, or key=value,key=value")
-    return {name: known.get(name) or name.split(",") for name in names or known}
+    found = {name: known.get(name) or name.split(",") for name in names or known}
+    wrong = [key for keys in found.values() for key in keys if key.split(".")[0] not in TRAINED]
+    if wrong:
+        raise SystemExit(f"{', '.join(wrong)}: only {' and '.join(TRAINED)} are trained for a variant; see dreamer-ray reproduce --variant")
+    return found
 
 
 def jobs_of(variants: Mapping[str, Sequence[str]], seeds: int) -> list[Job]:

@@ -40,7 +40,7 @@ def test_it_leaves_a_report_a_summary_a_log_and_curves(toy):
     assert names[: len(LADDER)] == list(LADDER)
     assert sorted(names) == sorted(TASKS)
     for row in summary["success"]:
-        assert list(row["variants"]) == ["random play", "cloning, no pretraining", "behaviour cloning", "after imagination"]
+        assert list(row["variants"]) == ["random play", "cloning, no world model", "behaviour cloning", "after imagination"]
         for share in row["variants"].values():
             assert share["n"] == 8
             assert 0 <= share["low"] <= share["value"] <= share["high"] <= 1

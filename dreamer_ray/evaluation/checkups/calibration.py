@@ -68,13 +68,18 @@ class Calibration:
 
 
 def calibrate(probability: Float[Tensor, "n"], outcome: Float[Tensor, "n"], generator: torch.Generator) -> Calibration:
-    """How ``probability`` of an event, beside its ``outcome`` 0 or 1, is borne out."""
-    p, y = probability.double().clamp(0, 1), outcome.double()
+    """How ``probability`` of an event, beside its ``outcome`` 0 or 1, is borne out.
+
+    A reward head may say more than 1, or less than 0; its errors count in full.
+    """
+    said_of_each, y = probability.double(), outcome.double()
+    p = said_of_each.clamp(0, 1)
     place = (p * BINS).long().clamp(max=BINS - 1)
-    counts, said = torch.bincount(place, minlength=BINS), torch.bincount(place, p, BINS)
+    counts, said = torch.bincount(place, minlength=BINS), torch.bincount(place, said_of_each, BINS)
     came = torch.bincount(place, y, BINS)
     drawn = (torch.rand(DRAWS, len(p), generator=generator, dtype=torch.float64) < p).double()
-    chance = torch.stack([(torch.bincount(place, draw, BINS) - said).abs().sum() / len(p) for draw in drawn]).quantile(0.95)
+    fair = torch.bincount(place, p, BINS)
+    chance = torch.stack([(torch.bincount(place, draw, BINS) - fair).abs().sum() / len(p) for draw in drawn]).quantile(0.95)
     used = counts > 0
     base = y.mean().clamp(1e-4, 1 - 1e-4).expand_as(p)
     return Calibration(

@@ -54,11 +54,10 @@ def of_actions(found: steering.SteeringFigures) -> list[Exhibit]:
 
 def of_drift(found: long_dreams.LongFigures, dreams: long_dreams.LongDreams, tokenizer: Tokenizer, dynamics: Dynamics) -> list[Exhibit]:
     """Distance from real frames and PSNR over time, and a dream in pictures."""
-    psnr = long_dreams.quality_over_time(tokenizer, dynamics, dreams)
     exhibits = [
         Exhibit(
             "PSNR against the reconstructed truth, in dB.",
-            Markup(figures.line_chart({k: _numbered(v) for k, v in psnr.items()}, across="dreamed frame", up="dB")),
+            Markup(figures.line_chart({k: _numbered(list(v)) for k, v in found.psnr.items()}, across="dreamed frame", up="dB")),
         ),
         _strip(dreams, tokenizer, dynamics),
     ]

@@ -1,6 +1,6 @@
 """Does the dynamics drift or freeze? Dreams many times as long as the clips of training, beside what was recorded."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -17,7 +17,7 @@ from dreamer_ray.types import LatentClip
 TIMES, LEAST_TIMES = 10, 2
 """How many times as long as training's clips the dreams are, and from how many on something can be said."""
 SPANS = 10
-MOST_DISTANCE, LEAST_CHANGE = 1.25, 0.25
+MOST_DISTANCE, LEAST_DISTANCE, LEAST_CHANGE = 1.25, 0.1, 0.25
 BANK = 2048
 
 DRIFT = Check(
@@ -27,8 +27,9 @@ DRIFT = Check(
     disease="the dynamics drifts",
     threshold=(
         f"Bad where frames late in a dream lie more than {MOST_DISTANCE:g} times as far from the nearest recorded frame of other episodes "
-        "as real frames do (distance of standardised latents): they have left what any recording shows. Distance to the nearest one is "
-        "asked, since a dream may rightly go another way than the recording; PSNR, shown beside it, falls for that reason too."
+        f"as real frames do, and by more than {LEAST_DISTANCE:g} (root mean square of standardised latents: a tenth of their own variation "
+        "is hardly seen): they have left what any recording shows. Distance to the nearest one is asked, since a dream may rightly go "
+        "another way than the recording; PSNR, shown beside it, falls for that reason too."
     ),
     remedy=(
         "Train on longer clips than the context (dynamics.batches.long_length, dynamics.batches.final_long), trust finished frames less "
@@ -82,6 +83,9 @@ class LongFigures:
     real_distance: tuple[float, ...]
     dream_change: tuple[float, ...]
     real_change: tuple[float, ...]
+    windows: int
+    psnr: Mapping[str, Sequence[float]]
+    """dB of each frame, see ``quality_over_time``."""
 
 
 def dream_long(
@@ -94,8 +98,8 @@ def dream_long(
     return LongDreams(real[:, context:], dynamics.standardize(dreamed), real[:, context - 1 : context], torch.tensor(episodes), trained)
 
 
-def measure_long(found: LongDreams) -> LongFigures:
-    """Distances and changes span by span."""
+def measure_long(found: LongDreams, psnr: Mapping[str, Sequence[float]]) -> LongFigures:
+    """Distances and changes span by span; ``psnr`` frame by frame is that of ``quality_over_time``."""
     frames = found.truth.shape[1]
     edges = [frames * i // SPANS for i in range(SPANS + 1)]
     spans = [slice(a, b) for a, b in pairwise(edges) if b > a]
@@ -113,6 +117,8 @@ def measure_long(found: LongDreams) -> LongFigures:
         real_distance=means(_nearest(found.truth, found.episodes, bank, of)) if several else (),
         dream_change=means(_change(found.dream, found.last)),
         real_change=means(_change(found.truth, found.last)),
+        windows=len(found.truth),
+        psnr=psnr,
     )
 
 
@@ -137,12 +143,22 @@ def judge_drift(found: LongFigures) -> Finding:
         return DRIFT.unknown(_too_short(found))
     if not found.dream_distance:
         return DRIFT.unknown("There is a single held-out episode, and nothing to compare its frames with.")
-    late, early = _ratio(found.dream_distance, found.real_distance, slice(-3, None)), found.dream_distance[0] / found.real_distance[0]
-    says = (
-        f"The last frames of dreams of {found.frames} frames ({found.frames / found.trained:.0f} times training's clips) lie {late:.2f} "
-        f"times as far from the nearest recorded frame as real ones ({early:.2f} times in the first tenth)."
+    last, first = slice(-3, None), slice(1)
+    (late, early), (real, real_early) = (
+        [sum(values[span]) / len(values[span]) for span in (last, first)] for values in (found.dream_distance, found.real_distance)
     )
-    return (DRIFT.sick if late > MOST_DISTANCE else DRIFT.healthy)(says, {"distance": late, "distance_at_first": early})
+    figures = {"distance": late, "real_distance": real, "distance_at_first": early, "real_distance_at_first": real_early}
+    says = (
+        f"The last frames of {found.windows} dreams of {found.frames} frames ({found.frames / found.trained:.0f} times training's clips) "
+        f"lie {late:.2f} from the nearest recorded frame, real ones {real:.2f} ({early:.2f} and {real_early:.2f} in the first tenth)."
+    )
+    if found.psnr:
+        tenth = max(1, found.frames // SPANS)
+        ends = {name: sum(values[-tenth:]) / tenth for name, values in found.psnr.items()}
+        figures |= {f"late psnr of the {name}": value for name, value in ends.items()}
+        says += " PSNR of the last tenth: " + ", ".join(f"{name} {value:.1f} dB" for name, value in ends.items()) + "."
+    left = late > MOST_DISTANCE * real and late - real > LEAST_DISTANCE
+    return (DRIFT.sick if left else DRIFT.healthy)(says, figures)
 
 
 def judge_freeze(found: LongFigures) -> Finding:

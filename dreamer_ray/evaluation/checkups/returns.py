@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from dreamer_ray.evaluation.checkups.policy import agent_states
@@ -67,12 +67,22 @@ class Expectations:
     """Lambda-returns, as the value head is trained on them."""
 
 
+@dataclass(frozen=True)
+class Dreams:
+    """How imagination training dreams."""
+
+    horizon: int
+    sampling: Sampling
+    following: Int[Tensor, "tasks"] | None
+    """See ``imagine``."""
+
+
 @torch.no_grad()
-def in_dreams(agent: Agent, context: LatentClip, discount: Discount, *, horizon: int, steps: int, seeds: list[int]) -> Expectations:
-    """Of the first ``horizon`` states of dreams twice as long, in which ``agent`` acts."""
+def in_dreams(agent: Agent, context: LatentClip, discount: Discount, how: Dreams, *, seeds: list[int]) -> Expectations:
+    """Of the first states, as many as the horizon of ``how``, of dreams twice as long, in which ``agent`` acts."""
     engine = DreamEngine(agent.dynamics, slots=len(seeds), agent=agent)
-    dreamed = imagine(engine, context, horizon=2 * horizon, sampling=Sampling(steps=steps), seeds=seeds)
-    return expectations(agent.value(dreamed.states).mean, dreamed.rewards, dreamed.continues, discount, horizon)
+    dreamed = imagine(engine, context, horizon=2 * how.horizon, sampling=how.sampling, seeds=seeds, following=how.following)
+    return expectations(agent.value(dreamed.states).mean, dreamed.rewards, dreamed.continues, discount, how.horizon)
 
 
 def in_recordings(agent: Agent, clip: LatentClip, discount: Discount, generator: torch.Generator) -> Expectations:

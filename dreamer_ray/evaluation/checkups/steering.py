@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from dreamer_ray.evaluation.checkups.windows import dreamed_on, latent_errors
-from dreamer_ray.evaluation.diagnosis import Check, Finding
-from dreamer_ray.evaluation.intervals import paired_difference
+from dreamer_ray.evaluation.diagnosis import Check, Finding, judge_ratio
+from dreamer_ray.evaluation.intervals import ratio_bootstrap
 from dreamer_ray.models.dynamics import Dynamics
 from dreamer_ray.types import LatentClip
 
@@ -20,7 +21,8 @@ ACTIONS = Check(
     question="Does the dynamics follow actions?",
     disease="the dynamics ignores actions",
     threshold=(
-        f"Bad where dreams under another window's actions are less than {LEAST_RATIO - 1:.0%} worse: the same noise goes into both, so a "
+        f"Bad where dreams under another window's actions are less than {LEAST_RATIO - 1:.0%} worse, with the 95% interval (bootstrap over "
+        "windows): the same noise goes into both, so a "
         "dynamics that does not look at actions has a ratio of exactly 1, and one that does has more, by as much as actions decide what "
         "is seen."
     ),
@@ -66,15 +68,11 @@ def judge_actions(found: SteeringFigures | None) -> Finding:
     windows = 0 if found is None else len(found.own)
     if found is None or windows < FEWEST:
         return ACTIONS.unknown(f"Only {windows} held-out windows have all of their actions on record, and {FEWEST} are needed.")
-    ratio, first = (float(other.mean() / own.mean()) for own, other in ((found.own, found.other), (found.own[:, 0], found.other[:, 0])))
-    worse = paired_difference(found.other.mean(1).log().tolist(), found.own.mean(1).log().tolist())
-    figures = {"ratio": ratio, "ratio_at_1": first, "windows": float(windows)}
+    ratio = ratio_bootstrap(found.other.mean(1).tolist(), found.own.mean(1).tolist(), np.random.default_rng(0))
+    first = float(found.other[:, 0].mean() / found.own[:, 0].mean())
+    figures = {"ratio": ratio.value, "low": ratio.low, "high": ratio.high, "ratio_at_1": first, "windows": float(windows)}
     says = (
-        f"Under another window's actions dreams of {found.own.shape[1]} frames err {ratio:.2f} times as much as under their own "
+        f"Under another window's actions dreams of {found.own.shape[1]} frames err {ratio} times as much as under their own "
         f"({first:.2f} times in the first frame; {windows} windows)."
     )
-    if ratio < LEAST_RATIO:
-        return ACTIONS.sick(says, figures)
-    if not worse.low > 0:
-        return ACTIONS.unknown(f"{says} The windows differ too much from each other to be sure of it; more are needed.", figures)
-    return ACTIONS.healthy(says, figures)
+    return judge_ratio(ACTIONS, ratio, LEAST_RATIO, says, figures)

@@ -1,23 +1,25 @@
-"""Held-out windows as the check-ups need them: drawn, cut from whole episodes, encoded, dreamed on; errors between latents."""
+"""Held-out windows as the check-ups need them: drawn, cut from whole episodes, dreamed on; errors between latents."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from dreamer_ray.data.batches import BatchConfig, BatchPlan
+from dreamer_ray.data.batches import BatchConfig, BatchPlan, pools
 from dreamer_ray.data.clips import ClipRef, read_clip
 from dreamer_ray.data.shards import ShardSet
+from dreamer_ray.errors import UserError
 from dreamer_ray.imagination.engine import DreamEngine
+from dreamer_ray.imagination.rollout import following
 from dreamer_ray.imagination.sampler import Sampling
 from dreamer_ray.models.dynamics import Dynamics
-from dreamer_ray.models.tokenizer import Tokenizer
 from dreamer_ray.types import Actions, Annotations, Clip, LatentClip
 
-ROWS_AT_ONCE = 32
+log = logging.getLogger("dreamer_ray")
 
 
 @dataclass(frozen=True)
@@ -27,23 +29,30 @@ class Recordings:
     shards: ShardSet
     ladder: Sequence[str]
     seed: int
+    encoded: ShardSet | None = None
+    """The latents of ``shards``, each episode encoded in one pass as those of training are."""
 
     @property
     def longest(self) -> int:
-        """Frames of the longest episode."""
-        return int(self.shards.lengths.max())
+        """Frames of the longest episode; of sources with shares, each of which is drawn from, of the one whose longest is shortest."""
+        return min(int(self.shards.lengths[pool].max()) for pool in pools(self.shards)[0])
 
-    def drawn(self, rows: int, length: int, *, lookahead: int = 0, relevant: float = 0.0) -> list[ClipRef]:
+    @property
+    def following(self) -> Int[Tensor, "tasks"]:
+        """Of each task the one that comes after it on the ladder."""
+        tasks = self.shards.schema.tasks
+        return following([tasks.index(task) for task in self.ladder], len(tasks))
+
+    def drawn(self, rows: int, length: int, *, lookahead: int = 0, relevant: float = 0.0, due: bool = False) -> list[ClipRef]:
         """Windows drawn as training draws them; the share ``relevant`` of them about an event, where any was recorded."""
-        events = self._any_event(length)
-        config = BatchConfig(
-            batch_size=rows,
-            length=length,
-            seed=self.seed,
-            relevant_fraction=relevant if events else 0.0,
-            lookahead=lookahead if events else 0,
-        )
-        return BatchPlan(self.shards, config, steps=1, tasks=self.ladder).refs(0)
+        config = BatchConfig(batch_size=rows, length=length, seed=self.seed)
+        if relevant and length > 1:
+            about = config.model_copy(update={"relevant_fraction": relevant, "lookahead": lookahead})
+            try:
+                return BatchPlan(self.shards, about, steps=1, tasks=self.ladder, due=due).refs(0)
+            except UserError:
+                log.debug("no window of %d frames holds an event", length)
+        return BatchPlan(self.shards, config, steps=1, tasks=self.ladder, due=due).refs(0)
 
     def whole(self, rows: int, length: int) -> list[ClipRef]:
         """At most about ``rows`` windows that cover episodes up to their ends, so that all is as frequent in them as in the recordings.
@@ -66,27 +75,17 @@ class Recordings:
         assert isinstance(clip, Clip)
         return clip
 
-    def latents(self, tokenizer: Tokenizer, refs: Sequence[ClipRef]) -> LatentClip:
-        """The same behind the ``tokenizer``."""
-        parts = [encoded(tokenizer, self.pictures(refs[i : i + ROWS_AT_ONCE])) for i in range(0, len(refs), ROWS_AT_ONCE)]
-        joined = iter([torch.cat(same) for same in zip(*(part.tensors() for part in parts), strict=True)])
-        return parts[0].map(lambda _: next(joined))
+    def latents(self, refs: Sequence[ClipRef]) -> LatentClip:
+        """The same as the dynamics knows it."""
+        assert self.encoded is not None
+        clip = read_clip(self.encoded, refs)
+        assert isinstance(clip, LatentClip)
+        return clip
 
     def _prompt(self, before: np.ndarray) -> int:
         """The next task of the ladder after the events ``before``, uint8 ``[t m]``; the last one where all were achieved."""
         places = [self.shards.schema.tasks.index(task) for task in self.ladder] or [0]
         return next((place for place in places if not before[:, place : place + 1].any()), places[-1])
-
-    def _any_event(self, length: int) -> bool:
-        episode, frame, task = self.shards.event_frames()
-        wanted = [self.shards.schema.tasks.index(name) for name in self.ladder]
-        return bool(((frame >= 1) & (self.shards.lengths[episode] >= length) & np.isin(task, wanted)).any())
-
-
-@torch.no_grad()
-def encoded(tokenizer: Tokenizer, clip: Clip) -> LatentClip:
-    """The clip behind the ``tokenizer``."""
-    return LatentClip(tokenizer.encode(clip.frames), clip.notes)
 
 
 def part(clip: LatentClip, frames: slice) -> LatentClip:

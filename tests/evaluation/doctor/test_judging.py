@@ -39,6 +39,8 @@ LONG = LongFigures(
     real_distance=(0.5,) * 10,
     dream_change=(0.2,) * 10,
     real_change=(0.25,) * 10,
+    windows=16,
+    psnr={"dream": (20.0,) * 160},
 )
 
 
@@ -101,12 +103,26 @@ def test_actions_are_not_told_from_few_windows_nor_from_windows_that_disagree():
     other = own * 0.9
     other[0] = 100
     assert judge_actions(SteeringFigures(own, other)).status == "unknown"
+    assert judge_actions(SteeringFigures(own, own.roll(1, 0))).status == "unknown", "as bad on the whole, and far from it window by window"
 
 
 def test_a_dream_drifts_by_where_it_ends_not_by_how_it_begins():
     assert judge_drift(LONG).status == "healthy"
     assert judge_drift(replace(LONG, dream_distance=(2.0, *(0.5,) * 9))).status == "healthy"
     assert judge_drift(replace(LONG, dream_distance=(*(0.5,) * 7, 0.9, 0.9, 0.9))).status == "sick"
+
+
+def test_a_distance_that_nobody_sees_is_no_drift_even_where_recordings_repeat_exactly():
+    exact = replace(LONG, real_distance=(0.0,) * 10)
+    assert judge_drift(replace(exact, dream_distance=(0.05,) * 10)).status == "healthy"
+    assert judge_drift(replace(exact, dream_distance=(0.2,) * 10)).status == "sick"
+
+
+def test_what_is_not_a_number_is_sick():
+    nothing = (float("nan"),) * 10
+    assert judge_drift(replace(LONG, dream_distance=nothing)).status == "sick"
+    assert judge_freeze(replace(LONG, dream_change=nothing)).status == "sick"
+    assert judge_collapse(replace(PICTURES, spread=float("nan"))).status == "sick"
 
 
 def test_drift_is_not_told_from_short_dreams_nor_from_one_episode():
@@ -144,6 +160,14 @@ def test_the_calibration_error_is_the_distance_from_what_came():
     assert found.error == pytest.approx((0.05 * 2 + 0.35 * 2) / 4)
     assert (found.foretold, found.came, found.counts) == (pytest.approx((0.05, 0.85)), (0.0, 0.5), (2, 2))
     assert (found.events, found.frames, found.base) == (1, 4, 0.25)
+
+
+def test_rewards_above_one_are_overpaid():
+    came = (torch.arange(200) % 10 == 0).float()
+    assert judge_calibration(REWARD, calibrate(came, came, torch.Generator().manual_seed(0)), "rewards").status == "healthy"
+    found = calibrate(3 * came, came, torch.Generator().manual_seed(0))
+    assert found.error == pytest.approx(0.2)
+    assert judge_calibration(REWARD, found, "rewards").status == "sick"
 
 
 @pytest.mark.parametrize(("shift", "status"), [(0.0, "healthy"), (0.02, "healthy"), (0.1, "sick")])

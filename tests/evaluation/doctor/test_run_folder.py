@@ -79,6 +79,16 @@ def test_a_stage_that_was_cut_off_or_not_begun_is_said_to_be_so(hurried, tmp_pat
     assert found["freeze"].status != "unknown" or found["freeze"].figures
 
 
+def test_stages_that_rest_on_a_tokenizer_which_was_trained_again_are_not_examined(hurried, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(hurried, run)
+    manifest = run / "tokenizer" / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"seconds": 1e9}))
+    found = {f.check.name: f for f in visit(run, FEW, stage=None, seed=0).findings}
+    assert found["blur"].figures and not found["freeze"].figures
+    assert "ended with other results of the stages before it" in found["freeze"].says
+
+
 def test_short_recordings_are_said_to_be_too_short(hurried, monkeypatch):
     from dreamer_ray import doctor as visits
 

@@ -78,6 +78,14 @@ def test_windows_about_events_are_drawn_only_where_there_are_any(tmp_path):
     assert float(found.pictures(refs).notes.rewards[[ref.relevant for ref in refs]].sum()) == 3
 
 
+def test_windows_of_due_tasks_end_before_their_event(tmp_path):
+    found = Recordings(shards(tmp_path, [episode("a", [0] * 20, event=9)]), ("gold",), 0)
+    refs = found.drawn(6, 4, relevant=1.0, lookahead=2, due=True)
+    assert all(ref.relevant and 6 <= ref.start + 3 <= 8 for ref in refs)
+    assert not any(ref.relevant for ref in found.drawn(6, 1, relevant=1.0)), "one frame cannot hold an event and the frame before it"
+    assert found.following.tolist() == [0]
+
+
 def test_a_return_is_a_frame_seen_again_after_it_was_gone(tmp_path):
     memory = Memory(8)
     assert (memory.dreamed, memory.kept) == (1, 1)
@@ -89,6 +97,12 @@ def test_a_return_is_a_frame_seen_again_after_it_was_gone(tmp_path):
     assert [(ref.start, ref.length) for ref in back.again] == [(0, 8)]
     still = find_returns(shards(tmp_path / "c", [episode("a", [60] * 30)]), memory, most=9, generator=np.random.default_rng(0))
     assert still.again == still.new == []
+
+
+def test_frames_that_stand_still_at_a_return_are_one_return(tmp_path):
+    shades = [10, 60, 110, 160, 210, 250, 200, *(60,) * 6]
+    found = find_returns(shards(tmp_path, [episode("a", shades)]), Memory(8), most=9, generator=np.random.default_rng(0))
+    assert [ref.start for ref in found.again] == [0]
 
 
 def test_a_return_that_never_left_sight_is_none(tmp_path):
@@ -159,19 +173,19 @@ def long_dreams(dream: torch.Tensor, truth: torch.Tensor, episodes: list[int]) -
 def test_the_nearest_frame_is_looked_for_in_other_episodes():
     truth = torch.zeros(2, 20, 1, 1)
     truth[1] = 3.0
-    found = measure_long(long_dreams(truth + 1, truth, [0, 1]))
+    found = measure_long(long_dreams(truth + 1, truth, [0, 1]), {})
     assert found.real_distance == (3.0,) * 10
     assert found.dream_distance == (3.0,) * 10, "of 1 to 3 and of 4 to 0"
 
 
 def test_one_episode_has_no_distance():
     truth = torch.zeros(2, 20, 1, 1)
-    assert measure_long(long_dreams(truth, truth, [3, 3])).dream_distance == ()
+    assert measure_long(long_dreams(truth, truth, [3, 3]), {}).dream_distance == ()
 
 
 def test_change_is_that_from_frame_to_frame():
     truth = torch.arange(20.0).reshape(1, 20, 1, 1).repeat(2, 1, 1, 1)
-    found = measure_long(long_dreams(2 * truth, truth, [0, 1]))
+    found = measure_long(long_dreams(2 * truth, truth, [0, 1]), {})
     assert found.real_change[1:] == (1.0,) * 9
     assert found.dream_change[1:] == (4.0,) * 9
     assert (found.frames, found.ends[0], found.ends[-1]) == (20, 2, 20)
