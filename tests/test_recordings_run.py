@@ -124,6 +124,9 @@ def test_every_kind_of_recordings_goes_through_all_its_stages_into_a_report(kind
     values, (space, tasks, _) = recipe(kind), KINDS[kind]
     run_all(values, tmp_path, notes=("split in time",))
     found = measure(values, tmp_path)
+    if values.agent is not None:
+        weights = [supervised(stage, values, tmp_path).phase.config.weights for stage in ("agent", "agent_scratch")]
+        assert weights[0]["shortcut"] > 0 == weights[1]["shortcut"], "cloning from scratch trains no world model"
     assert all(np.isfinite(list(found.figures.values())))
     assert ("action_following_at_1" in found.figures) == bool(space)
     assert ("reward_cross_entropy_agent" in found.figures) == bool(tasks)
