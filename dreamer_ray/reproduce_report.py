@@ -80,7 +80,7 @@ def _steps(played: EpisodeResult, place: int, limit: int) -> int:
 def effects(outcomes: Outcomes, domain: Domain) -> list[Effect]:
     """Of imagination training, of the world model and of variants, on every figure in which any episode differs from another."""
     played, improved = outcomes.episodes, outcomes.episodes["imagination"]
-    pairs = [(f"{NAMES[after]} - {NAMES[before]}", played[after], played[before]) for after, before in PAIRS]
+    pairs = [(f"{NAMES[after]} - {NAMES[before]}", played[after], played[before]) for after, before in PAIRS if before in played]
     for name, variant in outcomes.compared.items():
         if variant.episodes:
             base = {seed: improved[seed] for seed in variant.episodes}
@@ -210,8 +210,10 @@ def _notes(outcomes: Outcomes) -> list[str]:
             f"{worlds} fresh worlds (seeds from {first:,} on, which no recording, evaluation or choice of settings has touched), the same "
             f"for all; actions are sampled; an episode ends after {outcomes.limit} steps; the prompt moves up the ladder."
         ),
-        f"Phase 1 was trained once; cloning and imagination training once for each of {len(seeds)} phase-2 seeds ({_listed(seeds)}). The "
-        "intervals of effects are over these seeds; phase 1 and the worlds are the same for all, and other ones may give another effect.",
+        (
+            f"Phase 1 was trained once; cloning and imagination training once for each of {len(seeds)} phase-2 seeds ({_listed(seeds)}). The "
+            "intervals of effects are over these seeds; phase 1 and the worlds are the same for all, and other ones may give another effect."
+        ),
         f"The claim is judged by {PRIMARY}; the other figures stand beside it for what they say about why.",
     ]
     if len(seeds) < LEAST_SEEDS:

@@ -18,7 +18,7 @@ from dreamer_ray.envs.crafter import LADDER, TASKS
 from dreamer_ray.errors import UserError
 from dreamer_ray.evaluation.episodes import EpisodeResult
 from dreamer_ray.recipe import FIRST_REPRODUCTION_WORLD, Recipe
-from dreamer_ray.reproduce import Reproduction, Variant, check, reproduce, seed_recipe
+from dreamer_ray.reproduce import Reproduction, Variant, check, reproduce, seed_recipe, seed_stages
 from dreamer_ray.reproduce_report import LEAST_SEEDS, PRIMARY, Compared, Outcomes, effects, verdict, write_results
 
 TOY = {
@@ -77,10 +77,9 @@ def test_the_gpu_size_has_the_seeds_that_a_claim_needs():
     assert SEEDS["gpu"] >= LEAST_SEEDS > SEEDS["cpu"]
 
 
-@pytest.mark.parametrize("override", ["agent.scratch=false", "imagination=null"])
-def test_a_recipe_without_a_variant_is_refused(override):
+def test_a_recipe_without_imagination_is_refused():
     with pytest.raises(UserError, match="needs the sections agent and imagination"):
-        check(recipe("cpu", [override]))
+        check(recipe("cpu", ["imagination=null"]))
 
 
 def test_phase_2_seeds_differ_in_all_that_phase_2_draws_and_in_nothing_else():
@@ -118,6 +117,18 @@ def test_the_effect_is_judged_by_tasks_of_the_ladder_and_few_seeds_only_show_a_d
     assert verdict(few).endswith("fewer than 8 show a direction, no more")
     single = next(each for each in effects(outcomes(1, 1), domain) if PRIMARY in each.name)
     assert verdict(single).endswith("one phase-2 seed shows a direction, no more")
+
+
+def test_cloning_from_scratch_may_be_left_out(tmp_path):
+    values, given = recipe("cpu", [*OVERRIDES, "agent.scratch=false"]), outcomes(LEAST_SEEDS, 1)
+    check(values)
+    assert "agent_scratch" not in {name for stage in seed_stages(values) for name in (stage.name, *stage.inputs)}
+    without = replace(given, episodes={name: played for name, played in given.episodes.items() if name != "agent_scratch"})
+    lines = write_results(tmp_path, values, domain_of(values), without)
+    assert [line for line in lines if PRIMARY in line and " - " in line] == [
+        f"after imagination - WM+BC: {PRIMARY}: +1.000 [+1.000, +1.000] over 8 phase-2 seeds: above zero"
+    ]
+    assert "BC, no world model" not in (tmp_path / "reproduce.html").read_text()
 
 
 def claims(text: str) -> list[str]:
