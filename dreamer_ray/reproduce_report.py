@@ -211,8 +211,8 @@ def _notes(outcomes: Outcomes) -> list[str]:
             f"for all; actions are sampled; an episode ends after {outcomes.limit} steps; the prompt moves up the ladder."
         ),
         (
-            f"Phase 1 was trained once; cloning and imagination training once for each of {len(seeds)} phase-2 seeds ({_listed(seeds)}). The "
-            "intervals of effects are over these seeds; phase 1 and the worlds are the same for all, and other ones may give another effect."
+            f"Phase 1 was trained once; cloning and imagination training once for each of {len(seeds)} phase-2 seeds ({_listed(seeds)}). "
+            "Intervals of effects are over these seeds; phase 1 and the worlds are the same for all, and others may give another effect."
         ),
         f"The claim is judged by {PRIMARY}; the other figures stand beside it for what they say about why.",
     ]
