@@ -220,9 +220,10 @@ class ScriptedPlayer:
     """Plays by ``GOALS``, of which it overlooks a share of ``1 - skill`` anew at every step; or, with probability ``noise``, at random.
 
     With probability ``attempts`` it begins to do something that fails there, as who misjudges what lies ahead or what it has does, and
-    goes on with that for ``1 / (1 - PATIENCE)`` steps on average: one time in three it uses its hand where that reaches nothing, one time
-    it places or makes anything, one time what it will need next (``ambition``), too soon. ``curiosity`` is the chance to search the grass
-    ahead for a sapling, which the game grants one time in ten.
+    goes on with that for ``1 / (1 - PATIENCE)`` steps on average: one time in four it uses its hand where that reaches nothing, one time
+    it places or makes anything, two times what it will need next (``ambition``), too soon. What is placed it tries here and there: every
+    other step is one aside, so that anything may lie ahead. ``curiosity`` is the chance to search the grass ahead for a sapling, which the
+    game grants one time in ten.
     """
 
     def __init__(self, rng: np.random.Generator, noise: float, *, skill: float = 1.0, attempts: float = 0.0, curiosity: float = 0.05):
@@ -237,7 +238,7 @@ class ScriptedPlayer:
         scene = Scene(env.state())
         self.trying = self._attempt(scene, (chance - self.noise) / (1 - self.noise))
         if self.trying is not None:
-            return ACTIONS.index(self.trying)
+            return ACTIONS.index(self._aside(scene) or self.trying)
         if scene.ahead == "grass" and not scene.sleeping and draw < self.curiosity:
             return ACTIONS.index("do")
         seen = GOALS if self.skill == 1 else [goal for goal in GOALS if goal is settle or self.rng.random() < self.skill]
@@ -247,8 +248,15 @@ class ScriptedPlayer:
         """What it now does in vain: the next step of an attempt, or the first of another; None where it plays on."""
         if scene.sleeping or chance >= (PATIENCE if self.trying else self.attempts):
             return None
-        tried = self.trying or ("do", TRIED[int(self.rng.integers(len(TRIED)))], ambition(scene))[int(self.rng.integers(3))]
+        tried = self.trying or ("do", TRIED[int(self.rng.integers(len(TRIED)))], *2 * (ambition(scene),))[int(self.rng.integers(4))]
         return tried if scene.fails(tried) else None
+
+    def _aside(self, scene: Scene) -> str | None:
+        """Between two attempts to place something, one time in two, a step or a turn anywhere but into lava."""
+        ways = [move for step, move in MOVES.items() if scene.at(step) != "lava"]
+        if not ways or not (self.trying or "").startswith("place_") or self.rng.random() < 0.5:
+            return None
+        return ways[int(self.rng.integers(len(ways)))]
 
 
 def ambition(scene: Scene) -> str:
