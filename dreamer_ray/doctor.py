@@ -6,6 +6,8 @@ from functools import partial
 from itertools import takewhile
 from pathlib import Path
 
+import torch
+
 from dreamer_ray.config_file import load_config
 from dreamer_ray.data.shards import open_shards
 from dreamer_ray.domain import Domain, domain_of
@@ -79,16 +81,17 @@ def admit(recipe: Recipe, run: Path, *, stage: str | None, seed: int) -> tuple[P
     later = {name: _absence(recipe, run, name, reached) for name in STAGES[STAGES.index(reached) + 1 :]}
     shards = open_shards(run / "record" / "heldout")
     domain = domain_of(recipe, shards.schema)
-    agent = acting_agent(run, reached) if reached in ("agent", "imagination") else None
-    dynamics = restore_dynamics(trained(run, "dynamics")) if reached == "dynamics" else None
+    device = recipe.cluster.replica_device if torch.cuda.is_available() else "cpu"
+    agent = acting_agent(run, reached).to(device) if reached in ("agent", "imagination") else None
+    dynamics = restore_dynamics(trained(run, "dynamics")).to(device) if reached == "dynamics" else None
     patient = Patient(
         recordings=Recordings(shards, domain.ladder, seed, latents(run, "heldout") if reached != "tokenizer" else None),
         sizes=_sizes(recipe),
         tile=domain.tile,
-        tokenizer=restore_tokenizer(trained(run, "tokenizer")),
+        tokenizer=restore_tokenizer(trained(run, "tokenizer")).to(device),
         dynamics=dynamics if agent is None else agent.dynamics,
         agent=agent,
-        cloned=acting_agent(run, "agent") if reached == "imagination" else None,
+        cloned=acting_agent(run, "agent").to(device) if reached == "imagination" else None,
         worlds=domain.worlds,
         choices=domain.countable,
         seed=FIRST_DOCTOR_WORLD,

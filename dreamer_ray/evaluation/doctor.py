@@ -206,11 +206,10 @@ def _heads(patient: Patient, extent: Extent, generator: torch.Generator) -> list
         return [_too_short(check, patient, length) for check in HEADS]
     relevant = _latents(patient, extent.clips, length, relevant=0.5)
     whole = patient.recordings.latents(patient.recordings.whole(2 * extent.clips, length))
-    states = [policy.agent_states(agent, clip, torch.randn(clip.latents.shape, generator=generator)) for clip in (relevant, whole)]
-    with torch.no_grad():
-        foretold = [agent.reward.now(each).mean for each in states] + [1 - agent.continues.probability(states[1])]
-    came = relevant.notes.rewards, whole.notes.rewards, 1 - whole.notes.continues
-    around, natural, ends = (calibration.calibrate(p.flatten(), y.flatten(), generator) for p, y in zip(foretold, came, strict=True))
+    (about_events, _), (rewarded, ended) = (calibration.foretold(agent, clip, generator) for clip in (relevant, whole))
+    around = calibration.calibrate(about_events, relevant.notes.rewards.flatten(), generator)
+    natural = calibration.calibrate(rewarded, whole.notes.rewards.flatten(), generator)
+    ends = calibration.calibrate(ended, 1 - whole.notes.continues.flatten(), generator)
     reward = exhibits.of_calibration(natural, " in whole episodes"), exhibits.of_calibration(around, " about events")
     return [
         calibration.judge_reward(natural, around).showing(*reward),

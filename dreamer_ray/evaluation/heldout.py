@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float
@@ -10,8 +11,9 @@ from torch.nn import functional as F
 
 from dreamer_ray.evaluation.marginal import Marginal
 from dreamer_ray.evaluation.metrics import SSIM_WINDOW, block_averages, changed_tiles, lite0_distance, psnr, ssim
+from dreamer_ray.evaluation.passes import agent_states, in_passes
 from dreamer_ray.imagination.rollout import dream
-from dreamer_ray.imagination.sampler import Sampling, prefill
+from dreamer_ray.imagination.sampler import Sampling
 from dreamer_ray.models.agent import Agent
 from dreamer_ray.models.distributions import ActionDistribution
 from dreamer_ray.models.dynamics import Dynamics
@@ -176,9 +178,7 @@ def _probabilities(policy: ActionDistribution, name: str) -> Tensor:
 def _states(agent: Agent, clip: LatentClip, generator: torch.Generator) -> Float[Tensor, "b t d"]:
     """Agent states of real frames under the clips' own prompts."""
     noise = torch.randn(clip.latents.shape, generator=generator)
-    states = prefill(agent.dynamics, clip, noise=noise, agent=agent.prompt(clip.notes.task, clip.latents.shape[1]))
-    assert states is not None
-    return states
+    return in_passes(agent, partial(agent_states, agent), clip, noise)
 
 
 def _frames(notes: Annotations, part: slice) -> Annotations:

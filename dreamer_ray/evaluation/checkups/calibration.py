@@ -7,6 +7,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dreamer_ray.evaluation.diagnosis import Check, Finding
+from dreamer_ray.evaluation.passes import agent_states, in_passes
+from dreamer_ray.models.agent import Agent
+from dreamer_ray.types import LatentClip
 
 BINS, DRAWS = 10, 200
 LEAST_ERROR, SHARE_OF_BASE, FEWEST = 0.01, 0.5, 5
@@ -65,6 +68,17 @@ class Calibration:
     def base(self) -> float:
         """Share of the frames with an event."""
         return self.events / self.frames
+
+
+def foretold(agent: Agent, clip: LatentClip, generator: torch.Generator) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
+    """What ``agent`` says of all frames of ``clip``: the reward that came with each, and the probability that the episode ends with it."""
+
+    def said(clip: LatentClip, noise: Tensor) -> Tensor:
+        states = agent_states(agent, clip, noise)
+        return torch.stack([agent.reward.now(states).mean, 1 - agent.continues.probability(states)], 2)
+
+    rewards, ends = in_passes(agent, said, clip, torch.randn(clip.latents.shape, generator=generator)).flatten(0, 1).unbind(1)
+    return rewards, ends
 
 
 def calibrate(probability: Float[Tensor, "n"], outcome: Float[Tensor, "n"], generator: torch.Generator) -> Calibration:

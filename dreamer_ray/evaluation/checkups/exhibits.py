@@ -13,7 +13,7 @@ from dreamer_ray.evaluation.checkups import calibration, earnings, exploitation,
 from dreamer_ray.evaluation.checkups.pictures import PictureFigures
 from dreamer_ray.evaluation.diagnosis import Exhibit
 from dreamer_ray.evaluation.findings_page import picture
-from dreamer_ray.evaluation.heldout import reconstruct
+from dreamer_ray.evaluation.passes import decoded, in_passes
 from dreamer_ray.models.dynamics import Dynamics
 from dreamer_ray.models.tokenizer import Tokenizer
 from dreamer_ray.types import Clip, LatentClip
@@ -24,7 +24,7 @@ SHOWN, FRAMES_OF_A_STRIP, DECILES, ACTIONS_SHOWN = 8, 11, 10, 17
 def of_blur(found: PictureFigures, tokenizer: Tokenizer, clip: Clip) -> list[Exhibit]:
     """Pictures above their reconstructions, and where on the picture the errors are."""
     shown = clip.rows(slice(0, SHOWN))
-    rows = [shown.frames[:, -1].numpy(), _bytes(reconstruct(tokenizer, shown)[:, -1])]
+    rows = [shown.frames[:, -1].numpy(), _bytes(decoded(tokenizer, in_passes(tokenizer, tokenizer.encode, shown.frames))[:, -1])]
     tiles = {"pairs that differ": found.tile_changes.numpy(), "change kept": found.tile_kept.clamp(0, 1).numpy()}
     maps = {"tokenizer": found.tile_errors.numpy(), "mosaic of as many numbers": found.tile_block_errors.numpy()}
     return [
@@ -83,7 +83,7 @@ def of_memory(found: revisits.MemoryFigures, again: LatentClip, tokenizer: Token
     """Some returns in pictures."""
     rows = again.latents[:SHOWN]
     last = memory.context - memory.dreamed - 1
-    columns = [_decoded(tokenizer, each) for each in (rows[:, last], rows[:, -1], found.shown[:SHOWN, 0], found.shown[:SHOWN, 1])]
+    columns = [_frames(tokenizer, each) for each in (rows[:, last], rows[:, -1], found.shown[:SHOWN, 0], found.shown[:SHOWN, 1])]
     caption = (
         "Returns, one a column. From above: the last real frame before the dream, the truth at the return, the dream of it, and the "
         "dream without the frames that showed the place."
@@ -141,14 +141,14 @@ def of_attempts(found: exploitation.Earned, choices: Mapping[str, Sequence[str]]
 def _strip(dreams: long_dreams.LongDreams, tokenizer: Tokenizer, dynamics: Dynamics) -> Exhibit:
     chosen = np.unique(np.linspace(0, dreams.truth.shape[1] - 1, FRAMES_OF_A_STRIP).round().astype(int))
     row = int((dreams.truth - dreams.last).square().mean((1, 2, 3)).argmax())
-    rows = [_decoded(tokenizer, dynamics.restore(part[row : row + 1])[0])[chosen] for part in (dreams.truth, dreams.dream)]
+    latents = (in_passes(dynamics, dynamics.restore, each[row : row + 1])[0] for each in (dreams.truth, dreams.dream))
+    rows = [_frames(tokenizer, each)[chosen] for each in latents]
     caption = f"The liveliest window: reconstructed truth above, dream below, at frames {', '.join(str(i + 1) for i in chosen)}."
     return Exhibit(caption, picture(figures.mosaic(rows), "truth and dream over time"))
 
 
-@torch.no_grad()
-def _decoded(tokenizer: Tokenizer, latents: Float[Tensor, "t l c"]) -> np.ndarray:
-    return _bytes(tokenizer.decode(latents[None])[0].clamp(0, 1))
+def _frames(tokenizer: Tokenizer, latents: Float[Tensor, "t l c"]) -> np.ndarray:
+    return _bytes(decoded(tokenizer, latents[None])[0])
 
 
 def _bytes(pictures: Float[Tensor, "t y x 3"]) -> np.ndarray:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dreamer_ray.evaluation.checkups.windows import dreamed_on
 from dreamer_ray.evaluation.diagnosis import Check, Finding
+from dreamer_ray.evaluation.passes import decoded, in_passes
 from dreamer_ray.models.dynamics import Dynamics
 from dreamer_ray.models.tokenizer import Tokenizer
 from dreamer_ray.types import LatentClip
@@ -94,8 +95,8 @@ def dream_long(
     """Dreams on from the first ``context`` frames to the end of ``clip``."""
     seeds = torch.randint(2**62, (len(clip.latents),), generator=generator).tolist()
     dreamed = dreamed_on(dynamics, clip, context=context, steps=steps, seeds=seeds)
-    real = dynamics.standardize(clip.latents)
-    return LongDreams(real[:, context:], dynamics.standardize(dreamed), real[:, context - 1 : context], torch.tensor(episodes), trained)
+    real, dreamed = (in_passes(dynamics, dynamics.standardize, each) for each in (clip.latents, dreamed))
+    return LongDreams(real[:, context:], dreamed, real[:, context - 1 : context], torch.tensor(episodes), trained)
 
 
 def measure_long(found: LongDreams, psnr: Mapping[str, Sequence[float]]) -> LongFigures:
@@ -122,7 +123,6 @@ def measure_long(found: LongDreams, psnr: Mapping[str, Sequence[float]]) -> Long
     )
 
 
-@torch.no_grad()
 def quality_over_time(tokenizer: Tokenizer, dynamics: Dynamics, found: LongDreams) -> dict[str, list[float]]:
     """PSNR (dB) of each frame against the reconstruction of the truth: of the dream, and of the copied last frame.
 
@@ -130,8 +130,8 @@ def quality_over_time(tokenizer: Tokenizer, dynamics: Dynamics, found: LongDream
     """
     errors = {"dream": torch.zeros(found.truth.shape[1]), "copy of the last frame": torch.zeros(found.truth.shape[1])}
     for row in range(len(found.truth)):
-        last, truth, dream = (dynamics.restore(part[row : row + 1]) for part in (found.last, found.truth, found.dream))
-        seen, dreamed = (tokenizer.decode(torch.cat([last, part], 1)).clamp(0, 1)[0] for part in (truth, dream))
+        last, truth, dream = (in_passes(dynamics, dynamics.restore, part[row : row + 1]) for part in (found.last, found.truth, found.dream))
+        seen, dreamed = (decoded(tokenizer, torch.cat([last, part], 1))[0] for part in (truth, dream))
         errors["dream"] += (dreamed - seen)[1:].square().mean((1, 2, 3)) / len(found.truth)
         errors["copy of the last frame"] += (seen[:1] - seen)[1:].square().mean((1, 2, 3)) / len(found.truth)
     return {name: (-10 * values.clamp(min=1e-10).log10()).tolist() for name, values in errors.items()}

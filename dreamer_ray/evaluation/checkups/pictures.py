@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from dreamer_ray.evaluation.diagnosis import Check, Finding
-from dreamer_ray.evaluation.heldout import reconstruct
 from dreamer_ray.evaluation.metrics import block_averages, psnr
+from dreamer_ray.evaluation.passes import decoded, in_passes
 from dreamer_ray.models.tokenizer import Tokenizer
 from dreamer_ray.types import Clip
 
@@ -97,10 +97,10 @@ class PictureFigures:
         return float((self.deviations < DEAD).float().mean())
 
 
-@torch.no_grad()
 def measure_pictures(tokenizer: Tokenizer, clip: Clip, *, tile: int) -> PictureFigures:
     """The figures on the pictures of ``clip``; ``tile`` is the side of the squares whose errors are told apart."""
-    truth, rebuilt = (rearrange(pictures, "b t y x c -> (b t) y x c") for pictures in (clip.frames / 255, reconstruct(tokenizer, clip)))
+    latents = in_passes(tokenizer, tokenizer.encode, clip.frames)
+    truth, rebuilt = (rearrange(each, "b t y x c -> (b t) y x c") for each in (clip.frames / 255, decoded(tokenizer, latents)))
     blocks = block_averages(truth, tokenizer.config.latents * tokenizer.config.channels)
     mean = truth.mean(0)
     fine, fine_rebuilt = _detail(truth), _detail(rebuilt)
@@ -112,7 +112,7 @@ def measure_pictures(tokenizer: Tokenizer, clip: Clip, *, tile: int) -> PictureF
         block_psnr=psnr(blocks, truth),
         detail=float((fine * fine_rebuilt).sum() / fine.square().sum().clamp(min=1e-12)),
         spread=float(rebuilt.var(0).mean() / truth.var(0).mean().clamp(min=1e-12)),
-        deviations=tokenizer.encode(clip.frames).flatten(0, 1).std(0),
+        deviations=latents.flatten(0, 1).std(0),
         tile_errors=_by_tile((rebuilt - truth).square(), tile),
         tile_block_errors=_by_tile((blocks - truth).square(), tile),
         tile_changes=(steps >= VISIBLE**2).float().mean(0),

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dreamer_ray.evaluation.diagnosis import Check, Finding
-from dreamer_ray.imagination.sampler import prefill
+from dreamer_ray.evaluation.passes import agent_states, in_passes
 from dreamer_ray.models.agent import Agent
 from dreamer_ray.types import LatentClip
 
@@ -42,20 +42,15 @@ class PolicyFigures:
     cloned_entropy: Float[Tensor, "n"]
 
 
-@torch.no_grad()
-def agent_states(agent: Agent, clip: LatentClip, noise: Float[Tensor, "b t l c"]) -> Float[Tensor, "b t d"]:
-    """States of recorded frames, with ``noise`` on them, under the prompts of ``clip``."""
-    states = prefill(agent.dynamics, clip, noise=noise, agent=agent.prompt(clip.notes.task, clip.latents.shape[1]))
-    assert states is not None
-    return states
-
-
-@torch.no_grad()
 def measure_policy(agent: Agent, cloned: Agent, clip: LatentClip, generator: torch.Generator) -> PolicyFigures:
     """Both policies on all frames of ``clip``, each on the states of its own agent."""
-    noise = torch.randn(clip.latents.shape, generator=generator)
-    now, before = (each.policy.now(agent_states(each, clip, noise)) for each in (agent, cloned))
-    return PolicyFigures(now.kl(before).flatten(), now.entropy().flatten(), before.entropy().flatten())
+
+    def compared(clip: LatentClip, noise: Tensor) -> Tensor:
+        now, before = (each.policy.now(agent_states(each, clip, noise)) for each in (agent, cloned))
+        return torch.stack([now.kl(before), now.entropy(), before.entropy()], 2)
+
+    found = in_passes(agent, compared, clip, torch.randn(clip.latents.shape, generator=generator))
+    return PolicyFigures(*found.flatten(0, 1).unbind(1))
 
 
 def judge_policy(found: PolicyFigures) -> Finding:

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dreamer_ray.evaluation.checkups.policy import agent_states
 from dreamer_ray.evaluation.diagnosis import Check, Finding
+from dreamer_ray.evaluation.passes import agent_states, in_passes
 from dreamer_ray.imagination.engine import DreamEngine
 from dreamer_ray.imagination.rollout import imagine
 from dreamer_ray.imagination.sampler import Sampling
@@ -77,19 +77,25 @@ class Dreams:
     """See ``imagine``."""
 
 
-@torch.no_grad()
 def in_dreams(agent: Agent, context: LatentClip, discount: Discount, how: Dreams, *, seeds: list[int]) -> Expectations:
     """Of the first states, as many as the horizon of ``how``, of dreams twice as long, in which ``agent`` acts."""
-    engine = DreamEngine(agent.dynamics, slots=len(seeds), agent=agent)
-    dreamed = imagine(engine, context, horizon=2 * how.horizon, sampling=how.sampling, seeds=seeds, following=how.following)
-    return expectations(agent.value(dreamed.states).mean, dreamed.rewards, dreamed.continues, discount, how.horizon)
+    steps = 2 * how.horizon
+
+    def dreamed(context: LatentClip, seeds: Int[Tensor, "b"]) -> Tensor:
+        engine = DreamEngine(agent.dynamics, slots=len(seeds), agent=agent)
+        after = None if how.following is None else how.following.to(engine.device)
+        found = imagine(engine, context, horizon=steps, sampling=how.sampling, seeds=seeds.tolist(), following=after)
+        return torch.cat([agent.value(found.states).mean, found.rewards, found.continues], 1)
+
+    found = in_passes(agent, dreamed, context, torch.tensor(seeds))
+    values, rewards, continues = found.split([steps + 1, steps, steps], dim=1)
+    return expectations(values, rewards, continues, discount, how.horizon)
 
 
 def in_recordings(agent: Agent, clip: LatentClip, discount: Discount, generator: torch.Generator) -> Expectations:
     """Of the first half of the frames of ``clip``, under the rewards that were recorded."""
-    states = agent_states(agent, clip, torch.randn(clip.latents.shape, generator=generator))
-    with torch.no_grad():
-        values = agent.value(states).mean
+    noise = torch.randn(clip.latents.shape, generator=generator)
+    values = in_passes(agent, lambda clip, noise: agent.value(agent_states(agent, clip, noise)).mean, clip, noise)
     return expectations(values, clip.notes.rewards[:, 1:], clip.notes.continues[:, 1:], discount, clip.latents.shape[1] // 2)
 
 

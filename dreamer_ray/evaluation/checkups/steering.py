@@ -1,6 +1,6 @@
 """Does the dynamics follow actions? Dreams under the recorded actions beside dreams under those of another window."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -52,15 +52,18 @@ def measure_steering(
     if len(clip.latents) < 2 or not clip.notes.actions:
         return None
     seeds = torch.randint(2**62, (len(clip.latents),), generator=generator).tolist()
-    actions = {name: value[:, context - 1 : -1] for name, value in clip.notes.actions.items()}
-    others = {name: value.roll(1, 0) for name, value in actions.items()}
     own, other = (
-        latent_errors(
-            dynamics, dreamed_on(dynamics, clip, context=context, actions=taken, steps=steps, seeds=seeds), clip.latents[:, context:]
-        )
-        for taken in (actions, others)
+        latent_errors(dynamics, dreamed_on(dynamics, told, context=context, steps=steps, seeds=seeds), clip.latents[:, context:])
+        for told in (clip, _misled(clip, context))
     )
     return SteeringFigures(own, other)
+
+
+def _misled(clip: LatentClip, context: int) -> LatentClip:
+    """The windows with the actions of another one, from the last of the ``context`` frames on."""
+    before, on = slice(0, context - 1), slice(context - 1, None)
+    actions = {name: torch.cat([value[:, before], value[:, on].roll(1, 0)], 1) for name, value in clip.notes.actions.items()}
+    return replace(clip, notes=replace(clip.notes, actions=actions))
 
 
 def judge_actions(found: SteeringFigures | None) -> Finding:

@@ -13,11 +13,12 @@ from dreamer_ray.data.batches import BatchConfig, BatchPlan, pools
 from dreamer_ray.data.clips import ClipRef, read_clip
 from dreamer_ray.data.shards import ShardSet
 from dreamer_ray.errors import UserError
+from dreamer_ray.evaluation.passes import in_passes
 from dreamer_ray.imagination.engine import DreamEngine
 from dreamer_ray.imagination.rollout import following
 from dreamer_ray.imagination.sampler import Sampling
 from dreamer_ray.models.dynamics import Dynamics
-from dreamer_ray.types import Actions, Annotations, Clip, LatentClip
+from dreamer_ray.types import Annotations, Clip, LatentClip
 
 log = logging.getLogger("dreamer_ray")
 
@@ -104,20 +105,23 @@ def part(clip: LatentClip, frames: slice) -> LatentClip:
     )
 
 
-def dreamed_on(
-    dynamics: Dynamics, clip: LatentClip, *, context: int, steps: int, seeds: list[int], actions: Actions | None = None
-) -> Float[Tensor, "b t l c"]:
-    """What ``dynamics`` sees follow on the first ``context`` frames under the clip's own ``actions``, or others; K is ``steps``."""
-    span = slice(context - 1, -1)
-    taken = {name: value[:, span] for name, value in clip.notes.actions.items()} if actions is None else actions
-    known = clip.notes.labelled[:, span] if taken else torch.zeros_like(clip.notes.labelled[:, span])
-    engine, sampling = DreamEngine(dynamics, slots=len(seeds)), Sampling(steps=steps)
-    for slot, seed in zip(engine.join(part(clip, slice(0, context)), seeds, sampling=sampling), seeds, strict=True):
-        engine.streams.restart(slot, seed + 1)  # the noise of a dream is the same behind contexts of any length
-    told = [({name: value[:, t] for name, value in taken.items()}, known[:, t]) for t in range(known.shape[1])]
-    return torch.stack([engine.dream(actions, known=known, sampling=sampling).latents for actions, known in told], dim=1)
+def dreamed_on(dynamics: Dynamics, clip: LatentClip, *, context: int, steps: int, seeds: list[int]) -> Float[Tensor, "b t l c"]:
+    """What ``dynamics`` sees follow on the first ``context`` frames under the actions of ``clip``; K is ``steps``."""
+
+    def dreamed(clip: LatentClip, seeds: Int[Tensor, "b"]) -> Tensor:
+        begun, span, sampling = seeds.tolist(), slice(context - 1, -1), Sampling(steps=steps)
+        taken = {name: value[:, span] for name, value in clip.notes.actions.items()}
+        known = clip.notes.labelled[:, span] if taken else torch.zeros_like(clip.notes.labelled[:, span])
+        engine = DreamEngine(dynamics, slots=len(begun))
+        for slot, seed in zip(engine.join(part(clip, slice(0, context)), begun, sampling=sampling), begun, strict=True):
+            engine.streams.restart(slot, seed + 1)  # the noise of a dream is the same behind contexts of any length
+        told = [({name: value[:, t] for name, value in taken.items()}, known[:, t]) for t in range(known.shape[1])]
+        return torch.stack([engine.dream(actions, known=known, sampling=sampling).latents for actions, known in told], dim=1)
+
+    return in_passes(dynamics, dreamed, clip, torch.tensor(seeds))
 
 
 def latent_errors(dynamics: Dynamics, dreamed: Float[Tensor, "b t l c"], truth: Float[Tensor, "b t l c"]) -> Float[Tensor, "b t"]:
     """Mean squared error of each frame, of numbers scaled as the dynamics knows them, so that all count alike."""
-    return (dynamics.standardize(dreamed) - dynamics.standardize(truth)).square().mean((2, 3))
+    scaled, scaled_truth = (in_passes(dynamics, dynamics.standardize, each) for each in (dreamed, truth))
+    return (scaled - scaled_truth).square().mean((2, 3))

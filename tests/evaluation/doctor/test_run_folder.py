@@ -9,7 +9,7 @@ import pytest
 
 from dreamer_ray.cli.main import main
 from dreamer_ray.doctor import admit, recipe_of, visit
-from dreamer_ray.evaluation.doctor import CHECKS, Extent
+from dreamer_ray.evaluation.doctor import CHECKS, Extent, examine
 from dreamer_ray.recipe import FIRST_DOCTOR_WORLD, MOST_WORLDS
 
 FEW = Extent(pictures=16, windows=12, long_windows=4, clips=16, dreams=8, worlds=8, warm_up=8)
@@ -123,3 +123,14 @@ def test_what_cannot_be_examined_is_refused(arguments, message, hurried, tmp_pat
     code = doctor(*(argument.format(run=hurried, begun=begun, bare=bare) for argument in arguments))
     assert code == (1 if "bare" in arguments[0] else 2)
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_the_findings_are_those_of_a_cpu(hurried):
+    recipe = recipe_of(hurried)
+    on_gpu = recipe.model_copy(update={"cluster": recipe.cluster.model_copy(update={"gpus_per_replica": 1.0})})
+    here, there = (examine(admit(each, hurried, stage=None, seed=0)[0], FEW, seed=0) for each in (recipe, on_gpu))
+    assert [finding.status == "unknown" for finding in there] == [finding.status == "unknown" for finding in here]
+    for finding, other in zip(here, there, strict=True):
+        if finding.check.name in ("blur", "collapse", "reward", "continue", "policy"):  # none of which dreams: a GPU draws other noise
+            assert other.figures == pytest.approx(finding.figures, abs=0.02, rel=0.02), finding.check.name
