@@ -1,8 +1,7 @@
-"""The doctor's visit to a run folder: the stages that it has become a patient, and the findings a page."""
+"""The doctor's visit to a run folder or a checkpoint in one: the stages that it has become a patient, and the findings a page."""
 
 import logging
 from dataclasses import dataclass
-from functools import partial
 from itertools import takewhile
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from dreamer_ray.progress import Progress
 from dreamer_ray.recipe import FIRST_DOCTOR_WORLD, Recipe
 from dreamer_ray.run_folder import read_record
 from dreamer_ray.stages import acting_agent, latents, trained
-from dreamer_ray.training.checkpoint import latest_checkpoint
+from dreamer_ray.training.checkpoint import Checkpoint, latest_checkpoint, open_checkpoint
 from dreamer_ray.training.restore import restore_dynamics, restore_tokenizer
 
 log = logging.getLogger("dreamer_ray")
@@ -36,6 +35,7 @@ HORIZON = 15
 class Visit:
     """What was found in a run, and how the page says what was looked at."""
 
+    run: Path
     recipe: Recipe
     about: str
     findings: list[Finding]
@@ -45,15 +45,17 @@ class Visit:
         return page(self.recipe.name, self.about, self.findings)
 
 
-def visit(run: Path, extent: Extent, *, stage: str | None, seed: int) -> Visit:
-    """Examines the run in folder ``run`` as it was after ``stage`` (the last one that it has).
+def visit(place: Path, extent: Extent, *, stage: str | None, seed: int) -> Visit:
+    """Examines the run in folder ``place`` as it was after ``stage`` (the last one that it has), or the checkpoint in that folder.
 
-    Raises ``UserError`` where it is no run, has no tokenizer yet, or not that stage.
+    Raises ``UserError`` where it is neither, has no tokenizer yet, or not that stage.
     """
+    run, stage, checkpoint = located(place, stage)
     recipe = recipe_of(run)
-    patient, reached = admit(recipe, run, stage=stage, seed=seed)
+    patient, reached = admit(recipe, run, stage=stage, checkpoint=checkpoint, seed=seed)
+    model = f"the model after the stage {reached}" if checkpoint is None else f"the model at step {checkpoint.step} of the stage {reached}"
     progress, done = Progress("doctor", len(CHECKS), "checks"), 0
-    log.info("the model after the stage %s; %d held-out episodes", reached, len(patient.recordings.shards.lengths))
+    log.info("%s; %d held-out episodes", model, len(patient.recordings.shards.lengths))
 
     def tell(findings: list[Finding]) -> None:
         nonlocal done
@@ -63,8 +65,21 @@ def visit(run: Path, extent: Extent, *, stage: str | None, seed: int) -> Visit:
         progress.update(done, {})
 
     findings = examine(patient, extent, seed=seed, on_findings=tell)
-    about = f"The model after the stage {reached}, on {len(patient.recordings.shards.lengths)} held-out episodes, seed {seed}."
-    return Visit(recipe, about, findings)
+    about = f"T{model[1:]}, on {len(patient.recordings.shards.lengths)} held-out episodes, seed {seed}."
+    return Visit(run, recipe, about, findings)
+
+
+def located(place: Path, stage: str | None) -> tuple[Path, str | None, Checkpoint | None]:
+    """The run folder of ``place``; where that is a checkpoint, RUN/STAGE/checkpoints/step-N, its stage and itself."""
+    place = place.absolute()
+    if place.parent.name != "checkpoints":
+        return place, stage, None
+    run, of = place.parents[2], place.parents[1].name
+    if of not in STAGES:
+        raise UserError(f"checkpoint {place}: of the stage {of}; checkpoints of {', '.join(STAGES)} can be examined")
+    if stage not in (None, of):
+        raise UserError(f"--stage {stage}: {place} is a checkpoint of the stage {of}; leave --stage out")
+    return run, of, open_checkpoint(place)
 
 
 def recipe_of(run: Path) -> Recipe:
@@ -75,20 +90,24 @@ def recipe_of(run: Path) -> Recipe:
     return load_config(Recipe, path)
 
 
-def admit(recipe: Recipe, run: Path, *, stage: str | None, seed: int) -> tuple[Patient, str]:
-    """The parts that the run has, at most those after ``stage``, and the name of the stage after which they are so."""
-    reached = _reached(recipe, run, stage)
+def admit(recipe: Recipe, run: Path, *, stage: str | None, seed: int, checkpoint: Checkpoint | None = None) -> tuple[Patient, str]:
+    """The parts that the run has, at most those after ``stage``, and the name of the stage after which they are so.
+
+    ``checkpoint`` is one of ``stage`` to take instead of that with which it ended.
+    """
+    reached = _reached(recipe, run, stage, ended=checkpoint is None)
+    last = checkpoint or trained(run, reached)
     later = {name: _absence(recipe, run, name, reached) for name in STAGES[STAGES.index(reached) + 1 :]}
     shards = open_shards(run / "record" / "heldout")
     domain = domain_of(recipe, shards.schema)
     device = recipe.cluster.replica_device if torch.cuda.is_available() else "cpu"
-    agent = acting_agent(run, reached).to(device) if reached in ("agent", "imagination") else None
-    dynamics = restore_dynamics(trained(run, "dynamics")).to(device) if reached == "dynamics" else None
+    agent = acting_agent(run, reached, last).to(device) if reached in ("agent", "imagination") else None
+    dynamics = restore_dynamics(last).to(device) if reached == "dynamics" else None
     patient = Patient(
         recordings=Recordings(shards, domain.ladder, seed, latents(run, "heldout") if reached != "tokenizer" else None),
         sizes=_sizes(recipe),
         tile=domain.tile,
-        tokenizer=restore_tokenizer(trained(run, "tokenizer")).to(device),
+        tokenizer=restore_tokenizer(last if reached == "tokenizer" else trained(run, "tokenizer")).to(device),
         dynamics=dynamics if agent is None else agent.dynamics,
         agent=agent,
         cloned=acting_agent(run, "agent").to(device) if reached == "imagination" else None,
@@ -100,10 +119,10 @@ def admit(recipe: Recipe, run: Path, *, stage: str | None, seed: int) -> tuple[P
     return patient, reached
 
 
-def _reached(recipe: Recipe, run: Path, stage: str | None) -> str:
-    """The last stage, at most ``stage``, that has ended and rests on what is there of those before it."""
+def _reached(recipe: Recipe, run: Path, stage: str | None, *, ended: bool) -> str:
+    """The last stage, at most ``stage``, that has ended (``stage`` itself only if ``ended``) and rests on what is there of those before."""
     wanted = STAGES if stage is None else STAGES[: STAGES.index(stage) + 1]
-    found = list(takewhile(partial(_current, run), wanted))
+    found = list(takewhile(lambda name: _current(run, name, ended=ended or name != stage), wanted))
     if not found:
         raise RunError(f"run folder {run}: its tokenizer is not trained yet, and there is nothing to examine; run it first")
     if stage is not None and found[-1] != stage:
@@ -116,10 +135,10 @@ def _ended(run: Path, stage: str) -> bool:
     return record is not None and record.fingerprint is not None
 
 
-def _current(run: Path, stage: str) -> bool:
-    """Whether ``stage`` has ended, and with the very results of earlier stages that are there now."""
+def _current(run: Path, stage: str, *, ended: bool = True) -> bool:
+    """Whether ``stage`` has ended, or only begun, with the very results of earlier stages that are there now."""
     record = read_record(run / stage)
-    if record is None or record.fingerprint is None:
+    if record is None or record.damage or (ended and record.fingerprint is None):
         return False
     parents = {name: read_record(run / name) for name in record.parents}
     return all(_current(run, name) and found and found.fingerprint == record.parents[name] for name, found in parents.items())
@@ -132,7 +151,7 @@ def _absence(recipe: Recipe, run: Path, stage: str, reached: str) -> str:
     if _ended(run, stage) and not _current(run, stage):
         return f"The stage {stage} ended with other results of the stages before it than are there now; run goes on with it."
     if _ended(run, stage):
-        return f"Only the model after the stage {reached} was asked for (--stage)."
+        return f"Only the model after the stage {reached} was asked for (--stage, or a checkpoint of it)."
     begun = (
         "has begun and not ended" if latest_checkpoint(run / stage / "checkpoints") or (run / stage).exists() else "has not been run yet"
     )

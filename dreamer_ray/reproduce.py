@@ -64,6 +64,12 @@ class Reproduction:
         return [(name, number) for number in range(self.seeds) for name in self.variants]
 
     @property
+    def begun(self) -> list[int]:
+        """The phase-2 seeds of the recipe itself that have a folder, also those that an earlier command asked for."""
+        folders = self.folder.glob("seed-*")
+        return sorted(int(number) for folder in folders if (number := folder.name.removeprefix("seed-")).isdecimal())
+
+    @property
     def phase_1(self) -> Path:
         """The run folder of what is done once."""
         return self.folder / "phase-1"
@@ -82,7 +88,10 @@ class Reproduction:
                 raise UserError(f"variant {name}: {', '.join(wrong)} differ; only keys of agent and imagination may, phase 1 is done once")
             if not other:
                 raise UserError(f"variant {name}: {variant.changes} changes nothing")
-        for name, number in self.jobs:  # before any result is written: what was made with other values is none of this variant
+        for number in self.begun:  # before any result is written: what was made with other values is none of this recipe or variant
+            recipe = seed_recipe(self.recipe, number)
+            _plan(seed_stages(recipe), recipe, self.seed(number))
+        for name, number in self.jobs:
             if (folder := self.seed(number, name)).exists():
                 recipe = seed_recipe(self.variants[name].recipe, number)
                 _plan(variant_stages(recipe), recipe, folder)
@@ -205,9 +214,9 @@ def _play(spread: Spread, variants: Sequence[str], context: StageContext) -> dic
 
 
 def collect(reproduction: Reproduction) -> Outcomes | None:
-    """The outcomes of the phase-2 seeds that are finished, None where there is none."""
+    """The outcomes of all phase-2 seeds in the folder that are finished, None where there is none."""
     recipe, first = reproduction.recipe, reproduction.phase_1
-    finished = [number for number in range(reproduction.seeds) if _figures(reproduction.seed(number) / "played") is not None]
+    finished = [number for number in reproduction.begun if _figures(reproduction.seed(number) / "played") is not None]
     held_out, distances = (_figures(first / name) for name in ("held_out", "video_distances"))
     if not finished:
         return None

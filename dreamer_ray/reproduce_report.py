@@ -207,8 +207,9 @@ def _notes(outcomes: Outcomes) -> list[str]:
     first = outcomes.episodes["random"][0][0].seed
     notes = [
         (
-            f"{worlds} fresh worlds (seeds from {first:,} on, which no recording, evaluation or choice of settings has touched), the same "
-            f"for all; actions are sampled; an episode ends after {outcomes.limit} steps; the prompt moves up the ladder."
+            f"{worlds} fresh worlds (seeds from {first:,} on, kept for reproductions: no recording, evaluation or round of training has "
+            "them; a choice of settings by this page would use them up), the same for all; actions are sampled; "
+            f"an episode ends after {outcomes.limit} steps; the prompt moves up the ladder."
         ),
         (
             f"Phase 1 was trained once; cloning and imagination training once for each of {len(seeds)} phase-2 seeds ({_listed(seeds)}). "

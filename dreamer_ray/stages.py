@@ -217,14 +217,15 @@ def imagination(recipe: Recipe, run: Path) -> tuple[ImaginationTraining | WholeI
         return WholeImaginationTraining(agent, section.loss, finetuning_of(recipe, source.schema)), made_by
 
 
-def acting_agent(run: Path, variant: str) -> Agent:
-    """The agent after ``agent``, ``agent_scratch`` or ``imagination``, frozen."""
+def acting_agent(run: Path, variant: str, checkpoint: Checkpoint | None = None) -> Agent:
+    """The agent after ``agent``, ``agent_scratch`` or ``imagination``, or at a ``checkpoint`` of that stage, frozen."""
+    found = checkpoint or trained(run, variant)
     if variant == "imagination":
-        agent, improved = trained(run, "agent"), trained(run, "imagination")
-        if improved.made_by["parents"]["agent"] != agent.fingerprint:
-            raise UserError(f"checkpoint {improved.path}: it was trained on another agent than {agent.path}; use --from imagination")
-        return restore_agent(improved) if "dynamics" in improved.made_by else load_heads(restore_agent(agent), improved)
-    return restore_agent(trained(run, variant))
+        agent = trained(run, "agent")
+        if found.made_by["parents"]["agent"] != agent.fingerprint:
+            raise UserError(f"checkpoint {found.path}: it was trained on another agent than {agent.path}; use --from imagination")
+        return restore_agent(found) if "dynamics" in found.made_by else load_heads(restore_agent(agent), found)
+    return restore_agent(found)
 
 
 class Dreamer:

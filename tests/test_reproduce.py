@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -278,8 +279,8 @@ def test_a_toy_size_of_the_gpu_recipe_is_reproduced_here(whole):
     for by_seed in episodes.values():
         for all_played in by_seed.values():
             assert [each["seed"] for each in all_played] == [FIRST_REPRODUCTION_WORLD + i for i in range(4)]
-    weights = {(whole / f"seed-{seed}" / stage / "manifest.json").read_text() for seed in (0, 1) for stage in ("agent", "imagination")}
-    assert len(weights) == 4
+    manifests = [whole / f"seed-{seed}" / stage / "manifest.json" for seed in (0, 1) for stage in ("agent", "imagination")]
+    assert len({json.loads(manifest.read_text())["figures"]["checkpoint"] for manifest in manifests}) == 4
     assert "all seeds" in (whole / "reproduce.html").read_text()
 
 
@@ -334,11 +335,24 @@ def test_the_command_says_that_it_is_not_done_and_goes_on(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_later_run_adds_seeds_and_other_values_are_refused(whole, tmp_path):
-    reproduction = Reproduction(recipe("gpu"), whole, 2)
-    before = {path: path.stat().st_mtime_ns for path in whole.rglob("manifest.json")}
-    reproduce(reproduction, Deadline())
-    assert {path: path.stat().st_mtime_ns for path in whole.rglob("manifest.json")} == before
+def test_a_later_run_adds_seeds_and_one_of_fewer_keeps_them(whole, tmp_path):
+    folder = tmp_path / "grown"
+    shutil.copytree(whole, folder, symlinks=True, ignore=shutil.ignore_patterns("seed-1*", "reproduce.*"))
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("manifest.json")}
+    for seeds in (1, 2, 1):
+        reproduce(Reproduction(recipe("gpu"), folder, seeds), Deadline())
+    assert {path: path.stat().st_mtime_ns for path in before} == before, "nothing is done again"
+    assert played(folder)[0] == played(whole)[0]
+
+
+@pytest.mark.slow
+def test_values_other_than_those_of_any_phase_or_seed_there_are_refused_before_anything_is_done(whole, tmp_path):
     other = Reproduction(recipe("gpu", [*OVERRIDES, "dynamics.fit.steps=5"]), whole, 2)
     with pytest.raises(UserError, match=r"dynamics.fit.steps was 4, now 5.*choose another --out"):
         reproduce(other, Deadline())
+    shutil.copytree(whole, tmp_path / "second", symlinks=True, ignore=shutil.ignore_patterns("seed-0*"))
+    steps = recipe("gpu").agent.fit.steps
+    other = Reproduction(recipe("gpu", [*OVERRIDES, f"agent.fit.steps={steps + 1}"]), tmp_path / "second", 1)
+    with pytest.raises(UserError, match=rf"agent.fit.steps was {steps}, now {steps + 1}.*choose another --out"):
+        reproduce(other, Deadline())
+    assert not (tmp_path / "second" / "seed-0").exists()

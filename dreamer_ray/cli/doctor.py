@@ -14,14 +14,19 @@ log = logging.getLogger("dreamer_ray")
 def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Adds the verb ``doctor`` and its options."""
     parser = verbs.add_parser("doctor", help="say what is wrong with the model of a run, and what to change", description=__doc__)
-    parser.add_argument("run", metavar="RUN", type=Path, help="the folder of a run, with whatever stages it has so far")
+    parser.add_argument(
+        "place",
+        metavar="RUN",
+        type=Path,
+        help="the folder of a run, with whatever stages it has so far, or a checkpoint: RUN/STAGE/checkpoints/step-N",
+    )
     parser.add_argument(
         "--stage",
         choices=("tokenizer", "dynamics", "agent", "imagination"),
         help="examine the model as it was after this (default: the last)",
     )
     parser.add_argument("--quick", action="store_true", help="look at about a third as much: faster, and less sure")
-    parser.add_argument("--output", metavar="FILE.html", type=Path, help="where the page goes (default: doctor.html in RUN)")
+    parser.add_argument("--output", metavar="FILE.html", type=Path, help="where the page goes (default: doctor.html in the run folder)")
     parser.add_argument("--json", action="store_true", help="print the findings for machines")
     parser.add_argument("--seed", metavar="N", type=_number, default=0, help="of all draws (default: 0)")
     parser.add_argument("--debug", action="store_true", help="show debug messages and tracebacks")
@@ -34,11 +39,11 @@ def act(options: argparse.Namespace) -> None:
     from dreamer_ray.evaluation.doctor import QUICK, Extent
     from dreamer_ray.evaluation.findings_page import as_json, text
 
-    output: Path = options.output or options.run / "doctor.html"
-    if options.run.is_dir() and not output.absolute().parent.is_dir():
-        raise UserError(f"--output {output}: there is no folder {output.absolute().parent}")
-    found = visit(options.run, QUICK if options.quick else Extent(), stage=options.stage, seed=options.seed)
+    if options.output is not None and not options.output.absolute().parent.is_dir():
+        raise UserError(f"--output {options.output}: there is no folder {options.output.absolute().parent}")
+    found = visit(options.place, QUICK if options.quick else Extent(), stage=options.stage, seed=options.seed)
     sys.stdout.write(json.dumps(as_json(found.findings), indent=1) + "\n" if options.json else text(found.findings))
+    output: Path = options.output or found.run / "doctor.html"
     try:
         output.write_text(found.page(), encoding="utf-8")
     except OSError as error:

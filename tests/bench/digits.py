@@ -3,7 +3,8 @@
     python tests/bench/digits.py RUN ...
 
 Of each run folder, the tokenizer. The scripted player plays 80 worlds; a small network learns the number (0, 1, 2, more) from the
-latents of 60 of them and is tried on the frames of the other 20. What it cannot read no head can pay for rightly.
+latents of 60 of them and is tried on the frames of the other 20. What this network reads badly is hard to read for a reward head too.
+A dash stands for a number that no frame has.
 """
 
 import argparse
@@ -67,7 +68,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path)
     runs = parser.parse_args().runs
-    sizes = {run: recipe_of(run).data.frame_shape[0] for run in runs}
+    recipes = {run: recipe_of(run) for run in runs}
+    if other := [str(run) for run, recipe in recipes.items() if recipe.data.crafter is None]:
+        raise SystemExit(f"{', '.join(other)}: not of Crafter, whose player is played here")
+    sizes = {run: recipe.data.frame_shape[0] for run, recipe in recipes.items()}
     worlds = range(FIRST_WORLD, FIRST_WORLD + LEARNED), range(FIRST_WORLD + LEARNED, FIRST_WORLD + LEARNED + TRIED)
     frames = {size: [played(seeds, size) for seeds in worlds] for size in {*sizes.values()}}
     print(f"{'tokenizer':40} {'item':6} read rightly of 0, 1, 2, more   one read as more")
@@ -75,10 +79,9 @@ def main() -> None:
         learned, tried = ((_latents(restore_tokenizer(trained(run, "tokenizer")), seen), had) for seen, had in frames[sizes[run]])
         for place, item in enumerate(ITEMS):
             found = confusion((learned[0], learned[1][:, place]), (tried[0], tried[1][:, place])).double()
-            shares = found / found.sum(1, keepdim=True).clamp(min=1)
-            print(
-                f"{run!s:40} {item:6} {'  '.join(f'{share:.2f}' for share in shares.diag().tolist()):30} {float(shares[1, 2:].sum()):.2f}"
-            )
+            shares = found / found.sum(1, keepdim=True)
+            rightly = "  ".join("-" if share != share else f"{share:.2f}" for share in shares.diag().tolist())
+            print(f"{run!s:40} {item:6} {rightly:30} {float(shares[1, 2:].sum()):.2f}")
 
 
 def _latents(tokenizer: Tokenizer, frames: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Are the reward and the continue head calibrated? What they foretell of held-out frames beside how often it came."""
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -88,7 +89,7 @@ def calibrate(probability: Float[Tensor, "n"], outcome: Float[Tensor, "n"], gene
     """
     said_of_each, y = probability.double(), outcome.double()
     p = said_of_each.clamp(0, 1)
-    place = (p * BINS).long().clamp(max=BINS - 1)
+    place = (p.nan_to_num() * BINS).long().clamp(max=BINS - 1)  # what is not a number makes the error none either
     counts, said = torch.bincount(place, minlength=BINS), torch.bincount(place, said_of_each, BINS)
     came = torch.bincount(place, y, BINS)
     drawn = (torch.rand(DRAWS, len(p), generator=generator, dtype=torch.float64) < p).double()
@@ -101,12 +102,17 @@ def calibrate(probability: Float[Tensor, "n"], outcome: Float[Tensor, "n"], gene
         events=int(y.sum()),
         error=float((came - said).abs().sum() / len(p)),
         chance=float(chance),
-        cross_entropy=float(torch.nn.functional.binary_cross_entropy(p.clamp(1e-4, 1 - 1e-4), y)),
-        base_cross_entropy=float(torch.nn.functional.binary_cross_entropy(base, y)),
+        cross_entropy=_cross_entropy(p.clamp(1e-4, 1 - 1e-4), y),
+        base_cross_entropy=_cross_entropy(base, y),
         foretold=tuple((said[used] / counts[used]).tolist()),
         came=tuple((came[used] / counts[used]).tolist()),
         counts=tuple(counts[used].tolist()),
     )
+
+
+def _cross_entropy(probability: Float[Tensor, "n"], outcome: Float[Tensor, "n"]) -> float:
+    """Mean, in nats; not a number where a probability is none, which PyTorch refuses."""
+    return math.nan if probability.isnan().any() else float(torch.nn.functional.binary_cross_entropy(probability, outcome))
 
 
 def judge_reward(natural: Calibration, around: Calibration) -> Finding:

@@ -83,7 +83,10 @@ def of_memory(found: revisits.MemoryFigures, again: LatentClip, tokenizer: Token
     """Some returns in pictures."""
     rows = again.latents[:SHOWN]
     last = memory.context - memory.dreamed - 1
-    columns = [_frames(tokenizer, each) for each in (rows[:, last], rows[:, -1], found.shown[:SHOWN, 0], found.shown[:SHOWN, 1])]
+    columns = [
+        _bytes(decoded(tokenizer, each[:, None])[:, 0])
+        for each in (rows[:, last], rows[:, -1], found.shown[:SHOWN, 0], found.shown[:SHOWN, 1])
+    ]
     caption = (
         "Returns, one a column. From above: the last real frame before the dream, the truth at the return, the dream of it, and the "
         "dream without the frames that showed the place."

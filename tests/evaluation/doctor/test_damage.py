@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from dreamer_ray.data.batches import BatchConfig, BatchPlan, load
-from dreamer_ray.evaluation.checkups.policy import agent_states
 from dreamer_ray.evaluation.doctor import CHECKS, Patient, examine, named
+from dreamer_ray.evaluation.passes import agent_states
 from dreamer_ray.models.agent import Agent
 from dreamer_ray.models.dynamics import Dynamics
 from dreamer_ray.phases.dynamics_pretraining import DynamicsPretraining

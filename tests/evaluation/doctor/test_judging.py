@@ -170,6 +170,12 @@ def test_rewards_above_one_are_overpaid():
     assert judge_calibration(REWARD, found, "rewards").status == "sick"
 
 
+def test_a_head_that_says_what_is_no_number_is_sick():
+    came = (torch.arange(200) % 10 == 0).float()
+    said = torch.where(torch.arange(200) == 7, torch.nan, came)
+    assert judge_calibration(REWARD, calibrate(said, came, torch.Generator().manual_seed(0)), "rewards").status == "sick"
+
+
 @pytest.mark.parametrize(("shift", "status"), [(0.0, "healthy"), (0.02, "healthy"), (0.1, "sick")])
 def test_a_head_is_not_calibrated_where_it_is_off_by_more_than_matters(shift, status):
     assert judge_calibration(REWARD, calibration(shift, 0.1), "rewards").status == status

@@ -11,6 +11,8 @@ from dreamer_ray.cli.main import main
 from dreamer_ray.doctor import admit, recipe_of, visit
 from dreamer_ray.evaluation.doctor import CHECKS, Extent, examine
 from dreamer_ray.recipe import FIRST_DOCTOR_WORLD, MOST_WORLDS
+from dreamer_ray.stages import trained
+from dreamer_ray.training.checkpoint import save_checkpoint
 
 FEW = Extent(pictures=16, windows=12, long_windows=4, clips=16, dreams=8, worlds=8, warm_up=8)
 
@@ -79,6 +81,29 @@ def test_a_stage_that_was_cut_off_or_not_begun_is_said_to_be_so(hurried, tmp_pat
     assert found["freeze"].status != "unknown" or found["freeze"].figures
 
 
+def test_a_checkpoint_is_examined_as_it_is_while_its_stage_goes_on(hurried, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(hurried, run)
+    before = trained(run, "tokenizer")
+    weights = before.weights()
+    for name in [name for name in weights if "bottleneck." in name]:
+        weights[name][:] = 0
+    later = save_checkpoint(before.path.parent, before.step + 1, made_by=before.made_by, tensors={"weights": weights})
+    pages, latents = {}, {}
+    for place in (before.path, later.path):
+        assert doctor(place, "--quick", "--json") == 0
+        pages[place] = (run / "doctor.html").read_text()
+        found = {finding["name"]: finding for finding in json.loads(capsys.readouterr().out)}
+        latents[place] = found["collapse"]["figures"]
+        assert found["freeze"]["status"] == "unknown" and "a checkpoint of it" in found["freeze"]["says"]
+    assert latents[before.path] != latents[later.path]
+    assert f"at step {later.step} of the stage tokenizer" in pages[later.path]
+    shutil.rmtree(later.path)
+    (run / "imagination" / "manifest.json").unlink()
+    assert doctor(trained(run, "imagination").path, "--quick", "--json") == 0, "it has begun, and rests on what is there"
+    assert {f["name"]: f for f in json.loads(capsys.readouterr().out)}["policy"]["figures"]
+
+
 def test_stages_that_rest_on_a_tokenizer_which_was_trained_again_are_not_examined(hurried, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(hurried, run)
@@ -111,6 +136,12 @@ def test_short_recordings_are_said_to_be_too_short(hurried, monkeypatch):
         (["{run}", "--output", "none/page.html"], "there is no folder"),
         (["{begun}", "--stage", "imagination"], "--stage imagination: The stage imagination has not been run yet"),
         (["{bare}"], "its tokenizer is not trained yet"),
+        (
+            ["{run}/encode/checkpoints/step-1"],
+            "of the stage encode; checkpoints of tokenizer, dynamics, agent, imagination can be examined",
+        ),
+        (["{run}/agent/checkpoints/step-1"], "step-1: its manifest.json cannot be read"),
+        (["{run}/agent/checkpoints/step-1", "--stage", "dynamics"], "is a checkpoint of the stage agent; leave --stage out"),
     ],
 )
 def test_what_cannot_be_examined_is_refused(arguments, message, hurried, tmp_path, capsys, monkeypatch):
@@ -129,7 +160,9 @@ def test_what_cannot_be_examined_is_refused(arguments, message, hurried, tmp_pat
 def test_on_a_gpu_the_findings_are_those_of_a_cpu(hurried):
     recipe = recipe_of(hurried)
     on_gpu = recipe.model_copy(update={"cluster": recipe.cluster.model_copy(update={"gpus_per_replica": 1.0})})
-    here, there = (examine(admit(each, hurried, stage=None, seed=0)[0], FEW, seed=0) for each in (recipe, on_gpu))
+    patients = [admit(each, hurried, stage=None, seed=0)[0] for each in (recipe, on_gpu)]
+    assert [next(patient.tokenizer.parameters()).is_cuda for patient in patients] == [False, True]
+    here, there = (examine(patient, FEW, seed=0) for patient in patients)
     for finding, other in zip(here, there, strict=True):
         if finding.check.name in ("blur", "collapse", "reward", "continue", "policy"):  # none of which dreams: a GPU draws other noise
             assert other.figures == pytest.approx(finding.figures, abs=0.02, rel=0.02, nan_ok=True), finding.check.name
