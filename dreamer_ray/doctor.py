@@ -35,7 +35,8 @@ HORIZON = 15
 class Visit:
     """What was found in a run, and how the page says what was looked at."""
 
-    run: Path
+    output: Path
+    """Where its page belongs: beside the recipe of the run, that of a checkpoint under a name of its own."""
     recipe: Recipe
     about: str
     findings: list[Finding]
@@ -48,7 +49,7 @@ class Visit:
 def visit(place: Path, extent: Extent, *, stage: str | None, seed: int) -> Visit:
     """Examines the run in folder ``place`` as it was after ``stage`` (the last one that it has), or the checkpoint in that folder.
 
-    Raises ``UserError`` where it is neither, has no tokenizer yet, or not that stage.
+    Raises ``UserError`` where it is neither, or has not that stage, and ``RunError`` where it has no tokenizer yet.
     """
     run, stage, checkpoint = located(place, stage)
     recipe = recipe_of(run)
@@ -65,8 +66,9 @@ def visit(place: Path, extent: Extent, *, stage: str | None, seed: int) -> Visit
         progress.update(done, {})
 
     findings = examine(patient, extent, seed=seed, on_findings=tell)
-    about = f"T{model[1:]}, on {len(patient.recordings.shards.lengths)} held-out episodes, seed {seed}."
-    return Visit(run, recipe, about, findings)
+    about = f"{model[0].upper()}{model[1:]}, on {len(patient.recordings.shards.lengths)} held-out episodes, seed {seed}."
+    output = run / ("doctor.html" if checkpoint is None else f"doctor-{reached}-{checkpoint.step}.html")
+    return Visit(output, recipe, about, findings)
 
 
 def located(place: Path, stage: str | None) -> tuple[Path, str | None, Checkpoint | None]:
@@ -125,6 +127,11 @@ def _reached(recipe: Recipe, run: Path, stage: str | None, *, ended: bool) -> st
     found = list(takewhile(lambda name: _current(run, name, ended=ended or name != stage), wanted))
     if not found:
         raise RunError(f"run folder {run}: its tokenizer is not trained yet, and there is nothing to examine; run it first")
+    if not ended and found[-1] != stage:
+        raise UserError(
+            f"run folder {run}: the stage {stage} of the checkpoint was begun with other results of the stages before it than are there "
+            "now, or one of these has not ended; run goes on with it"
+        )
     if stage is not None and found[-1] != stage:
         raise UserError(f"--stage {stage}: {_absence(recipe, run, stage, found[-1])} Leave --stage out to examine what there is.")
     return found[-1]
@@ -151,7 +158,7 @@ def _absence(recipe: Recipe, run: Path, stage: str, reached: str) -> str:
     if _ended(run, stage) and not _current(run, stage):
         return f"The stage {stage} ended with other results of the stages before it than are there now; run goes on with it."
     if _ended(run, stage):
-        return f"Only the model after the stage {reached} was asked for (--stage, or a checkpoint of it)."
+        return f"Only a model of the stage {reached} was asked for (--stage, or one of its checkpoints)."
     begun = (
         "has begun and not ended" if latest_checkpoint(run / stage / "checkpoints") or (run / stage).exists() else "has not been run yet"
     )

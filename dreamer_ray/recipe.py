@@ -18,7 +18,7 @@ from dreamer_ray.phases.forcing import ForcingConfig
 from dreamer_ray.phases.imagination_training import ImaginationLossConfig
 from dreamer_ray.training.loop import FitConfig
 
-FIRST_FRESH_WORLD, MOST_WORLDS = 2 * HELDOUT_SEEDS, 870_000  # those from 8,000,000 on and from 8,200,000 to 8,241,279 were looked at
+FIRST_FRESH_WORLD, MOST_WORLDS = 2 * HELDOUT_SEEDS, 870_000  # those from 8,000,000 on and from 8,200,000 to 8,261,279 were looked at
 FIRST_ROUND_WORLD = SEEDS_A_SET - MOST_WORLDS
 """Worlds that are played during training have their seeds from here on: neither data sets nor the evaluation reach them."""
 FIRST_REPRODUCTION_WORLD = FIRST_ROUND_WORLD - MOST_WORLDS

@@ -91,10 +91,10 @@ class Reproduction:
         for number in self.begun:  # before any result is written: what was made with other values is none of this recipe or variant
             recipe = seed_recipe(self.recipe, number)
             _plan(seed_stages(recipe), recipe, self.seed(number))
-        for name, number in self.jobs:
-            if (folder := self.seed(number, name)).exists():
-                recipe = seed_recipe(self.variants[name].recipe, number)
-                _plan(variant_stages(recipe), recipe, folder)
+            for name in self.variants:
+                if (folder := self.seed(number, name)).exists():
+                    recipe = seed_recipe(self.variants[name].recipe, number)
+                    _plan(variant_stages(recipe), recipe, folder)
 
 
 def check(recipe: Recipe) -> None:
@@ -214,9 +214,9 @@ def _play(spread: Spread, variants: Sequence[str], context: StageContext) -> dic
 
 
 def collect(reproduction: Reproduction) -> Outcomes | None:
-    """The outcomes of all phase-2 seeds in the folder that are finished, None where there is none."""
+    """The outcomes of all phase-2 seeds in the folder that are finished, with what there is of phase 1; None where there is none."""
     recipe, first = reproduction.recipe, reproduction.phase_1
-    finished = [number for number in reproduction.begun if _figures(reproduction.seed(number) / "played") is not None]
+    finished = [number for number in reproduction.begun if _finished(reproduction, number)]
     held_out, distances = (_figures(first / name) for name in ("held_out", "video_distances"))
     if not finished:
         return None
@@ -226,14 +226,25 @@ def collect(reproduction: Reproduction) -> Outcomes | None:
     for variant in trained_players(recipe):
         episodes[variant] = {number: _episodes(recipe, reproduction.seed(number) / "played", variant) for number in finished}
     training = {number: _last(reproduction.seed(number) / "imagination") for number in finished}
-    compared = {name: Compared(each.changes, _finished(reproduction, name, finished)) for name, each in reproduction.variants.items()}
+    compared = {name: Compared(each.changes, _compared(reproduction, name, finished)) for name, each in reproduction.variants.items()}
     return Outcomes(episodes, recipe.evaluation.length, held_out or {}, distances, training, compared)
 
 
-def _finished(reproduction: Reproduction, variant: str, seeds: Sequence[int]) -> dict[int, list[EpisodeResult]]:
+def _finished(reproduction: Reproduction, number: int, variant: str | None = None) -> bool:
+    """Whether a phase-2 seed was played; says so where it was, but with another phase 1 or other players than are there now."""
+    folder = reproduction.seed(number, variant)
+    played, stages = ("played", seed_stages) if variant is None else ("played_variant", variant_stages)
+    if _figures(folder / played) is None:
+        return False
+    recipe = seed_recipe((reproduction if variant is None else reproduction.variants[variant]).recipe, number)
+    if work := _plan(stages(recipe), recipe, folder).work:
+        log.warning("%s is left out, %s: %s; --seeds %d does it again", folder, work[0].stage.name, work[0].reason, number + 1)
+    return not work
+
+
+def _compared(reproduction: Reproduction, variant: str, seeds: Sequence[int]) -> dict[int, list[EpisodeResult]]:
     """Of a variant, the episodes of those of ``seeds`` with which it is finished too."""
-    folders = {number: reproduction.seed(number, variant) / "played_variant" for number in seeds}
-    done = {number: folder for number, folder in folders.items() if _figures(folder) is not None}
+    done = {number: reproduction.seed(number, variant) / "played_variant" for number in seeds if _finished(reproduction, number, variant)}
     return {number: _episodes(reproduction.recipe, folder, "imagination") for number, folder in done.items()}
 
 

@@ -19,7 +19,7 @@ from dreamer_ray.envs.crafter import LADDER, TASKS
 from dreamer_ray.errors import UserError
 from dreamer_ray.evaluation.episodes import EpisodeResult
 from dreamer_ray.recipe import FIRST_REPRODUCTION_WORLD, Recipe
-from dreamer_ray.reproduce import Reproduction, Variant, check, reproduce, seed_recipe, seed_stages
+from dreamer_ray.reproduce import Reproduction, Variant, check, collect, reproduce, seed_recipe, seed_stages
 from dreamer_ray.reproduce_report import LEAST_SEEDS, PRIMARY, Compared, Outcomes, effects, verdict, write_results
 
 TOY = {
@@ -343,6 +343,32 @@ def test_a_later_run_adds_seeds_and_one_of_fewer_keeps_them(whole, tmp_path):
         reproduce(Reproduction(recipe("gpu"), folder, seeds), Deadline())
     assert {path: path.stat().st_mtime_ns for path in before} == before, "nothing is done again"
     assert played(folder)[0] == played(whole)[0]
+
+
+@pytest.mark.slow
+def test_seeds_of_another_phase_1_or_without_a_player_are_left_out_and_said_to_be(whole, tmp_path, caplog):
+    shutil.copytree(whole, tmp_path / "again", symlinks=True)
+    reproduction = Reproduction(recipe("gpu"), tmp_path / "again", 1)
+    assert {*collect(reproduction).episodes["agent"]} == {0, 1}
+    manifest = tmp_path / "again" / "phase-1" / "dynamics" / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"fingerprint": "0" * 16}))
+    assert collect(reproduction) is None
+    assert "seed-1 is left out, agent:" in caplog.text and "--seeds 2 does it again" in caplog.text
+    shutil.copytree(whole, tmp_path / "short", symlinks=True, ignore=lambda _, names: {"reproduce.json", "agent_scratch"} & {*names})
+    for number in (0, 1):
+        played = tmp_path / "short" / f"seed-{number}" / "played"
+        for result in played.glob("*agent_scratch*"):
+            result.unlink()
+    without = Reproduction(recipe("gpu", [*OVERRIDES, "agent.scratch=false"]), tmp_path / "short", 2)
+    reproduce(without, Deadline())
+    assert {*collect(without).episodes["agent"]} == {0, 1}
+    reproduce(Reproduction(recipe("gpu"), tmp_path / "short", 1), Deadline())
+    assert {name: {*seeds} for name, seeds in json.loads((tmp_path / "short" / "reproduce.json").read_text())["episodes"].items()} == {
+        "random": {"0"},
+        "agent_scratch": {"0"},
+        "agent": {"0"},
+        "imagination": {"0"},
+    }
 
 
 @pytest.mark.slow

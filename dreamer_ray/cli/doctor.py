@@ -26,7 +26,12 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         help="examine the model as it was after this (default: the last)",
     )
     parser.add_argument("--quick", action="store_true", help="look at about a third as much: faster, and less sure")
-    parser.add_argument("--output", metavar="FILE.html", type=Path, help="where the page goes (default: doctor.html in the run folder)")
+    parser.add_argument(
+        "--output",
+        metavar="FILE.html",
+        type=Path,
+        help="where the page goes (default: doctor.html in the run folder, doctor-STAGE-STEP.html of a checkpoint)",
+    )
     parser.add_argument("--json", action="store_true", help="print the findings for machines")
     parser.add_argument("--seed", metavar="N", type=_number, default=0, help="of all draws (default: 0)")
     parser.add_argument("--debug", action="store_true", help="show debug messages and tracebacks")
@@ -43,7 +48,7 @@ def act(options: argparse.Namespace) -> None:
         raise UserError(f"--output {options.output}: there is no folder {options.output.absolute().parent}")
     found = visit(options.place, QUICK if options.quick else Extent(), stage=options.stage, seed=options.seed)
     sys.stdout.write(json.dumps(as_json(found.findings), indent=1) + "\n" if options.json else text(found.findings))
-    output: Path = options.output or found.run / "doctor.html"
+    output: Path = options.output or found.output
     try:
         output.write_text(found.page(), encoding="utf-8")
     except OSError as error:

@@ -3,11 +3,12 @@
     python tests/bench/digits.py RUN ...
 
 Of each run folder, the tokenizer. The scripted player plays 80 worlds; a small network learns the number (0, 1, 2, more) from the
-latents of 60 of them and is tried on the frames of the other 20. What this network reads badly is hard to read for a reward head too.
-A dash stands for a number that no frame has.
+latents of 60 of them and is tried on the frames of the other 20. What this network reads badly may be hard for a reward
+head too, which sees several frames. A dash stands for a number that no frame has.
 """
 
 import argparse
+import math
 from pathlib import Path
 
 import numpy as np
@@ -80,8 +81,9 @@ def main() -> None:
         for place, item in enumerate(ITEMS):
             found = confusion((learned[0], learned[1][:, place]), (tried[0], tried[1][:, place])).double()
             shares = found / found.sum(1, keepdim=True)
-            rightly = "  ".join("-" if share != share else f"{share:.2f}" for share in shares.diag().tolist())
-            print(f"{run!s:40} {item:6} {rightly:30} {float(shares[1, 2:].sum()):.2f}")
+            more = float(shares[1, 2:].sum())
+            rightly = "  ".join("-" if math.isnan(share) else f"{share:.2f}" for share in shares.diag().tolist())
+            print(f"{run!s:40} {item:6} {rightly:30} {'-' if math.isnan(more) else f'{more:.2f}'}")
 
 
 def _latents(tokenizer: Tokenizer, frames: Tensor) -> Tensor:

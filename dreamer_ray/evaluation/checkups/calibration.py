@@ -120,7 +120,8 @@ def judge_reward(natural: Calibration, around: Calibration) -> Finding:
     finding = judge_calibration(REWARD, natural, "rewards")
     beside = f" In windows drawn about events as training draws them the error is {around.error:.3f} at a base rate of {around.base:.3f}."
     figures = {"error_about_events": around.error, "base_about_events": around.base}
-    return replace(finding, says=finding.says + beside, figures={**finding.figures, **figures})
+    whole = replace(finding, says=finding.says + beside, figures={**finding.figures, **figures})
+    return REWARD.sick(whole.says, whole.figures) if math.isnan(around.error) else whole
 
 
 def judge_calibration(check: Check, found: Calibration, event: str) -> Finding:
@@ -134,7 +135,7 @@ def judge_calibration(check: Check, found: Calibration, event: str) -> Finding:
         f"held-out frames; chance alone stays below {found.chance:.3f}); cross-entropy {found.cross_entropy:.3f} nats, of the base rate "
         f"{found.base_cross_entropy:.3f}."
     )
-    wrong = found.error > max(LEAST_ERROR, SHARE_OF_BASE * found.base, found.chance)
+    wrong = math.isnan(found.error) or found.error > max(LEAST_ERROR, SHARE_OF_BASE * found.base, found.chance)
     if wrong or (found.events >= FEWEST and found.cross_entropy >= found.base_cross_entropy):
         return check.sick(says, figures)
     if found.events < FEWEST:

@@ -170,10 +170,13 @@ def test_rewards_above_one_are_overpaid():
     assert judge_calibration(REWARD, found, "rewards").status == "sick"
 
 
-def test_a_head_that_says_what_is_no_number_is_sick():
-    came = (torch.arange(200) % 10 == 0).float()
+@pytest.mark.parametrize("events", [2, 20])
+def test_a_head_that_says_what_is_no_number_is_sick(events):
+    came = (torch.arange(200) < events).float()
     said = torch.where(torch.arange(200) == 7, torch.nan, came)
-    assert judge_calibration(REWARD, calibrate(said, came, torch.Generator().manual_seed(0)), "rewards").status == "sick"
+    found = calibrate(said, came, torch.Generator().manual_seed(0))
+    assert judge_calibration(REWARD, found, "rewards").status == "sick"
+    assert judge_reward(calibration(0.0, 0.1), found).status == "sick"
 
 
 @pytest.mark.parametrize(("shift", "status"), [(0.0, "healthy"), (0.02, "healthy"), (0.1, "sick")])

@@ -92,16 +92,21 @@ def test_a_checkpoint_is_examined_as_it_is_while_its_stage_goes_on(hurried, tmp_
     pages, latents = {}, {}
     for place in (before.path, later.path):
         assert doctor(place, "--quick", "--json") == 0
-        pages[place] = (run / "doctor.html").read_text()
+        pages[place] = (run / f"doctor-tokenizer-{int(place.name.removeprefix('step-'))}.html").read_text()
         found = {finding["name"]: finding for finding in json.loads(capsys.readouterr().out)}
         latents[place] = found["collapse"]["figures"]
-        assert found["freeze"]["status"] == "unknown" and "a checkpoint of it" in found["freeze"]["says"]
+        assert found["freeze"]["status"] == "unknown" and "one of its checkpoints" in found["freeze"]["says"]
     assert latents[before.path] != latents[later.path]
     assert f"at step {later.step} of the stage tokenizer" in pages[later.path]
     shutil.rmtree(later.path)
     (run / "imagination" / "manifest.json").unlink()
-    assert doctor(trained(run, "imagination").path, "--quick", "--json") == 0, "it has begun, and rests on what is there"
-    assert {f["name"]: f for f in json.loads(capsys.readouterr().out)}["policy"]["figures"]
+    for stage, check in (("dynamics", "freeze"), ("agent", "reward"), ("imagination", "policy")):
+        assert doctor(trained(run, stage).path, "--quick", "--json") == 0, "one that has begun rests on what is there"
+        assert {f["name"]: f for f in json.loads(capsys.readouterr().out)}[check]["figures"]
+    manifest = run / "tokenizer" / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"seconds": 1e9}))
+    assert doctor(trained(run, "imagination").path) != 0
+    assert "the stage imagination of the checkpoint was begun with other results of the stages before it" in capsys.readouterr().err
 
 
 def test_stages_that_rest_on_a_tokenizer_which_was_trained_again_are_not_examined(hurried, tmp_path):
