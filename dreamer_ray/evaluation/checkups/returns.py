@@ -45,7 +45,7 @@ VALUE = Check(
         "imagination.loss.lam",
         "imagination.loss.gamma",
     ),
-    rests_on=("collapse", "actions", "freeze", "reward", "continue", "attempts", "policy", "exploit"),
+    rests_on=("collapse", "actions", "freeze", "drift", "reward", "continue", "attempts", "policy", "exploit"),
 )
 
 
