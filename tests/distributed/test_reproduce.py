@@ -39,7 +39,7 @@ class Looks:
 
 place, folder, path, *overrides = sys.argv[1:]
 reproduction = Reproduction(load_config(Recipe, path, overrides), Path(folder), 2)
-deadline = Deadline(1, Looks(4)) if place == "pieces" else Deadline()
+deadline = Deadline(1, Looks(3)) if place == "pieces" else Deadline()
 try:
     (reproduce if place == "here" else reproduce_on_ray)(reproduction, deadline)
 except OutOfTimeError as stopped:
